@@ -1,0 +1,5 @@
+//! From files on disk to minibatches: schema, CSV and Parquet readers, vocabularies, the encoded dataset, batches, prefetch.
+//!
+//! Knows neither models nor devices.
+
+pub mod batch;

@@ -1,0 +1,68 @@
+//! The one error type: a line for a person, and whether they can mend it themselves.
+
+use std::fmt;
+
+/// What went wrong, in one line: what, where (file, key, row, column, limit) and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// The user can mend it (configuration, input files, command line, a limit with a key to change). Exit code 2.
+    User(String),
+    /// The user cannot mend it (I/O, a lost device, a wrong driver). Exit code 1.
+    System(String),
+}
+
+/// [`std::result::Result`] with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An error that the user can mend.
+    pub fn user(message: impl Into<String>) -> Self {
+        Error::User(message.into())
+    }
+
+    /// An error that the user cannot mend.
+    pub fn system(message: impl Into<String>) -> Self {
+        Error::System(message.into())
+    }
+
+    /// The process exit code: 2 for what the user can mend, 1 for what they cannot.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::User(_) => 2,
+            Error::System(_) => 1,
+        }
+    }
+
+    /// The same error with what was being done in front: `context: message`.
+    pub fn context(self, context: impl fmt::Display) -> Self {
+        match self {
+            Error::User(m) => Error::User(format!("{context}: {m}")),
+            Error::System(m) => Error::System(format!("{context}: {m}")),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::User(m) | Error::System(m) => f.write_str(m),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Turns an I/O error on `path` into an [`Error`]: a missing file or refused access is the user's to mend.
+pub fn io(path: &std::path::Path) -> impl Fn(std::io::Error) -> Error + '_ {
+    move |e| {
+        let message = format!("{}: {e}", path.display());
+        match e.kind() {
+            std::io::ErrorKind::NotFound
+            | std::io::ErrorKind::PermissionDenied
+            | std::io::ErrorKind::AlreadyExists
+            | std::io::ErrorKind::NotADirectory
+            | std::io::ErrorKind::IsADirectory => Error::User(message),
+            _ => Error::System(message),
+        }
+    }
+}

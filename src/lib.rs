@@ -1,0 +1,18 @@
+//! Tauten trains joint click-through (CTR) and conversion (CVR) models, AdaFTR first of all, on any Vulkan, Metal or DX12 GPU.
+//!
+//! The way of the data, one direction:
+//!
+//! ```text
+//! files on disk -> data (schema, vocabulary, encoded dataset, minibatches) -> model (layers put ops into a graph)
+//!   -> graph (reverse mode, plan: ops in order, every tensor placed) -> device (gpu: wgpu, or cpu) runs the plan, step after step
+//!   -> train (loop, early stop, checkpoint, metrics) -> report (what a person reads and looks at)
+//! ```
+//!
+//! A layer knows ops, never devices; a device knows ops and buffers, never models; `data` knows neither.
+
+pub mod config;
+pub mod data;
+pub mod error;
+pub mod random;
+
+pub use error::{Error, Result};

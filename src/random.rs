@@ -1,0 +1,142 @@
+//! Counter-based random streams: a value depends on (seed, purpose, step, index) alone, so neither resuming nor the number
+//! of threads changes it.
+
+/// What a stream is for; streams of different purposes are independent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Purpose {
+    /// Initial parameters; `step` is a hash of the parameter's name.
+    Initial = 1,
+    /// The order of the training rows; `step` is the epoch.
+    Shuffle = 2,
+    /// Offsets of sampled negatives; `step` is the training step.
+    Negatives = 3,
+    /// Simulated logs.
+    Simulate = 4,
+    /// Inputs of op checks and tests.
+    Check = 5,
+}
+
+/// A stream of random words keyed by seed, purpose and step.
+#[derive(Debug, Clone, Copy)]
+pub struct Stream {
+    key: [u32; 2],
+    purpose: u32,
+    step: u64,
+}
+
+impl Stream {
+    /// The stream of `purpose` at `step` under `seed`.
+    pub fn new(seed: u64, purpose: Purpose, step: u64) -> Self {
+        Stream { key: [seed as u32, (seed >> 32) as u32], purpose: purpose as u32, step }
+    }
+
+    /// Four random words at `index` (indices up to 2^32 - 1, four words each).
+    pub fn words(&self, index: u32) -> [u32; 4] {
+        philox([index, self.purpose, self.step as u32, (self.step >> 32) as u32], self.key)
+    }
+
+    /// The random word at `index`.
+    pub fn word(&self, index: u64) -> u32 {
+        self.words((index / 4) as u32)[(index % 4) as usize]
+    }
+
+    /// A uniform number in [0, 1) with 24 bits.
+    pub fn uniform(&self, index: u64) -> f32 {
+        (self.word(index) >> 8) as f32 * (1.0 / 16_777_216.0)
+    }
+
+    /// A standard normal number (Box-Muller, in f64).
+    pub fn normal(&self, index: u64) -> f32 {
+        let w = self.words((index / 2) as u32);
+        let (a, b) = if index % 2 == 0 { (w[0], w[1]) } else { (w[2], w[3]) };
+        let u = (f64::from(a) + 0.5) / 4_294_967_296.0;
+        let v = f64::from(b) / 4_294_967_296.0;
+        ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
+    }
+}
+
+/// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
+    for _ in 0..10 {
+        let a = u64::from(counter[0]) * 0xD251_1F53;
+        let b = u64::from(counter[2]) * 0xCD9E_8D57;
+        counter = [(b >> 32) as u32 ^ counter[1] ^ key[0], b as u32, (a >> 32) as u32 ^ counter[3] ^ key[1], a as u32];
+        key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
+    }
+    counter
+}
+
+/// A pseudo-random permutation of `0..n` that needs no memory: a Feistel network over the next power of four, walked until
+/// it lands inside (Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002).
+#[derive(Debug, Clone, Copy)]
+pub struct Permutation {
+    n: u64,
+    half_bits: u32,
+    stream: Stream,
+}
+
+impl Permutation {
+    /// The permutation of `0..n` that `stream` selects.
+    pub fn new(n: u64, stream: Stream) -> Self {
+        let bits = 64 - n.saturating_sub(1).leading_zeros();
+        Permutation { n, half_bits: bits.div_ceil(2).max(1), stream }
+    }
+
+    /// Where position `i < n` of the shuffled order lies in the original order.
+    pub fn at(&self, i: u64) -> u64 {
+        debug_assert!(i < self.n);
+        let mask = (1u64 << self.half_bits) - 1;
+        let mut x = i;
+        loop {
+            let (mut left, mut right) = (x >> self.half_bits, x & mask);
+            for round in 0..4u32 {
+                let [f, ..] = philox(
+                    [right as u32, round, self.stream.step as u32, self.stream.purpose | (((right >> 32) as u32) << 8)],
+                    self.stream.key,
+                );
+                (left, right) = (right, left ^ (u64::from(f) & mask));
+            }
+            x = (left << self.half_bits) | right;
+            if x < self.n {
+                return x;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Known answers of Random123's kat_vectors for philox4x32 with 10 rounds.
+    #[test]
+    fn philox_known_answers() {
+        assert_eq!(philox([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+        assert_eq!(philox([u32::MAX; 4], [u32::MAX; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
+    }
+
+    #[test]
+    fn permutations_are_permutations() {
+        for n in [1u64, 2, 3, 4, 5, 63, 64, 65, 1000, 4097] {
+            for seed in 0..3 {
+                let p = Permutation::new(n, Stream::new(seed, Purpose::Shuffle, 7));
+                let mut seen = vec![false; n as usize];
+                for i in 0..n {
+                    assert!(!std::mem::replace(&mut seen[p.at(i) as usize], true));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn streams_have_the_right_moments() {
+        let s = Stream::new(3, Purpose::Check, 0);
+        let n = 100_000u64;
+        let mean = (0..n).map(|i| f64::from(s.normal(i))).sum::<f64>() / n as f64;
+        let variance = (0..n).map(|i| f64::from(s.normal(i)).powi(2)).sum::<f64>() / n as f64;
+        assert!(mean.abs() < 0.015 && (variance - 1.0).abs() < 0.02, "{mean} {variance}");
+        let uniform = (0..n).map(|i| f64::from(s.uniform(i))).sum::<f64>() / n as f64;
+        assert!((uniform - 0.5).abs() < 0.005);
+    }
+}
