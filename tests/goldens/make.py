@@ -1,0 +1,586 @@
+#!/usr/bin/env python3
+"""Reference results of Tauten's whole-model computation, in PyTorch float64.
+
+    python tests/goldens/make.py            # writes every case beside this file
+    python tests/goldens/make.py --check    # holds the committed files against a fresh computation
+    python tests/goldens/make.py --only mmoe_off ...
+
+Needs torch, numpy and safetensors. Nothing of Tauten is used: the losses are written from the mathematics (the matrix S of
+similarities is formed explicitly), gradients are autograd's, dense updates are torch.optim's.
+
+A case is one safetensors file. Its metadata:
+
+    config      TOML text of [model], [contrast], [loss], [optimizer.dense], [optimizer.embedding]; Tauten's keys
+    features    JSON list of the categorical features' names
+    dims        JSON list of their embedding widths
+    vocabulary  JSON list of their vocabulary sizes, id 0 (missing or unseen) counted
+    numeric     number of numeric columns
+    what        what the case is there for
+
+Its tensors, all row-major:
+
+    input.ids [B, F] i32 (a feature's own ids), input.numeric [B, N] f32, input.click [B] f32, input.conversion [B] f32,
+    input.mask [B] i32 (with contrast.mask: that feature's ids), input.offsets [K] i32 (with negatives = K)
+    param.<name> f32    the parameters; see `shapes`
+    logits [B, 2]       CTR, CVR
+    tau [B]             with contrast on: the temperature of each row, the same in every row under "task" and a fixed one
+    loss.ctr, loss.ctcvr, loss.cvr, loss.contrast [1]   before their weights, whatever the weight; loss.contrast 0 with contrast off
+    loss.total [1]      weighted
+    grad.<name>         gradient of loss.total, dense for embeddings
+    updated.<name>      parameters after one optimizer step
+    updated2.<name>     and after a second: on the same batch, or on input2.* where the case has it
+                        (same tensors as input.*, B may differ)
+
+Results are f64, computed from the f32 parameters; real numbers of the configuration are rounded to f32 first, as Tauten keeps
+them so. Parameters are drawn again until no pre-activation of either step lies within 1e-4 of relu's kink and, under Adam and
+Adagrad, no gradient other than exact zeros is below 1e-5 (their first step depends on its sign alone).
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import sys
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+HERE = pathlib.Path(__file__).resolve().parent
+CTR, CVR = 0, 1
+
+# Tauten's defaults of the keys that the computation depends on.
+DEFAULTS = {
+    "model": dict(encoder="mmoe", experts=4, hidden=[128, 64], tower=[64, 32], activation="relu"),
+    "contrast": dict(
+        temperature="instance", weight=0.05, width=32, negatives="in-batch", direction="both", objective="robust", rho=1.0,
+        tau_min=0.05, tau_max=1.0, tau_init=0.2, input="towers", hidden=[32], stop_gradient=True, mask=None,
+    ),
+    "loss": dict(ctr=1.0, ctcvr=1.0, cvr=0.0),
+    "dense": dict(kind="adamw", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0),
+    "embedding": dict(kind="adam", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8),
+}
+
+
+class Case:
+    """A configuration, its schema and how its batch is drawn."""
+
+    def __init__(self, name, what, *, model=None, contrast=None, loss=None, dense=None, embedding=None, rows=16, second_rows=0,
+                 dims=(4, 4, 4), vocabulary=(9, 7, 12), numeric=2, clicks="some", ids="uniform", head_scale=1.0, tower_shift=0.0):
+        self.name, self.what = name, what
+        given = dict(model=model, contrast=contrast, loss=loss, dense=dense, embedding=embedding)
+        for section, defaults in DEFAULTS.items():
+            keys = {**defaults, **(given[section] or {})}
+            assert keys.keys() == defaults.keys(), (name, section, keys.keys() - defaults.keys())
+            rounded = {k: float(np.float32(v)) if isinstance(v, float) else v for k, v in keys.items()}
+            setattr(self, section, rounded)
+            setattr(self, section + "_text", keys)
+        self.rows, self.second_rows = rows, second_rows
+        self.dims, self.vocabulary, self.numeric = list(dims), list(vocabulary), numeric
+        self.features = ["user", "item", "tab", "hour", "author"][: len(dims)]
+        self.clicks, self.ids, self.head_scale, self.tower_shift = clicks, ids, head_scale, tower_shift
+
+    @property
+    def contrast_on(self):
+        return self.contrast["temperature"] != "off"
+
+    def toml(self):
+        sections = [("model", self.model_text), ("contrast", self.contrast_text), ("loss", self.loss_text),
+                    ("optimizer.dense", self.dense_text), ("optimizer.embedding", self.embedding_text)]
+        lines = []
+        for section, keys in sections:
+            lines.append(f"[{section}]")
+            for key, value in keys.items():
+                if value is not None:
+                    lines.append(f"{key} = {json.dumps(value)}".replace("e-0", "e-"))
+            lines.append("")
+        return "\n".join(lines)
+
+    def metadata(self):
+        return dict(config=self.toml(), features=json.dumps(self.features), dims=json.dumps(self.dims),
+                    vocabulary=json.dumps(self.vocabulary), numeric=str(self.numeric), what=self.what)
+
+
+# ---------------------------------------------------------------------------------------------------------------- parameters
+
+
+def shapes(case):
+    """Every parameter's shape, in a fixed order, and the fan-in that its random scale goes by (None: an embedding table).
+
+    Linear weights are [in, out]; several of the same layer are stacked in front, or side by side as columns where they share
+    their input. Task-major and expert-major: ctr's columns come before cvr's, expert 0's before expert 1's.
+    """
+    m, c = case.model, case.contrast
+    out = {}
+    for feature, vocabulary, dim in zip(case.features, case.vocabulary, case.dims):
+        out[f"embedding.{feature}"] = ((vocabulary, dim), None)
+    x = sum(case.dims) + case.numeric
+    fan_in = x
+    if m["encoder"] == "shared-bottom":
+        for layer, width in enumerate(m["hidden"]):
+            out[f"bottom.{layer}.weight"] = ((fan_in, width), fan_in)
+            out[f"bottom.{layer}.bias"] = ((width,), fan_in)
+            fan_in = width
+    else:
+        e = m["experts"]
+        for layer, width in enumerate(m["hidden"]):
+            out[f"experts.{layer}.weight"] = ((fan_in, e * width) if layer == 0 else (e, fan_in, width), fan_in)
+            out[f"experts.{layer}.bias"] = ((e * width,), fan_in)
+            fan_in = width
+        out["gates.weight"] = ((x, 2 * e), x)
+        out["gates.bias"] = ((2 * e,), x)
+    for layer, width in enumerate(m["tower"]):
+        shared = layer == 0 and m["encoder"] == "shared-bottom"
+        out[f"towers.{layer}.weight"] = ((fan_in, 2 * width) if shared else (2, fan_in, width), fan_in)
+        out[f"towers.{layer}.bias"] = ((2 * width,), fan_in)
+        fan_in = width
+    h = fan_in
+    out["heads.weight"] = ((2, h, 1), h)
+    out["heads.bias"] = ((2,), h)
+    if case.contrast_on:
+        out["projection.weight"] = ((2, h, c["width"]), h)
+        if c["temperature"] == "instance":
+            fan_in = 3 * h if c["input"] == "towers" else x
+            for layer, width in enumerate(c["hidden"] + [1]):
+                out[f"relatedness.{layer}.weight"] = ((fan_in, width), fan_in)
+                out[f"relatedness.{layer}.bias"] = ((width,), fan_in)
+                fan_in = width
+        elif c["temperature"] == "task":
+            out["temperature"] = ((1,), 1)
+    return out
+
+
+def draw_parameters(case, generator):
+    c = case.contrast
+    raw = lambda tau: math.log((tau - c["tau_min"]) / (c["tau_max"] - tau))
+    parameters = {}
+    for name, (shape, fan_in) in shapes(case).items():
+        if fan_in is None:
+            value = generator.normal(0.0, 0.7, shape)
+        elif name.endswith("weight"):
+            value = generator.normal(0.0, 1.3 / math.sqrt(fan_in), shape)
+        else:
+            value = generator.normal(0.0, 0.3, shape)
+        if name == "heads.weight":
+            value *= case.head_scale
+        if name == f"towers.{len(case.model['tower']) - 1}.bias":
+            value -= case.tower_shift
+        if name in ("temperature", f"relatedness.{len(c['hidden'])}.bias"):
+            value = value * 0.1 + raw(c["tau_init"])
+        if name == f"relatedness.{len(c['hidden'])}.weight":
+            value *= 2.5  # a temperature that differs from row to row
+        parameters[name] = value.astype(np.float32)
+    return parameters
+
+
+def draw_batch(case, rows, generator):
+    """Inputs of one minibatch; conversions only where there is a click."""
+    columns = []
+    for vocabulary in case.vocabulary:
+        if case.ids == "hot":  # one id in most rows
+            column = generator.integers(0, vocabulary, rows)
+            column[generator.permutation(rows)[: rows * 9 // 10]] = 3
+        else:
+            column = generator.integers(0, vocabulary, rows)
+        columns.append(column)
+    mask = case.contrast["mask"]
+    if mask is not None:
+        at = case.features.index(mask)
+        if case.ids == "one-user":
+            columns[at] = np.full(rows, 2)
+        else:  # few users, and two rows at least whose user is unknown: they mask nothing
+            columns[at] = generator.integers(1, 5, rows)
+            columns[at][[1, rows - 2]] = 0
+    click = (generator.random(rows) < 0.55).astype(np.float32)
+    if rows > 1:
+        click[:2] = [1, 0]
+    if case.clicks == "none":
+        click[:] = 0
+    conversion = click * (generator.random(rows) < 0.5)
+    if case.clicks != "none" and rows > 2:
+        click[1:3], conversion[1:3] = 1, [1, 0]
+    batch = {
+        "ids": np.stack(columns, axis=1).astype(np.int32),
+        "numeric": generator.normal(0.0, 1.0, (rows, case.numeric)).astype(np.float32),
+        "click": click,
+        "conversion": conversion.astype(np.float32),
+    }
+    if mask is not None:
+        batch["mask"] = batch["ids"][:, case.features.index(mask)].copy()
+    if case.contrast_on and case.contrast["negatives"] != "in-batch":
+        offsets = 1 + generator.permutation(rows - 1)[: case.contrast["negatives"]]
+        batch["offsets"] = offsets.astype(np.int32)
+    return batch
+
+
+# ------------------------------------------------------------------------------------------------------------------- forward
+
+
+class Forward:
+    """The forward pass and its losses; `kinks` gathers the pre-activations, `norms` the norms before normalisation."""
+
+    def __init__(self, case, p, batch):
+        self.case, self.p = case, p
+        self.kinks, self.norms = [], []
+        ids = torch.from_numpy(batch["ids"]).long()
+        x = self.features(ids, torch.from_numpy(batch["numeric"]).double())
+        t = self.encode(x)
+        a = self.towers(t)
+        p = self.p
+        self.logits = torch.stack([a[k] @ p["heads.weight"][k, :, 0] + p["heads.bias"][k] for k in (CTR, CVR)], dim=1)
+
+        y = torch.from_numpy(batch["click"]).double()
+        v = torch.from_numpy(batch["conversion"]).double()
+        self.losses = dict(ctr=self.loss_ctr(y), ctcvr=self.loss_ctcvr(y * v), cvr=self.loss_cvr(y, v))
+        self.tau = None
+        contrast = torch.zeros((), dtype=torch.float64)
+        if case.contrast_on:
+            self.tau = self.temperature(x, a)
+            z = [self.project(a[k], k) for k in (CTR, CVR)]
+            contrast = self.loss_contrast(z, self.tau, batch)
+        self.losses["contrast"] = contrast
+        w = case.loss
+        self.losses["total"] = (w["ctr"] * self.losses["ctr"] + w["ctcvr"] * self.losses["ctcvr"] + w["cvr"] * self.losses["cvr"]
+                                + (case.contrast["weight"] * contrast if case.contrast_on else 0.0))
+
+    def activate(self, x):
+        if self.case.model["activation"] == "identity":
+            return x
+        self.kinks.append(x.detach().abs().min().item())
+        return torch.relu(x)
+
+    def features(self, ids, numeric):
+        """Columns of x: features grouped by width, widths by first appearance; then the numeric columns."""
+        widths = list(dict.fromkeys(self.case.dims))
+        order = [f for w in widths for f, dim in enumerate(self.case.dims) if dim == w]
+        columns = [self.p[f"embedding.{self.case.features[f]}"][ids[:, f]] for f in order]
+        return torch.cat(columns + [numeric], dim=1)
+
+    def encode(self, x):
+        """[t_ctr, t_cvr]."""
+        p, m = self.p, self.case.model
+        depth = len(m["hidden"])
+        if m["encoder"] == "shared-bottom":
+            h = x
+            for layer in range(depth):
+                h = self.activate(h @ p[f"bottom.{layer}.weight"] + p[f"bottom.{layer}.bias"])
+            return [h, h]
+        e = m["experts"]
+        outputs = []
+        for expert in range(e):
+            h = x
+            for layer, width in enumerate(m["hidden"]):
+                columns = slice(expert * width, (expert + 1) * width)
+                weight = p[f"experts.{layer}.weight"]
+                weight = weight[:, columns] if layer == 0 else weight[expert]
+                h = self.activate(h @ weight + p[f"experts.{layer}.bias"][columns])
+            outputs.append(h)
+        outputs = torch.stack(outputs, dim=1)  # [B, E, H]
+        scores = (x @ p["gates.weight"] + p["gates.bias"]).reshape(-1, 2, e)
+        gates = torch.softmax(scores, dim=2)
+        return [torch.einsum("be,beh->bh", gates[:, k], outputs) for k in (CTR, CVR)]
+
+    def towers(self, t):
+        p, m = self.p, self.case.model
+        a = []
+        for k in (CTR, CVR):
+            h = t[k]
+            for layer, width in enumerate(m["tower"]):
+                columns = slice(k * width, (k + 1) * width)
+                weight = p[f"towers.{layer}.weight"]
+                weight = weight[:, columns] if weight.dim() == 2 else weight[k]
+                h = self.activate(h @ weight + p[f"towers.{layer}.bias"][columns])
+            a.append(h)
+        return a
+
+    def loss_ctr(self, y):
+        return F.binary_cross_entropy_with_logits(self.logits[:, CTR], y)
+
+    def loss_ctcvr(self, target):
+        """Cross-entropy of pCTCVR = s(a) s(b) over all rows, from the logits a, b."""
+        a, b = self.logits[:, CTR], self.logits[:, CVR]
+        log_p = -F.softplus(-a) - F.softplus(-b)
+        # 1 - s(a) s(b) = (e^-a + e^-b + e^-(a+b)) s(a) s(b)
+        log_not_p = torch.logsumexp(torch.stack([-a, -b, -a - b]), dim=0) + log_p
+        return -(target * log_p + (1 - target) * log_not_p).mean()
+
+    def loss_cvr(self, y, v):
+        """Cross-entropy of pCVR over clicked rows; 0 where there is none."""
+        clicked = y > 0
+        if not clicked.any():
+            return torch.zeros((), dtype=torch.float64)
+        return F.binary_cross_entropy_with_logits(self.logits[clicked, CVR], v[clicked])
+
+    def project(self, a, k):
+        projected = a @ self.p["projection.weight"][k]
+        self.norms.append(projected.detach().norm(dim=1).min().item())
+        return F.normalize(projected, dim=1, eps=1e-6)
+
+    def temperature(self, x, a):
+        c = self.case.contrast
+        rows = x.shape[0]
+        if isinstance(c["temperature"], float):
+            return torch.full((rows,), c["temperature"], dtype=torch.float64)
+        if c["temperature"] == "task":
+            r = self.p["temperature"].expand(rows)
+        else:
+            u = x if c["input"] == "embedding" else torch.cat([a[CTR], a[CVR], a[CTR] * a[CVR]], dim=1)
+            if c["stop_gradient"]:
+                u = u.detach()
+            for layer in range(len(c["hidden"]) + 1):
+                u = u @ self.p[f"relatedness.{layer}.weight"] + self.p[f"relatedness.{layer}.bias"]
+                if layer < len(c["hidden"]):
+                    u = self.activate(u)
+            r = u[:, 0]
+        return c["tau_min"] + (c["tau_max"] - c["tau_min"]) * torch.sigmoid(r)
+
+    def loss_contrast(self, z, tau, batch):
+        c = self.case.contrast
+        member = candidates(c, batch)
+        s = z[CTR] @ z[CVR].T  # S_ij = <z_ctr,i , z_cvr,j>
+        ways = {"ctr-to-cvr": [s], "cvr-to-ctr": [s.T], "both": [s, s.T]}[c["direction"]]
+        total = 0.0
+        for similarity in ways:
+            own = similarity.diagonal()[:, None]
+            if c["objective"] == "infonce":
+                scaled = (similarity / tau[:, None]).masked_fill(~member, -math.inf)
+                loss = torch.logsumexp(scaled, dim=1) - similarity.diagonal() / tau
+            else:
+                scaled = ((similarity - own) / tau[:, None]).masked_fill(~member, -math.inf)
+                count = member.sum(dim=1).double()
+                loss = tau * (torch.logsumexp(scaled, dim=1) - torch.log(count)) + c["rho"] * tau
+            total = total + loss.mean()
+        return total / len(ways)
+
+
+def candidates(contrast, batch):
+    """Boolean [B, B]: whether j is in N(i)."""
+    rows = len(batch["click"])
+    member = torch.zeros(rows, rows, dtype=torch.bool)
+    if contrast["negatives"] == "in-batch":
+        member[:] = True
+    else:
+        for i in range(rows):
+            for offset in batch["offsets"]:
+                member[i, (i + int(offset)) % rows] = True
+    if contrast["mask"] is not None:
+        key = torch.from_numpy(batch["mask"])
+        member &= ~((key[:, None] == key[None, :]) & (key[:, None] != 0))
+    member.fill_diagonal_(True)
+    return member
+
+
+# ---------------------------------------------------------------------------------------------------------------- optimizers
+
+
+class EmbeddingOptimizer:
+    """Updates of the rows that a minibatch holds; all other rows and their state stay as they are."""
+
+    def __init__(self, keys, table):
+        self.keys, self.table = keys, table
+        self.m = torch.zeros_like(table)
+        self.v = torch.zeros_like(table)  # Adam's second moment or Adagrad's accumulator
+        self.row = torch.zeros(table.shape[0], dtype=torch.float64)  # row-wise Adagrad's accumulator
+        self.steps = [0] * table.shape[0]
+
+    @torch.no_grad()
+    def step(self, gradient, ids):
+        k = self.keys
+        for i in sorted(set(ids.tolist())):
+            g = gradient[i]
+            if k["kind"] == "adam":
+                self.steps[i] += 1
+                t = self.steps[i]
+                self.m[i] = k["beta1"] * self.m[i] + (1 - k["beta1"]) * g
+                self.v[i] = k["beta2"] * self.v[i] + (1 - k["beta2"]) * g * g
+                m_hat = self.m[i] / (1 - k["beta1"] ** t)
+                v_hat = self.v[i] / (1 - k["beta2"] ** t)
+                self.table[i] -= k["lr"] * m_hat / (v_hat.sqrt() + k["eps"])
+            elif k["kind"] == "adagrad":
+                self.v[i] += g * g
+                self.table[i] -= k["lr"] * g / (self.v[i].sqrt() + k["eps"])
+            elif k["kind"] == "rowwise-adagrad":
+                self.row[i] += (g * g).mean()
+                self.table[i] -= k["lr"] * g / (self.row[i].sqrt() + k["eps"])
+            else:
+                assert k["kind"] == "sgd"
+                self.table[i] -= k["lr"] * g
+
+
+def dense_optimizer(keys, parameters):
+    if keys["kind"] == "adamw":
+        return torch.optim.AdamW(parameters, lr=keys["lr"], betas=(keys["beta1"], keys["beta2"]), eps=keys["eps"],
+                                 weight_decay=keys["weight_decay"])
+    assert keys["weight_decay"] == 0.0  # torch's Adagrad and SGD couple it with the gradient
+    if keys["kind"] == "adagrad":
+        return torch.optim.Adagrad(parameters, lr=keys["lr"], eps=keys["eps"])
+    assert keys["kind"] == "sgd"
+    return torch.optim.SGD(parameters, lr=keys["lr"])
+
+
+# --------------------------------------------------------------------------------------------------------------------- cases
+
+
+def compute(case, parameters, batches):
+    """All tensors of the case, and how close it comes to where float32 could go another way: (kink, norm, gradient)."""
+    p = {name: torch.from_numpy(value).double().requires_grad_() for name, value in parameters.items()}
+    tables = {f: EmbeddingOptimizer(case.embedding, p[f"embedding.{f}"]) for f in case.features}
+    dense = dense_optimizer(case.dense, [p[n] for n in p if not n.startswith("embedding.")])
+    out = {}
+    kink = norm = smallest = math.inf
+    for step, batch in enumerate(batches):
+        forward = Forward(case, p, batch)
+        gradients = torch.autograd.grad(forward.losses["total"], list(p.values()), allow_unused=True)
+        gradients = {n: torch.zeros_like(p[n]) if g is None else g for n, g in zip(p, gradients)}
+        kink = min([kink] + forward.kinks)
+        norm = min([norm] + forward.norms)
+        for g in gradients.values():
+            nonzero = g[g != 0].abs()
+            smallest = min(smallest, nonzero.min().item() if nonzero.numel() else math.inf)
+        if step == 0:
+            out["logits"] = forward.logits
+            if forward.tau is not None:
+                out["tau"] = forward.tau
+            for name, loss in forward.losses.items():
+                out[f"loss.{name}"] = loss.reshape(1)
+            for name, g in gradients.items():
+                out[f"grad.{name}"] = g
+        for name, g in gradients.items():
+            p[name].grad = g
+        dense.step()
+        for at, f in enumerate(case.features):
+            tables[f].step(gradients[f"embedding.{f}"], batch["ids"][:, at])
+        prefix = "updated" if step == 0 else "updated2"
+        for name in p:
+            out[f"{prefix}.{name}"] = p[name].detach().clone()
+    out = {name: np.ascontiguousarray(t.detach().numpy()) for name, t in out.items()}
+    return out, (kink, norm, smallest)
+
+
+def make(case):
+    """Draws parameters and batches until the case stays clear of kinks, and computes it."""
+    by_sign = case.dense["kind"] != "sgd" or case.embedding["kind"] != "sgd"
+    for attempt in range(2000):
+        generator = np.random.default_rng([attempt, *case.name.encode()])
+        parameters = draw_parameters(case, generator)
+        batches = [draw_batch(case, case.rows, generator)]
+        if case.second_rows:
+            batches.append(draw_batch(case, case.second_rows, generator))
+        out, (kink, norm, smallest) = compute(case, parameters, batches + batches[:1] if not case.second_rows else batches)
+        if kink < 1e-4 or (norm < 1e-2 and not case.tower_shift) or (by_sign and smallest < 1e-5):
+            continue
+        if case.tower_shift and (norm > 0 or (out["grad.projection.weight"] != 0).mean() < 0.7):
+            continue  # the case is there for some rows without representation, not for all
+        break
+    else:
+        sys.exit(f"{case.name}: no draw is clear of kinks")
+    tensors = {f"param.{n}": v for n, v in parameters.items()}
+    for prefix, batch in zip(("input", "input2"), batches):
+        tensors |= {f"{prefix}.{n}": v for n, v in batch.items()}
+    return tensors | out, attempt, (kink, norm, smallest)
+
+
+INSTANCE = dict(temperature="instance", width=4, hidden=[5])
+SMALL = dict(experts=3, hidden=[6, 5], tower=[5, 4])
+BOTTOM = dict(encoder="shared-bottom", hidden=[8, 6], tower=[5, 4])
+SGD = dict(kind="sgd", lr=0.1)
+ADAM = dict(lr=0.01)
+
+CASES = [
+    Case("shared_bottom_off", "shared bottom, entire-space loss, AdamW with decay, lazy Adam",
+         model=BOTTOM, contrast=dict(temperature="off"), dense=dict(ADAM, weight_decay=0.01), embedding=ADAM),
+    Case("mmoe_off_clicked", "mixture of experts, all three supervised losses, plain gradient descent",
+         model=SMALL, contrast=dict(temperature="off"), loss=dict(ctr=0.9, ctcvr=1.1, cvr=0.5), dense=SGD, embedding=SGD),
+    Case("mmoe_clicked_only", "click and clicked conversion losses without the entire-space one",
+         model=SMALL, contrast=dict(temperature="off"), loss=dict(ctcvr=0.0, cvr=1.0), dense=dict(kind="adagrad", lr=0.02),
+         embedding=dict(kind="adagrad", lr=0.03)),
+    Case("mmoe_instance_robust", "the defaults' contrast: temperature of each row, robust, in-batch, both directions",
+         model=SMALL, contrast=dict(INSTANCE, weight=0.5), dense=dict(ADAM, weight_decay=0.01), embedding=ADAM),
+    Case("mmoe_instance_infonce_mask", "infonce from CTR to CVR, user mask, gradient through the relatedness network's input",
+         model=SMALL, contrast=dict(INSTANCE, weight=0.5, objective="infonce", direction="ctr-to-cvr", mask="user",
+                                    stop_gradient=False),
+         dense=SGD, embedding=dict(kind="rowwise-adagrad", lr=0.05)),
+    Case("mmoe_instance_infonce_sampled", "infonce from CVR to CTR over three sampled rows",
+         model=SMALL, contrast=dict(INSTANCE, weight=0.5, objective="infonce", direction="cvr-to-ctr", negatives=3),
+         dense=dict(kind="adagrad", lr=0.02), embedding=SGD),
+    Case("mmoe_task_robust_sampled_mask", "one learned temperature, robust, five sampled rows, user mask",
+         model=SMALL, contrast=dict(temperature="task", weight=0.5, width=4, negatives=5, mask="user", rho=0.5, tau_init=0.4),
+         dense=SGD, embedding=SGD),
+    Case("mmoe_fixed_infonce", "fixed temperature, infonce both ways; x is embeddings alone",
+         model=SMALL, contrast=dict(temperature=0.1, weight=0.3, width=4, objective="infonce"), dense=ADAM, embedding=ADAM,
+         numeric=0),
+    Case("mmoe_fixed_robust_ctr_to_cvr", "fixed temperature, robust one way, unequal weights of the losses",
+         model=SMALL, contrast=dict(temperature=0.3, weight=0.7, width=3, direction="ctr-to-cvr"), loss=dict(ctr=0.5, ctcvr=2.0),
+         dense=SGD, embedding=SGD, rows=13),
+    Case("shared_bottom_instance_embedding", "relatedness read off the features, its gradient reaching the embeddings",
+         model=BOTTOM, contrast=dict(INSTANCE, weight=0.5, input="embedding", stop_gradient=False), dense=SGD,
+         embedding=dict(kind="adagrad", lr=0.05)),
+    Case("mmoe_instance_embedding_stopped", "relatedness read off the features, stopped; two hidden layers, cvr to ctr, masked samples",
+         model=SMALL, contrast=dict(INSTANCE, weight=0.5, input="embedding", hidden=[6, 4], direction="cvr-to-ctr", negatives=4,
+                                    mask="item"),
+         dense=SGD, embedding=SGD),
+    Case("mmoe_no_clicks", "no clicked row: the clicked loss is exactly 0 and so is its gradient",
+         model=SMALL, contrast=dict(temperature="off"), loss=dict(ctr=1.0, ctcvr=0.0, cvr=1.0), dense=SGD, embedding=SGD,
+         clicks="none"),
+    Case("mmoe_one_user", "every row masks every other: contrast rho * tau, no gradient to the representations",
+         model=SMALL, contrast=dict(INSTANCE, weight=0.5, mask="user"), dense=SGD, embedding=SGD, ids="one-user", rows=12),
+    Case("mmoe_two_widths", "tables of two widths, interleaved: columns grouped by width",
+         model=SMALL, contrast=dict(INSTANCE, weight=0.2), dense=ADAM, embedding=ADAM, dims=(3, 5, 3, 5), vocabulary=(9, 7, 12, 6)),
+    Case("mmoe_deep", "three layers in experts, towers and relatedness network",
+         model=dict(experts=2, hidden=[6, 5, 4], tower=[6, 5, 4]), contrast=dict(INSTANCE, weight=0.5, hidden=[5, 4],
+                                                                                 objective="infonce"),
+         dense=dict(ADAM, weight_decay=0.01), embedding=dict(kind="rowwise-adagrad", lr=0.05)),
+    Case("shared_bottom_shallow", "one layer in bottom and towers; relatedness without hidden layer",
+         model=dict(encoder="shared-bottom", hidden=[6], tower=[5]), contrast=dict(INSTANCE, weight=0.5, hidden=[]), dense=SGD,
+         embedding=SGD),
+    Case("mmoe_identity", "no activation anywhere, one layer each",
+         model=dict(experts=2, hidden=[5], tower=[4], activation="identity"), contrast=dict(INSTANCE, weight=0.5), dense=SGD,
+         embedding=SGD),
+    Case("one_row", "a minibatch of a single row", model=SMALL, contrast=dict(temperature="off"), dense=SGD, embedding=SGD, rows=1),
+    Case("hot_rows", "one id in more than 130 of 150 rows: sums in chunks",
+         model=dict(experts=2, hidden=[4, 3], tower=[3, 3]), contrast=dict(INSTANCE, weight=0.2, hidden=[3], width=3), dense=ADAM,
+         embedding=ADAM, dims=(3, 3), vocabulary=(8, 6), numeric=2, rows=150, ids="hot"),
+    Case("second_batch", "a second step on other rows: each embedding row counts its own steps",
+         model=SMALL, contrast=dict(INSTANCE, weight=0.2, negatives=3), dense=dict(ADAM, weight_decay=0.01), embedding=ADAM,
+         rows=8, second_rows=5, vocabulary=(12, 12, 12)),
+    Case("large_logits", "logits of tens: losses from logits, no probability formed",
+         model=SMALL, contrast=dict(temperature="off"), loss=dict(cvr=0.5), dense=dict(kind="sgd", lr=1e-3),
+         embedding=dict(kind="sgd", lr=1e-3), head_scale=70.0, rows=24),
+    Case("dead_rows", "rows whose last tower layer is all zero: z = 0, no gradient through its norm",
+         model=SMALL, contrast=dict(INSTANCE, weight=0.5), dense=SGD, embedding=SGD, tower_shift=0.4),
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="compare the files with a fresh computation, write nothing")
+    parser.add_argument("--only", nargs="+", metavar="CASE")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    wrong = 0
+    for case in CASES:
+        if arguments.only and case.name not in arguments.only:
+            continue
+        path = HERE / f"{case.name}.safetensors"
+        tensors, attempt, (kink, norm, smallest) = make(case)
+        if arguments.check:
+            with safe_open(path, framework="numpy") as f:
+                same = set(f.keys()) == set(tensors) and f.metadata() == case.metadata()
+                worst = max(float(np.abs(f.get_tensor(n) - t).max(initial=0)) for n, t in tensors.items()) if same else math.inf
+            wrong += worst > 1e-9
+            print(f"{case.name}: {'differs' if worst > 1e-9 else 'same'} (largest difference {worst:.1e})")
+            continue
+        save_file(tensors, path, metadata=case.metadata())
+        size = path.stat().st_size
+        biggest = np.abs(tensors["logits"]).max()
+        tau = tensors.get("tau")
+        spread = "" if tau is None else f", tau {tau.min():.3f}..{tau.max():.3f}"
+        print(f"{case.name}: {size / 1000:.0f} kB, draw {attempt}, kink {kink:.1e}, norm {norm:.1e}, gradient {smallest:.1e}, "
+              f"total {tensors['loss.total'][0]:.4f}, logit {biggest:.1f}{spread}")
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()
