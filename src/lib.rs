@@ -12,7 +12,10 @@
 
 pub mod config;
 pub mod data;
+pub mod device;
 pub mod error;
+pub mod graph;
+pub mod ops;
 pub mod random;
 
 pub use error::{Error, Result};

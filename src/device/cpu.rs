@@ -1,0 +1,188 @@
+//! The CPU executor: runs each op's twin on the plan's buffers.
+
+use super::{Device, RING};
+use crate::graph::{Input, Place, Plan, StateBuffer, StateId};
+use crate::ops::{Args, View};
+use crate::{Error, Result};
+use std::collections::VecDeque;
+
+/// The device in words.
+pub fn name() -> String {
+    format!("cpu ({} threads)", rayon::current_num_threads())
+}
+
+/// Buffers in host memory and programs of twins.
+pub struct Cpu {
+    name: String,
+    state: Vec<Vec<u32>>,
+    programs: Vec<Program>,
+    scratch: Vec<f32>,
+}
+
+struct Program {
+    plan: Plan,
+    inputs: Vec<Vec<u32>>,
+    views: Vec<Vec<View>>,
+    outputs: Vec<View>,
+    finished: VecDeque<Vec<Vec<f32>>>,
+    spare: Vec<Vec<Vec<f32>>>,
+    /// Kept alive for `views`.
+    _slots: std::rc::Rc<Vec<Vec<u32>>>,
+}
+
+impl Cpu {
+    /// Allocates `state` and what `plans` need, once.
+    ///
+    /// # Errors
+    ///
+    /// Memory that is not there.
+    pub fn new(state: &[StateBuffer], plans: Vec<Plan>) -> Result<Cpu> {
+        let mut state: Vec<Vec<u32>> = state.iter().map(|b| zeroed(b.len, &b.name)).collect::<Result<_>>()?;
+        // Programs run one after the other, so they share their slots.
+        let mut sizes: Vec<usize> = Vec::new();
+        for plan in &plans {
+            for (i, &words) in plan.slots.iter().enumerate() {
+                match sizes.get_mut(i) {
+                    Some(size) => *size = words.max(*size),
+                    None => sizes.push(words),
+                }
+            }
+        }
+        let mut slots: Vec<Vec<u32>> = sizes.iter().map(|&len| zeroed(len, "activations")).collect::<Result<_>>()?;
+        let slot_words: Vec<*mut u32> = slots.iter_mut().map(|s| s.as_mut_ptr()).collect();
+        let slots = std::rc::Rc::new(slots);
+        let programs = plans
+            .into_iter()
+            .map(|plan| {
+                let mut inputs: Vec<Vec<u32>> =
+                    plan.inputs.iter().map(|&(_, len)| zeroed(len, "inputs")).collect::<Result<_>>()?;
+                let mut pointer = |place: Place| match place {
+                    Place::Input(i) => inputs[i].as_mut_ptr(),
+                    Place::State(StateId(i), offset) => state[i][offset..].as_mut_ptr(),
+                    Place::Slot(i) => slot_words[i],
+                };
+                let views = plan
+                    .nodes
+                    .iter()
+                    .map(|n| n.args.iter().map(|a| View { words: pointer(a.place), len: a.len, access: a.access }).collect())
+                    .collect();
+                let outputs = plan
+                    .outputs
+                    .iter()
+                    .map(|&(place, len)| View { words: pointer(place), len, access: crate::ops::Access::Read })
+                    .collect();
+                let spare = (0..RING).map(|_| Vec::new()).collect();
+                Ok(Program { plan, inputs, views, outputs, finished: VecDeque::new(), spare, _slots: slots.clone() })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Cpu { name: name(), state, programs, scratch: Vec::new() })
+    }
+
+    fn load(&mut self, program: usize, inputs: &[&[u8]]) {
+        let program = &mut self.programs[program];
+        assert_eq!(inputs.len(), program.inputs.len());
+        for (to, from) in program.inputs.iter_mut().zip(inputs) {
+            bytemuck::cast_slice_mut(to)[..from.len()].copy_from_slice(from);
+        }
+    }
+
+    fn run_node(&mut self, program: usize, node: usize) {
+        let program = &self.programs[program];
+        // SAFETY: the views point into `state`, `inputs` and `_slots`, which are never resized and live as long as the
+        // program; `Plan::new` has checked that written arguments overlap no others; `&mut self` keeps everybody else out.
+        let mut args = unsafe { Args::new(&program.views[node], &mut self.scratch) };
+        program.plan.nodes[node].op.run(&mut args);
+    }
+}
+
+/// Zeroed words; large buffers are backed by untouched pages until used.
+fn zeroed(len: usize, what: &str) -> Result<Vec<u32>> {
+    let layout = std::alloc::Layout::array::<u32>(len)
+        .map_err(|_| Error::user(format!("{what}: {len} words are more than an address space holds")))?;
+    let mut probe: Vec<u8> = Vec::new();
+    if probe.try_reserve_exact(layout.size()).is_err() {
+        return Err(Error::user(format!(
+            "{what}: {} MiB of memory are not to be had; lower train.batch_size, features.dim or raise features.min_count",
+            layout.size() >> 20
+        )));
+    }
+    drop(probe);
+    Ok(vec![0; len])
+}
+
+impl Device for Cpu {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn submit(&mut self, program: usize, inputs: &[&[u8]]) -> Result<()> {
+        self.load(program, inputs);
+        for node in 0..self.programs[program].plan.nodes.len() {
+            self.run_node(program, node);
+        }
+        let program = &mut self.programs[program];
+        let mut outputs = program.spare.pop().unwrap_or_default();
+        outputs.resize_with(program.outputs.len(), Vec::new);
+        for (to, from) in outputs.iter_mut().zip(&program.outputs) {
+            to.clear();
+            // SAFETY: as in `run_node`; no twin runs now.
+            let words = unsafe { std::slice::from_raw_parts(from.words, from.len) };
+            to.extend_from_slice(bytemuck::cast_slice(words));
+        }
+        program.finished.push_back(outputs);
+        Ok(())
+    }
+
+    fn in_flight(&self, program: usize) -> usize {
+        self.programs[program].finished.len()
+    }
+
+    fn receive(&mut self, program: usize, outputs: &mut Vec<Vec<f32>>) -> Result<()> {
+        let program = &mut self.programs[program];
+        let finished =
+            program.finished.pop_front().ok_or_else(|| Error::system("no step is under way whose outputs could be read"))?;
+        program.spare.push(std::mem::replace(outputs, finished));
+        Ok(())
+    }
+
+    fn read(&mut self, state: StateId, offset: usize, words: &mut [u32]) -> Result<()> {
+        words.copy_from_slice(&self.state[state.0][offset..offset + words.len()]);
+        Ok(())
+    }
+
+    fn write(&mut self, state: StateId, offset: usize, words: &[u32]) -> Result<()> {
+        self.state[state.0][offset..offset + words.len()].copy_from_slice(words);
+        Ok(())
+    }
+
+    fn first_nonfinite(&mut self, program: usize, inputs: &[&[u8]]) -> Result<Option<String>> {
+        self.load(program, inputs);
+        if let Some(found) = nonfinite_input(&self.programs[program].plan, inputs) {
+            return Ok(Some(found));
+        }
+        for node in 0..self.programs[program].plan.nodes.len() {
+            self.run_node(program, node);
+            let p = &self.programs[program];
+            for (view, name) in p.views[node].iter().zip(&p.plan.nodes[node].names).filter(|(v, _)| v.access.writes()) {
+                // SAFETY: as in `submit`.
+                let words = unsafe { std::slice::from_raw_parts(view.words, view.len) };
+                if let Some(i) = super::nonfinite(words) {
+                    return Ok(Some(finding(&p.plan.nodes[node], name, i)));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// In words: which op wrote a NaN or an infinity, and where.
+pub(super) fn finding(node: &crate::graph::PlannedNode, tensor: &str, index: usize) -> String {
+    format!("{} of {} (element {index} of {tensor})", node.op.kernel().name, node.label)
+}
+
+/// In words: a NaN or an infinity among the numeric inputs.
+pub(super) fn nonfinite_input(plan: &Plan, inputs: &[&[u8]]) -> Option<String> {
+    let (at, _) = plan.inputs.iter().enumerate().find(|(_, (input, _))| *input == Input::Numeric)?;
+    let words: Vec<u32> = bytemuck::pod_collect_to_vec(inputs[at]);
+    super::nonfinite(&words).map(|i| format!("the minibatch itself (element {i} of the numeric features)"))
+}

@@ -1,0 +1,237 @@
+//! Adapters: what there is, what it can do, and opening one with exactly what a run needs.
+
+use crate::device::Limits;
+use crate::{Error, Result};
+use std::sync::{Arc, Mutex};
+
+/// A GPU, or a software implementation of one, as the driver offers it.
+pub struct Adapter {
+    adapter: wgpu::Adapter,
+    info: wgpu::AdapterInfo,
+}
+
+/// What the device has reported outside of a call: a lost device, an error that nobody was waiting for.
+pub(super) type Fault = Arc<Mutex<Option<Error>>>;
+
+/// What a run needs of the device.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Needs {
+    /// Largest storage binding in bytes, and the name of its tensor for the refusal.
+    pub binding_bytes: u64,
+    /// Largest buffer in bytes.
+    pub buffer_bytes: u64,
+    /// Storage buffers in one kernel.
+    pub storage_buffers: u32,
+    /// Bind groups times bindings that exist at once.
+    pub bindings: u32,
+}
+
+impl Adapter {
+    /// Every adapter of every native back end.
+    pub fn all() -> Vec<Adapter> {
+        let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+        descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+        let instance = wgpu::Instance::new(descriptor);
+        let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+        adapters
+            .into_iter()
+            .map(|adapter| Adapter { info: adapter.get_info(), adapter })
+            .filter(|a| a.info.backend != wgpu::Backend::Noop)
+            .filter(|a| a.adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS))
+            .collect()
+    }
+
+    /// Back end, name and driver in one line.
+    pub fn describe(&self) -> String {
+        let driver = [self.info.driver.as_str(), self.info.driver_info.as_str()]
+            .iter()
+            .filter(|s| !s.is_empty())
+            .copied()
+            .collect::<Vec<_>>()
+            .join(" ");
+        format!("{} on {} [{driver}]", self.info.name, self.backend())
+    }
+
+    /// The adapter's own name.
+    pub fn name(&self) -> &str {
+        &self.info.name
+    }
+
+    /// The driver's name and version.
+    pub fn driver(&self) -> String {
+        format!("{} {}", self.info.driver, self.info.driver_info).trim().to_string()
+    }
+
+    /// The back end: Vulkan, Metal or DX12.
+    pub fn backend(&self) -> &'static str {
+        match self.info.backend {
+            wgpu::Backend::Vulkan => "Vulkan",
+            wgpu::Backend::Metal => "Metal",
+            wgpu::Backend::Dx12 => "DX12",
+            _ => "another back end",
+        }
+    }
+
+    /// discrete, integrated, virtual or software.
+    pub fn kind(&self) -> &'static str {
+        match self.info.device_type {
+            wgpu::DeviceType::DiscreteGpu => "discrete",
+            wgpu::DeviceType::IntegratedGpu => "integrated",
+            wgpu::DeviceType::VirtualGpu => "virtual",
+            wgpu::DeviceType::Cpu => "software",
+            wgpu::DeviceType::Other => "other",
+        }
+    }
+
+    /// The order in which hardware adapters are preferred; none for software ones, which are taken only by name.
+    pub fn rank(&self) -> Option<u32> {
+        match self.info.device_type {
+            wgpu::DeviceType::DiscreteGpu => Some(0),
+            wgpu::DeviceType::IntegratedGpu => Some(1),
+            wgpu::DeviceType::VirtualGpu => Some(2),
+            wgpu::DeviceType::Other => Some(3),
+            wgpu::DeviceType::Cpu => None,
+        }
+    }
+
+    /// Subgroup sizes, smallest and largest.
+    pub fn subgroups(&self) -> (u32, u32) {
+        (self.info.subgroup_min_size, self.info.subgroup_max_size)
+    }
+
+    /// The features that Tauten can make use of, each with whether the adapter has it.
+    pub fn features(&self) -> Vec<(&'static str, bool)> {
+        let has = self.adapter.features();
+        [
+            ("timestamp queries", wgpu::Features::TIMESTAMP_QUERY),
+            ("timestamps inside passes", wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
+            ("f16 in shaders", wgpu::Features::SHADER_F16),
+            ("subgroup operations", wgpu::Features::SUBGROUP),
+            ("pipeline cache", wgpu::Features::PIPELINE_CACHE),
+        ]
+        .map(|(name, feature)| (name, has.contains(feature)))
+        .to_vec()
+    }
+
+    /// What graphs for this adapter must stay under.
+    pub fn limits(&self) -> Limits {
+        let limits = self.adapter.limits();
+        Limits { binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size) }
+    }
+
+    /// The limits that matter here, by name.
+    pub fn limit_table(&self) -> Vec<(&'static str, u64)> {
+        let l = self.adapter.limits();
+        vec![
+            ("max_storage_buffer_binding_size", l.max_storage_buffer_binding_size),
+            ("max_buffer_size", l.max_buffer_size),
+            ("max_storage_buffers_per_shader_stage", l.max_storage_buffers_per_shader_stage.into()),
+            ("max_compute_invocations_per_workgroup", l.max_compute_invocations_per_workgroup.into()),
+            ("max_compute_workgroup_storage_size", l.max_compute_workgroup_storage_size.into()),
+            ("max_compute_workgroups_per_dimension", l.max_compute_workgroups_per_dimension.into()),
+        ]
+    }
+
+    /// Opens the adapter with exactly the features and limits of `needs`.
+    pub(super) fn open(&self, needs: Needs) -> Result<(wgpu::Device, wgpu::Queue, Fault)> {
+        let has = self.adapter.limits();
+        let shaders = wgpu::Limits::default();
+        let required = wgpu::Limits {
+            max_storage_buffer_binding_size: needs.binding_bytes.max(256),
+            max_buffer_size: needs.buffer_bytes.max(256),
+            max_storage_buffers_per_shader_stage: needs.storage_buffers,
+            max_non_sampler_bindings: needs.bindings,
+            max_compute_workgroup_storage_size: shaders.max_compute_workgroup_storage_size,
+            max_compute_invocations_per_workgroup: shaders.max_compute_invocations_per_workgroup,
+            max_compute_workgroup_size_x: shaders.max_compute_workgroup_size_x,
+            max_compute_workgroup_size_y: shaders.max_compute_workgroup_size_y,
+            max_compute_workgroup_size_z: shaders.max_compute_workgroup_size_z,
+            max_compute_workgroups_per_dimension: shaders.max_compute_workgroups_per_dimension,
+            min_storage_buffer_offset_alignment: has.min_storage_buffer_offset_alignment.max(32),
+            min_uniform_buffer_offset_alignment: has.min_uniform_buffer_offset_alignment.max(32),
+            ..wgpu::Limits::downlevel_defaults()
+        };
+        let checks: [(&str, u64, u64, &str); 5] = [
+            (
+                "max_storage_buffer_binding_size",
+                needs.binding_bytes,
+                has.max_storage_buffer_binding_size,
+                "lower train.batch_size",
+            ),
+            ("max_buffer_size", needs.buffer_bytes, has.max_buffer_size, "lower train.batch_size"),
+            (
+                "max_storage_buffers_per_shader_stage",
+                needs.storage_buffers.into(),
+                has.max_storage_buffers_per_shader_stage.into(),
+                "choose another device",
+            ),
+            (
+                "max_compute_invocations_per_workgroup",
+                required.max_compute_invocations_per_workgroup.into(),
+                has.max_compute_invocations_per_workgroup.into(),
+                "choose another device",
+            ),
+            (
+                "max_compute_workgroup_storage_size",
+                required.max_compute_workgroup_storage_size.into(),
+                has.max_compute_workgroup_storage_size.into(),
+                "choose another device",
+            ),
+        ];
+        for (limit, need, has, advice) in checks {
+            if need > has {
+                let device = self.describe();
+                return Err(Error::user(format!(
+                    "{device}: its {limit} is {has}, this run needs {need}; {advice} or use --device cpu"
+                )));
+            }
+        }
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("tauten"),
+            required_features: self.adapter.features() & wgpu::Features::PIPELINE_CACHE,
+            required_limits: required,
+            ..Default::default()
+        };
+        let (device, queue) = pollster::block_on(self.adapter.request_device(&descriptor))
+            .map_err(|e| Error::system(format!("{}: cannot be opened: {e}", self.describe())))?;
+        let fault: Fault = Fault::default();
+        let name = self.describe();
+        let (slot, what) = (fault.clone(), name.clone());
+        device.on_uncaptured_error(Arc::new(move |e| note(&slot, report(&what, &e))));
+        let slot = fault.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            // Dropping the device says `Destroyed`; that is no fault.
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                note(&slot, Error::system(format!("{name}: the device was lost ({message}); resume the run with --resume")));
+            }
+        });
+        Ok((device, queue, fault))
+    }
+
+    pub(super) fn info(&self) -> &wgpu::AdapterInfo {
+        &self.info
+    }
+}
+
+/// Keeps the first fault: later ones are its consequences.
+fn note(fault: &Fault, error: Error) {
+    if let Ok(mut slot) = fault.lock() {
+        slot.get_or_insert(error);
+    }
+}
+
+/// One line for an error of wgpu.
+pub(super) fn report(device: &str, error: &wgpu::Error) -> Error {
+    let line = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match error {
+        wgpu::Error::OutOfMemory { .. } => Error::user(format!(
+            "{device}: out of memory; lower train.batch_size or features.dim, raise features.min_count, or use --device cpu"
+        )),
+        wgpu::Error::Validation { description, .. } => {
+            Error::system(format!("{device}: refused by validation (a bug of tauten's): {}", line(description.clone())))
+        }
+        wgpu::Error::Internal { description, .. } => {
+            Error::system(format!("{device}: the driver failed: {}", line(description.clone())))
+        }
+    }
+}

@@ -1,0 +1,546 @@
+//! The GPU executor: wgpu buffers as the plan places them, pipelines and bind groups made once, steps encoded from a fixed
+//! list, uploads and readbacks through rings.
+
+mod adapter;
+mod pipelines;
+
+pub use adapter::Adapter;
+
+use super::{Device, RING, cpu};
+use crate::graph::{Input, Place, Plan, StateBuffer, StateId};
+use crate::{Error, Result};
+use adapter::{Fault, Needs, report};
+use pipelines::Pipelines;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Nothing waits longer than this for the device.
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// Aimed-at GPU time of one submit: drivers' watchdogs end work that takes seconds.
+const SUBMIT: Duration = Duration::from_millis(100);
+/// Bytes that one transfer of state moves at a time.
+const TRANSFER: usize = 16 << 20;
+/// WebGPU's guarantee for the offset of a binding.
+const ALIGN: u64 = 256;
+
+/// Whether shaders run with the checks that naga injects (bounds, endless loops, division).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checks {
+    /// Injected.
+    Injected,
+    /// Left out.
+    None,
+}
+
+impl Default for Checks {
+    /// Injected in debug builds.
+    fn default() -> Self {
+        if cfg!(debug_assertions) { Checks::Injected } else { Checks::None }
+    }
+}
+
+/// A GPU with its buffers and programs.
+pub struct Gpu {
+    name: String,
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    fault: Fault,
+    state: Vec<wgpu::Buffer>,
+    programs: Vec<Program>,
+    transfer: wgpu::Buffer,
+}
+
+struct Program {
+    plan: Plan,
+    inputs: Vec<wgpu::Buffer>,
+    dispatches: Vec<Dispatch>,
+    slots: Arc<Vec<wgpu::Buffer>>,
+    /// Ranges of nodes, each one submit; found by measuring the first step.
+    cuts: Vec<Range<usize>>,
+    upload: Ring,
+    /// Where each input starts in an upload buffer.
+    upload_offsets: Vec<u64>,
+    readback: Ring,
+    submitted: usize,
+    received: usize,
+}
+
+struct Dispatch {
+    pipeline: wgpu::ComputePipeline,
+    bind_group: wgpu::BindGroup,
+    workgroups: [u32; 3],
+}
+
+/// Buffers used in turn; each is mapped again when the device is done with it.
+struct Ring {
+    mode: wgpu::MapMode,
+    buffers: Vec<(wgpu::Buffer, Arc<AtomicBool>)>,
+}
+
+impl Ring {
+    fn new(device: &wgpu::Device, label: &str, bytes: u64, mode: wgpu::MapMode) -> Ring {
+        let upload = mode == wgpu::MapMode::Write;
+        let usage = if upload {
+            wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC
+        } else {
+            wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST
+        };
+        let buffers = (0..RING)
+            .map(|_| {
+                let descriptor =
+                    wgpu::BufferDescriptor { label: Some(label), size: bytes.max(ALIGN), usage, mapped_at_creation: upload };
+                (device.create_buffer(&descriptor), Arc::new(AtomicBool::new(upload)))
+            })
+            .collect();
+        Ring { mode, buffers }
+    }
+
+    /// Asks for buffer `i` to be mapped once the work submitted so far is done.
+    fn map(&self, i: usize) {
+        let (buffer, mapped) = &self.buffers[i];
+        let mapped = mapped.clone();
+        // A failure leaves `mapped` false and the waiting side with the device's own error.
+        buffer.map_async(self.mode, .., move |result| mapped.store(result.is_ok(), Ordering::Release));
+    }
+
+    fn is_mapped(&self, i: usize) -> bool {
+        self.buffers[i].1.load(Ordering::Acquire)
+    }
+
+    fn unmap(&self, i: usize) {
+        self.buffers[i].1.store(false, Ordering::Release);
+        self.buffers[i].0.unmap();
+    }
+}
+
+impl Gpu {
+    /// Opens `adapter` with its state buffers and programs; nothing is allocated after this.
+    ///
+    /// # Errors
+    ///
+    /// A limit that is too small, before anything is allocated; memory that is not there; a kernel that the driver refuses.
+    pub fn new(adapter: Adapter, checks: Checks, state: &[StateBuffer], plans: Vec<Plan>) -> Result<Gpu> {
+        let name = adapter.describe();
+        let (device, queue, fault) = adapter.open(needs(state, &plans))?;
+        let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
+
+        let buffer = |label: &str, words: usize, usage: wgpu::BufferUsages| {
+            let copies = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some(label),
+                size: words as u64 * 4,
+                usage: usage | copies,
+                mapped_at_creation: false,
+            })
+        };
+        let storage = wgpu::BufferUsages::STORAGE;
+        let state: Vec<wgpu::Buffer> = state.iter().map(|b| buffer(&b.name, b.len, storage)).collect();
+        // Programs run one after the other, so they share their slots.
+        let slots: Arc<Vec<wgpu::Buffer>> = Arc::new(
+            (0..plans.iter().map(|p| p.slots.len()).max().unwrap_or(0))
+                .map(|i| {
+                    let words = plans.iter().filter_map(|p| p.slots.get(i)).max().copied().unwrap_or(1);
+                    buffer(&format!("slot {i}"), words, storage)
+                })
+                .collect(),
+        );
+        let ops = plans.iter().flat_map(|p| p.nodes.iter().map(|n| &*n.op));
+        let pipelines = Pipelines::new(&device, adapter.info(), checks, ops);
+        let programs = plans
+            .into_iter()
+            .map(|plan| {
+                let inputs: Vec<wgpu::Buffer> = plan
+                    .inputs
+                    .iter()
+                    .map(|&(input, words)| {
+                        let usage = if input == Input::Step { wgpu::BufferUsages::UNIFORM } else { storage };
+                        buffer(&format!("{input:?}"), words, usage)
+                    })
+                    .collect();
+                Program::new(&device, &queue, &pipelines, plan, &state, inputs, slots.clone())
+            })
+            .collect();
+        let transfer = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("transfer"),
+            size: TRANSFER as u64,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        for scope in [internal, validation, memory] {
+            if let Some(error) = pollster::block_on(scope.pop()) {
+                return Err(report(&name, &error));
+            }
+        }
+        Ok(Gpu { name, device, queue, fault, state, programs, transfer })
+    }
+
+    /// The fault that the device has reported, if it has.
+    fn check(&self) -> Result<()> {
+        match self.fault.lock() {
+            Ok(mut fault) => fault.take().map_or(Ok(()), Err),
+            Err(_) => Err(Error::system(format!("{}: an error handler panicked", self.name))),
+        }
+    }
+
+    /// Waits until `done`, or the device's fault, or the time is up.
+    fn wait(&self, what: &str, done: impl Fn() -> bool) -> Result<()> {
+        let start = Instant::now();
+        while !done() {
+            let poll = wgpu::PollType::Wait { submission_index: None, timeout: Some(Duration::from_secs(1)) };
+            let polled = self.device.poll(poll);
+            self.check()?;
+            if let Err(wgpu::PollError::WrongSubmissionIndex(..)) = polled {
+                return Err(Error::system(format!("{}: lost count of its submissions", self.name)));
+            }
+            if !done() && start.elapsed() > TIMEOUT {
+                let (device, seconds) = (&self.name, TIMEOUT.as_secs());
+                return Err(Error::system(format!("{device}: {what} did not end within {seconds} s; is the driver hung?")));
+            }
+        }
+        self.check()
+    }
+
+    /// Waits until all submitted work is done.
+    fn drain(&self, what: &str) -> Result<()> {
+        let done = Arc::new(AtomicBool::new(false));
+        let flag = done.clone();
+        self.queue.on_submitted_work_done(move || flag.store(true, Ordering::Release));
+        self.wait(what, || done.load(Ordering::Acquire))
+    }
+
+    fn encoder(&self, label: &str) -> wgpu::CommandEncoder {
+        self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some(label) })
+    }
+
+    /// Puts the host's inputs into an upload buffer and has them copied to where the kernels read them.
+    fn upload(&mut self, program: usize, inputs: &[&[u8]]) -> Result<wgpu::CommandEncoder> {
+        let turn = self.programs[program].submitted % RING;
+        self.wait("an earlier step", || self.programs[program].upload.is_mapped(turn))?;
+        let p = &self.programs[program];
+        let (buffer, _) = &p.upload.buffers[turn];
+        let mut encoder = self.encoder("inputs");
+        assert_eq!(inputs.len(), p.inputs.len());
+        for ((bytes, target), &offset) in inputs.iter().zip(&p.inputs).zip(&p.upload_offsets) {
+            if bytes.is_empty() {
+                continue;
+            }
+            let len = bytes.len() as u64;
+            let mut view = buffer
+                .slice(offset..offset + len)
+                .get_mapped_range_mut()
+                .map_err(|e| Error::system(format!("{}: an upload buffer is not mapped: {e}", self.name)))?;
+            view.copy_from_slice(bytes);
+            drop(view);
+            encoder.copy_buffer_to_buffer(buffer, offset, target, 0, len);
+        }
+        p.upload.unmap(turn);
+        Ok(encoder)
+    }
+
+    fn encode(&self, program: usize, nodes: Range<usize>, encoder: &mut wgpu::CommandEncoder) {
+        let p = &self.programs[program];
+        let mut at = nodes.start;
+        while at < nodes.end {
+            let phase = p.plan.nodes[at].phase;
+            let end = (at..nodes.end).find(|&i| p.plan.nodes[i].phase != phase).unwrap_or(nodes.end);
+            let label = match phase {
+                crate::graph::Phase::Forward => "forward",
+                crate::graph::Phase::Backward => "backward",
+                crate::graph::Phase::Update => "update",
+            };
+            let descriptor = wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes: None };
+            let mut pass = encoder.begin_compute_pass(&descriptor);
+            for dispatch in &p.dispatches[at..end] {
+                pass.set_pipeline(&dispatch.pipeline);
+                pass.set_bind_group(0, &dispatch.bind_group, &[]);
+                let [x, y, z] = dispatch.workgroups;
+                pass.dispatch_workgroups(x, y, z);
+            }
+            at = end;
+        }
+    }
+
+    /// Copies words of a buffer to the host, after all submitted work.
+    fn read_buffer(&self, buffer: &wgpu::Buffer, offset: usize, words: &mut [u32]) -> Result<()> {
+        let mut from = offset as u64 * 4;
+        for chunk in words.chunks_mut(TRANSFER / 4) {
+            let bytes = chunk.len() as u64 * 4;
+            let mut encoder = self.encoder("read");
+            encoder.copy_buffer_to_buffer(buffer, from, &self.transfer, 0, bytes);
+            self.queue.submit([encoder.finish()]);
+            let mapped = Arc::new(AtomicBool::new(false));
+            let flag = mapped.clone();
+            self.transfer.map_async(wgpu::MapMode::Read, ..bytes, move |r| flag.store(r.is_ok(), Ordering::Release));
+            self.wait("a transfer", || mapped.load(Ordering::Acquire))?;
+            let view = self
+                .transfer
+                .slice(..bytes)
+                .get_mapped_range()
+                .map_err(|e| Error::system(format!("{}: a transfer buffer is not mapped: {e}", self.name)))?;
+            bytemuck::cast_slice_mut::<u32, u8>(chunk).copy_from_slice(&view);
+            drop(view);
+            self.transfer.unmap();
+            from += bytes;
+        }
+        Ok(())
+    }
+
+    /// The first step of a program runs node by node, timed, so that later ones are cut into submits of bounded length.
+    fn measure(&mut self, program: usize) -> Result<()> {
+        let nodes = self.programs[program].dispatches.len();
+        let mut cuts: Vec<Range<usize>> = Vec::new();
+        let mut spent = SUBMIT;
+        for node in 0..nodes {
+            let mut encoder = self.encoder("one node");
+            self.encode(program, node..node + 1, &mut encoder);
+            let start = Instant::now();
+            self.queue.submit([encoder.finish()]);
+            self.drain(self.programs[program].plan.nodes[node].op.kernel().name)?;
+            let time = start.elapsed();
+            match cuts.last_mut() {
+                Some(cut) if spent + time <= SUBMIT => {
+                    cut.end = node + 1;
+                    spent += time;
+                }
+                _ => {
+                    cuts.push(node..node + 1);
+                    spent = time;
+                }
+            }
+        }
+        self.programs[program].cuts = cuts;
+        Ok(())
+    }
+}
+
+/// What the run needs of the device, with room for each node's bindings.
+fn needs(state: &[StateBuffer], plans: &[Plan]) -> Needs {
+    let bytes = |words: usize| words as u64 * 4;
+    let input_bytes = |p: &Plan| p.inputs.iter().map(|&(_, len)| bytes(len).next_multiple_of(ALIGN)).sum::<u64>();
+    let output_bytes = |p: &Plan| p.outputs.iter().map(|&(_, len)| bytes(len)).sum::<u64>();
+    let largest = |sizes: &mut dyn Iterator<Item = u64>| sizes.max().unwrap_or(0);
+    let buffers = [
+        largest(&mut state.iter().map(|b| bytes(b.len))),
+        largest(&mut plans.iter().flat_map(|p| p.slots.iter().map(|&words| bytes(words)))),
+        largest(&mut plans.iter().map(input_bytes)),
+        largest(&mut plans.iter().map(output_bytes)),
+        largest(&mut plans.iter().map(|p| p.nodes.len() as u64 * ALIGN)),
+        TRANSFER as u64,
+    ];
+    let nodes = || plans.iter().flat_map(|p| &p.nodes);
+    Needs {
+        binding_bytes: plans.iter().map(|p| p.largest_binding().0).max().unwrap_or(0),
+        buffer_bytes: largest(&mut buffers.into_iter()),
+        storage_buffers: nodes().map(|n| n.args.len() as u32).max().unwrap_or(0).max(4),
+        bindings: nodes().map(|n| n.args.len() as u32 + 1).sum::<u32>().next_power_of_two().max(1024),
+    }
+}
+
+/// The buffer that a place lies in, and its first word there.
+fn locate<'a>(
+    inputs: &'a [wgpu::Buffer],
+    state: &'a [wgpu::Buffer],
+    slots: &'a [wgpu::Buffer],
+    place: Place,
+) -> (&'a wgpu::Buffer, usize) {
+    match place {
+        Place::Input(i) => (&inputs[i], 0),
+        Place::State(StateId(i), offset) => (&state[i], offset),
+        Place::Slot(i) => (&slots[i], 0),
+    }
+}
+
+impl Program {
+    fn new(
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        pipelines: &Pipelines,
+        plan: Plan,
+        state: &[wgpu::Buffer],
+        inputs: Vec<wgpu::Buffer>,
+        slots: Arc<Vec<wgpu::Buffer>>,
+    ) -> Program {
+        let params = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("params"),
+            size: (plan.nodes.len() as u64 * ALIGN).max(ALIGN),
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let mut bytes = vec![0u8; params.size() as usize];
+        for (node, chunk) in plan.nodes.iter().zip(bytes.chunks_exact_mut(ALIGN as usize)) {
+            let source = node.op.params();
+            chunk[..source.len()].copy_from_slice(source);
+        }
+        queue.write_buffer(&params, 0, &bytes);
+        let binding = |buffer, offset, size: u64| {
+            let size = std::num::NonZeroU64::new(size);
+            wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size })
+        };
+        let dispatches = plan
+            .nodes
+            .iter()
+            .enumerate()
+            .map(|(i, node)| {
+                let kernel = node.op.kernel();
+                let pipeline = pipelines.get(&*node.op);
+                let mut entries = vec![wgpu::BindGroupEntry {
+                    binding: 0,
+                    resource: binding(&params, i as u64 * ALIGN, kernel.params_size as u64),
+                }];
+                for (arg, &(number, _)) in node.args.iter().zip(kernel.bindings) {
+                    let (buffer, offset) = locate(&inputs, state, &slots, arg.place);
+                    let resource = binding(buffer, offset as u64 * 4, arg.len as u64 * 4);
+                    entries.push(wgpu::BindGroupEntry { binding: number, resource });
+                }
+                let label = format!("{} {}", kernel.name, node.label);
+                let bind_group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+                    label: Some(&label),
+                    layout: &pipeline.layout,
+                    entries: &entries,
+                });
+                Dispatch { pipeline: pipeline.pipeline.clone(), bind_group, workgroups: node.op.workgroups() }
+            })
+            .collect();
+        let mut upload_offsets = Vec::with_capacity(inputs.len());
+        let mut upload_bytes = 0;
+        for &(_, words) in &plan.inputs {
+            upload_offsets.push(upload_bytes);
+            upload_bytes += (words as u64 * 4).next_multiple_of(ALIGN);
+        }
+        let readback_bytes = plan.outputs.iter().map(|&(_, words)| words as u64 * 4).sum();
+        Program {
+            upload: Ring::new(device, "upload", upload_bytes, wgpu::MapMode::Write),
+            readback: Ring::new(device, "readback", readback_bytes, wgpu::MapMode::Read),
+            plan,
+            inputs,
+            dispatches,
+            slots,
+            cuts: Vec::new(),
+            upload_offsets,
+            submitted: 0,
+            received: 0,
+        }
+    }
+}
+
+impl Device for Gpu {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn submit(&mut self, program: usize, inputs: &[&[u8]]) -> Result<()> {
+        assert!(self.in_flight(program) < RING, "a step must be received first");
+        let mut encoder = self.upload(program, inputs)?;
+        let turn = self.programs[program].submitted % RING;
+        if self.programs[program].cuts.is_empty() {
+            self.queue.submit([encoder.finish()]);
+            self.measure(program)?;
+            encoder = self.encoder("outputs");
+        } else {
+            let cuts = self.programs[program].cuts.len();
+            for i in 0..cuts {
+                let cut = self.programs[program].cuts[i].clone();
+                self.encode(program, cut, &mut encoder);
+                if i + 1 < cuts {
+                    self.queue.submit([encoder.finish()]);
+                    encoder = self.encoder("step");
+                }
+            }
+        }
+        let p = &self.programs[program];
+        let mut offset = 0;
+        for &(place, words) in &p.plan.outputs {
+            let (buffer, from) = locate(&p.inputs, &self.state, &p.slots, place);
+            encoder.copy_buffer_to_buffer(buffer, from as u64 * 4, &p.readback.buffers[turn].0, offset, words as u64 * 4);
+            offset += words as u64 * 4;
+        }
+        self.queue.submit([encoder.finish()]);
+        p.upload.map(turn);
+        if !p.plan.outputs.is_empty() {
+            p.readback.map(turn);
+        }
+        self.programs[program].submitted += 1;
+        self.check()
+    }
+
+    fn in_flight(&self, program: usize) -> usize {
+        self.programs[program].submitted - self.programs[program].received
+    }
+
+    fn receive(&mut self, program: usize, outputs: &mut Vec<Vec<f32>>) -> Result<()> {
+        if self.in_flight(program) == 0 {
+            return Err(Error::system("no step is under way whose outputs could be read"));
+        }
+        let p = &self.programs[program];
+        let turn = p.received % RING;
+        outputs.resize_with(p.plan.outputs.len(), Vec::new);
+        if !p.plan.outputs.is_empty() {
+            self.wait("a step", || p.readback.is_mapped(turn))?;
+            let view = p.readback.buffers[turn]
+                .0
+                .slice(..)
+                .get_mapped_range()
+                .map_err(|e| Error::system(format!("{}: a readback buffer is not mapped: {e}", self.name)))?;
+            let mut bytes: &[u8] = &view;
+            for (to, &(_, words)) in outputs.iter_mut().zip(&p.plan.outputs) {
+                let (mine, rest) = bytes.split_at(words * 4);
+                to.clear();
+                to.extend_from_slice(bytemuck::cast_slice(mine));
+                bytes = rest;
+            }
+            drop(view);
+            p.readback.unmap(turn);
+        } else {
+            self.wait("a step", || p.upload.is_mapped(turn))?;
+        }
+        self.programs[program].received += 1;
+        Ok(())
+    }
+
+    fn read(&mut self, state: StateId, offset: usize, words: &mut [u32]) -> Result<()> {
+        self.read_buffer(&self.state[state.0], offset, words)
+    }
+
+    fn write(&mut self, state: StateId, offset: usize, words: &[u32]) -> Result<()> {
+        let mut to = offset as u64 * 4;
+        for chunk in words.chunks(TRANSFER / 4) {
+            self.queue.write_buffer(&self.state[state.0], to, bytemuck::cast_slice(chunk));
+            self.queue.submit([]);
+            self.drain("a transfer")?;
+            to += chunk.len() as u64 * 4;
+        }
+        Ok(())
+    }
+
+    fn first_nonfinite(&mut self, program: usize, inputs: &[&[u8]]) -> Result<Option<String>> {
+        if let Some(found) = cpu::nonfinite_input(&self.programs[program].plan, inputs) {
+            return Ok(Some(found));
+        }
+        self.drain("earlier steps")?;
+        let encoder = self.upload(program, inputs)?;
+        self.queue.submit([encoder.finish()]);
+        let turn = self.programs[program].submitted % RING;
+        self.programs[program].upload.map(turn);
+        for node in 0..self.programs[program].dispatches.len() {
+            let mut encoder = self.encoder("search");
+            self.encode(program, node..node + 1, &mut encoder);
+            self.queue.submit([encoder.finish()]);
+            let args = self.programs[program].plan.nodes[node].args.clone();
+            for (i, arg) in args.into_iter().enumerate().filter(|(_, a)| a.access.writes()) {
+                let mut words = vec![0u32; arg.len];
+                let p = &self.programs[program];
+                let (buffer, offset) = locate(&p.inputs, &self.state, &p.slots, arg.place);
+                self.read_buffer(buffer, offset, &mut words)?;
+                if let Some(at) = super::nonfinite(&words) {
+                    let planned = &self.programs[program].plan.nodes[node];
+                    return Ok(Some(cpu::finding(planned, &planned.names[i], at)));
+                }
+            }
+        }
+        Ok(None)
+    }
+}

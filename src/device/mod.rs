@@ -1,0 +1,153 @@
+//! Devices run plans: [`cpu`] by the ops' twins, [`gpu`] by their shaders through wgpu.
+
+pub mod cpu;
+pub mod gpu;
+
+use crate::graph::{Plan, StateBuffer, StateId};
+use crate::{Error, Result};
+use gpu::Adapter;
+
+/// Steps of one program that may be under way before the host must receive outputs.
+pub const RING: usize = 3;
+
+/// Something that runs plans. Made with all its state buffers (zero at first) and programs; nothing is allocated later.
+pub trait Device {
+    /// The device in words: back end, adapter, driver.
+    fn name(&self) -> &str;
+
+    /// Starts one step of `program`. `inputs` are the plan's, in its order, each at most as long as its capacity.
+    ///
+    /// At most [`RING`] steps of a program may be under way; receive before more.
+    ///
+    /// # Errors
+    ///
+    /// A lost device, an out-of-memory or validation error.
+    fn submit(&mut self, program: usize, inputs: &[&[u8]]) -> Result<()>;
+
+    /// Steps of `program` whose outputs have not been received.
+    fn in_flight(&self, program: usize) -> usize;
+
+    /// The outputs of the oldest step of `program` that is under way, copied into `outputs`; waits for them.
+    ///
+    /// # Errors
+    ///
+    /// As [`Device::submit`]; a time-out.
+    fn receive(&mut self, program: usize, outputs: &mut Vec<Vec<f32>>) -> Result<()>;
+
+    /// Copies words of a state buffer, from word `offset` on, into `words`, after all submitted steps.
+    ///
+    /// # Errors
+    ///
+    /// As [`Device::receive`].
+    fn read(&mut self, state: StateId, offset: usize, words: &mut [u32]) -> Result<()>;
+
+    /// Overwrites words of a state buffer from word `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Device::submit`].
+    fn write(&mut self, state: StateId, offset: usize, words: &[u32]) -> Result<()>;
+
+    /// Runs one step node by node and says which op first writes a NaN or an infinity, if one does: label, kernel and tensor.
+    ///
+    /// # Errors
+    ///
+    /// As [`Device::receive`].
+    fn first_nonfinite(&mut self, program: usize, inputs: &[&[u8]]) -> Result<Option<String>>;
+}
+
+/// The binding size that the builder of a graph must stay under, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest storage binding.
+    pub binding_bytes: u64,
+}
+
+/// A device that was chosen but not opened.
+pub enum Choice {
+    /// The CPU twins.
+    Cpu,
+    /// A GPU, or a software implementation of one.
+    Gpu(Box<Adapter>),
+}
+
+impl Choice {
+    /// Chooses by `auto`, `gpu`, `cpu`, or part of an adapter's name; says in one line what was taken and why.
+    ///
+    /// `auto` takes a discrete GPU, else an integrated one, else the CPU twins; a software adapter only by name.
+    ///
+    /// # Errors
+    ///
+    /// `gpu` without a hardware adapter, or a name that fits no adapter: what there is.
+    pub fn new(wanted: &str) -> Result<(Choice, String)> {
+        if wanted == "cpu" {
+            return Ok((Choice::Cpu, format!("device: {}, as asked for", cpu::name())));
+        }
+        let mut adapters = Adapter::all();
+        let best = adapters.iter().enumerate().filter_map(|(i, a)| a.rank().map(|rank| (rank, i))).min().map(|(_, i)| i);
+        match (wanted, best) {
+            ("auto" | "gpu", Some(i)) => {
+                let adapter = adapters.swap_remove(i);
+                let line = format!("device: {}, the first {} GPU", adapter.describe(), adapter.kind());
+                Ok((Choice::Gpu(Box::new(adapter)), line))
+            }
+            ("auto", None) => {
+                let why = if adapters.is_empty() { "no Vulkan, Metal or DX12 adapter" } else { "no hardware GPU" };
+                Ok((Choice::Cpu, format!("device: {}, since there is {why}", cpu::name())))
+            }
+            ("gpu", None) => Err(Error::user(format!("--device gpu: there is no hardware GPU; {}", list(&adapters)))),
+            (name, _) => {
+                let lower = name.to_lowercase();
+                match adapters.iter().position(|a| a.describe().to_lowercase().contains(&lower)) {
+                    Some(i) => {
+                        let adapter = adapters.swap_remove(i);
+                        let line = format!("device: {}, by its name", adapter.describe());
+                        Ok((Choice::Gpu(Box::new(adapter)), line))
+                    }
+                    None => Err(Error::user(format!("--device {name}: no adapter has this in its name; {}", list(&adapters)))),
+                }
+            }
+        }
+    }
+
+    /// What graphs for this device must stay under.
+    pub fn limits(&self) -> Limits {
+        match self {
+            Choice::Cpu => Limits { binding_bytes: u64::MAX },
+            Choice::Gpu(adapter) => adapter.limits(),
+        }
+    }
+
+    /// The device in words.
+    pub fn describe(&self) -> String {
+        match self {
+            Choice::Cpu => cpu::name(),
+            Choice::Gpu(adapter) => adapter.describe(),
+        }
+    }
+
+    /// Opens the device with its state and programs.
+    ///
+    /// # Errors
+    ///
+    /// A limit that is too small, before anything is allocated; memory that is not there; a kernel that the driver refuses.
+    pub fn open(self, state: &[StateBuffer], programs: Vec<Plan>) -> Result<Box<dyn Device>> {
+        match self {
+            Choice::Cpu => Ok(Box::new(cpu::Cpu::new(state, programs)?)),
+            Choice::Gpu(adapter) => Ok(Box::new(gpu::Gpu::new(*adapter, gpu::Checks::default(), state, programs)?)),
+        }
+    }
+}
+
+fn list(adapters: &[Adapter]) -> String {
+    if adapters.is_empty() {
+        return "no adapter at all was found; `--device cpu` always works".into();
+    }
+    let names: Vec<String> = adapters.iter().map(Adapter::describe).collect();
+    format!("there are: {}; or `cpu`", names.join("; "))
+}
+
+/// The first NaN or infinity among `words` seen as f32, by its bits.
+pub(crate) fn nonfinite(words: &[u32]) -> Option<usize> {
+    words.iter().position(|w| w & 0x7f80_0000 == 0x7f80_0000)
+}

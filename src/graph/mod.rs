@@ -1,0 +1,247 @@
+//! Graphs of ops for one minibatch size: tensors, nodes in order, reverse mode; and the plan that places every tensor.
+
+mod plan;
+mod state;
+
+pub use plan::{Place, Plan, PlannedNode};
+pub use state::{Initial, Parameter, ParameterKind, Part, StateBuffer, StateId, StateLayout};
+
+use crate::ops::{Access, Op};
+use std::collections::HashMap;
+
+/// A tensor of a graph: 32-bit words with a place that the plan decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TensorId(usize);
+
+/// What the host uploads before each step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Input {
+    /// [`Step`]: the step's scalars.
+    Step,
+    /// Click and conversion, [B, 2].
+    Labels,
+    /// Numeric features, [B, N].
+    Numeric,
+    /// Id of the mask feature, [B].
+    MaskKey,
+    /// Offsets of the sampled negatives, [K].
+    Offsets,
+    /// Table rows of a table's features, [B, F].
+    Ids(usize),
+    /// A table's header and segments, [1 + B * F] x 4.
+    Segments(usize),
+    /// A table's occurrences, [B * F].
+    Occurrences(usize),
+    /// A table's chunks of hot rows, x 2.
+    Chunks(usize),
+    /// Anything else, by number: the inputs of op checks.
+    Other(usize),
+}
+
+/// The step's scalars, a uniform of every kernel that needs one of them.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Step {
+    /// Learning rate of dense parameters.
+    pub dense_lr: f32,
+    /// Learning rate of embedding rows.
+    pub embedding_lr: f32,
+    /// 1 - beta1^t of the dense AdamW.
+    pub correction1: f32,
+    /// 1 - beta2^t of the dense AdamW.
+    pub correction2: f32,
+    /// 1 / clicked rows of the minibatch, 0 without any.
+    pub inverse_clicks: f32,
+    /// Unused; uniforms are multiples of 16 bytes.
+    pub pad: [f32; 3],
+}
+
+/// Where a tensor's words come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Uploaded by the host before each step.
+    Input(Input),
+    /// Words `offset..offset + len` of a buffer that lives from step to step.
+    State(StateId, usize),
+    /// Written and read within a step.
+    Transient,
+}
+
+/// A tensor's description.
+#[derive(Debug, Clone)]
+pub struct Tensor {
+    /// What it is, for errors and debuggers.
+    pub name: String,
+    /// Number of 32-bit words.
+    pub len: usize,
+    /// Where the words come from.
+    pub source: Source,
+}
+
+/// Part of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// From inputs to losses.
+    Forward,
+    /// From losses to gradients.
+    Backward,
+    /// From gradients to parameters.
+    Update,
+}
+
+/// One op of a graph with its arguments.
+pub struct Node {
+    /// The op.
+    pub op: Box<dyn Op>,
+    /// Its arguments, in the order of the kernel's bindings.
+    pub args: Vec<TensorId>,
+    /// Its phase.
+    pub phase: Phase,
+    /// Where in the model it stands, like `towers.0`.
+    pub label: String,
+}
+
+type Backward = Box<dyn FnOnce(&mut Graph)>;
+
+/// A graph under construction, for one minibatch size.
+#[derive(Default)]
+pub struct Graph {
+    tensors: Vec<Tensor>,
+    nodes: Vec<Node>,
+    tape: Vec<(String, Backward)>,
+    gradients: HashMap<TensorId, TensorId>,
+    targets: HashMap<TensorId, TensorId>,
+    inputs: HashMap<Input, TensorId>,
+    outputs: Vec<TensorId>,
+    scope: String,
+    phase: Option<Phase>,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new() -> Self {
+        Graph::default()
+    }
+
+    fn tensor(&mut self, name: String, len: usize, source: Source) -> TensorId {
+        assert!(len > 0, "tensor {name} is empty");
+        self.tensors.push(Tensor { name, len, source });
+        TensorId(self.tensors.len() - 1)
+    }
+
+    /// A tensor of `len` words that lives within the step.
+    pub fn transient(&mut self, name: &str, len: usize) -> TensorId {
+        let name = if self.scope.is_empty() { name.to_string() } else { format!("{}.{name}", self.scope) };
+        self.tensor(name, len, Source::Transient)
+    }
+
+    /// The tensor of `len` words at most that the host uploads as `input`; the same one when asked again.
+    pub fn input(&mut self, input: Input, len: usize) -> TensorId {
+        if let Some(&id) = self.inputs.get(&input) {
+            assert_eq!(self.tensors[id.0].len, len, "{input:?} asked for with two lengths");
+            return id;
+        }
+        let id = self.tensor(format!("{input:?}").to_lowercase(), len, Source::Input(input));
+        self.inputs.insert(input, id);
+        id
+    }
+
+    /// The step's scalars.
+    pub fn step(&mut self) -> TensorId {
+        self.input(Input::Step, std::mem::size_of::<Step>() / 4)
+    }
+
+    /// Words `offset..offset + len` of a state buffer.
+    pub fn state(&mut self, name: &str, id: StateId, offset: usize, len: usize) -> TensorId {
+        self.tensor(name.to_string(), len, Source::State(id, offset))
+    }
+
+    /// A dense parameter as a tensor whose gradient goes to `gradients`, the flat buffer laid out as the parameters' own.
+    pub fn parameter(&mut self, parameter: &Parameter, gradients: Option<StateId>) -> TensorId {
+        let part = parameter.parts[0];
+        let id = self.state(&parameter.name, part.state, part.offset, part.len);
+        if let Some(gradients) = gradients {
+            let name = format!("gradient of {}", parameter.name);
+            let target = self.state(&name, gradients, part.offset, part.len);
+            self.targets.insert(id, target);
+        }
+        id
+    }
+
+    /// The description of a tensor.
+    pub fn get(&self, id: TensorId) -> &Tensor {
+        &self.tensors[id.0]
+    }
+
+    /// Names what is put into the graph from now on, like `towers.0`.
+    pub fn scope(&mut self, scope: &str) {
+        self.scope = scope.to_string();
+    }
+
+    /// Puts an op into the graph. `args` follow the kernel's bindings.
+    pub fn push(&mut self, op: impl Op + 'static, args: &[TensorId]) {
+        assert_eq!(args.len(), op.kernel().bindings.len(), "arguments of {}", op.kernel().name);
+        let phase = self.phase.unwrap_or(Phase::Forward);
+        self.nodes.push(Node { op: Box::new(op), args: args.to_vec(), phase, label: self.scope.clone() });
+    }
+
+    /// As [`Graph::push`], run when the whole backward pass has been.
+    pub fn push_update(&mut self, op: impl Op + 'static, args: &[TensorId]) {
+        let phase = self.phase.replace(Phase::Update);
+        self.push(op, args);
+        self.phase = phase;
+    }
+
+    /// Says how the gradients of what was just computed are passed back; run in reverse order by [`Graph::backward`].
+    pub fn on_backward(&mut self, f: impl FnOnce(&mut Graph) + 'static) {
+        self.tape.push((self.scope.clone(), Box::new(f)));
+    }
+
+    /// The gradient that has reached `tensor`, if any has.
+    pub fn gradient(&self, tensor: TensorId) -> Option<TensorId> {
+        self.gradients.get(&tensor).copied()
+    }
+
+    /// Declares `gradient`, which an op has written, to be the gradient of `tensor`; only before any other reaches it.
+    pub fn seed(&mut self, tensor: TensorId, gradient: TensorId) {
+        let before = self.gradients.insert(tensor, gradient);
+        assert!(before.is_none(), "{} has a gradient already", self.get(tensor).name);
+    }
+
+    /// Where an op writes its share of the gradient of `tensor`, and whether it must add to what stands there.
+    pub fn gradient_target(&mut self, tensor: TensorId) -> (TensorId, bool) {
+        if let Some(&id) = self.gradients.get(&tensor) {
+            return (id, true);
+        }
+        let id = match self.targets.get(&tensor) {
+            Some(&id) => id,
+            None => {
+                let (name, len) = (format!("gradient of {}", self.get(tensor).name), self.get(tensor).len);
+                self.tensor(name, len, Source::Transient)
+            }
+        };
+        self.gradients.insert(tensor, id);
+        (id, false)
+    }
+
+    /// Reverse mode: appends the backward pass of all that has been put into the graph.
+    pub fn backward(&mut self) {
+        self.phase = Some(Phase::Backward);
+        while let Some((scope, f)) = self.tape.pop() {
+            self.scope = scope;
+            f(self);
+        }
+        self.phase = Some(Phase::Update);
+        self.scope.clear();
+    }
+
+    /// Has the host receive `tensor` after each step, in the order of these calls.
+    pub fn output(&mut self, tensor: TensorId) {
+        self.outputs.push(tensor);
+    }
+
+    /// The access of each argument of `node` with its tensor.
+    fn uses<'a>(node: &'a Node) -> impl Iterator<Item = (TensorId, Access)> + 'a {
+        node.args.iter().zip(node.op.kernel().bindings).map(|(&t, &(_, access))| (t, access))
+    }
+}

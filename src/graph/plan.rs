@@ -1,0 +1,187 @@
+//! The plan: nodes in their order, every tensor placed. Transient tensors whose lives don't overlap share a slot.
+
+use super::{Graph, Input, Node, Phase, Source, StateId, Tensor, TensorId};
+use crate::ops::{Access, Op};
+
+/// Where a tensor lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The plan's input of this index.
+    Input(usize),
+    /// A state buffer, from this word on.
+    State(StateId, usize),
+    /// A shared slot, from its start.
+    Slot(usize),
+}
+
+/// An argument of a planned node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlannedArg {
+    /// Where it lies.
+    pub place: Place,
+    /// Number of 32-bit words.
+    pub len: usize,
+    /// How the op uses it.
+    pub access: Access,
+}
+
+/// A node of a plan.
+pub struct PlannedNode {
+    /// The op.
+    pub op: Box<dyn Op>,
+    /// Its arguments, in the order of the kernel's bindings.
+    pub args: Vec<PlannedArg>,
+    /// Names of the arguments' tensors.
+    pub names: Vec<String>,
+    /// Its phase.
+    pub phase: Phase,
+    /// Where in the model it stands.
+    pub label: String,
+}
+
+/// A graph made ready to run: fixed order, every tensor placed.
+pub struct Plan {
+    /// The nodes in the order in which they run.
+    pub nodes: Vec<PlannedNode>,
+    /// The inputs with their capacity in words; the host uploads them in this order.
+    pub inputs: Vec<(Input, usize)>,
+    /// The outputs with their lengths in words, in the order in which the host receives them.
+    pub outputs: Vec<(Place, usize)>,
+    /// Words of each slot.
+    pub slots: Vec<usize>,
+    /// Words that the transient tensors would take without sharing.
+    pub transient_words: usize,
+}
+
+impl Plan {
+    /// Plans a graph: forward and backward in the order of construction, then the updates.
+    pub fn new(graph: Graph) -> Plan {
+        let Graph { tensors, mut nodes, outputs, .. } = graph;
+        // Stable: updates queued during the backward pass go last, the rest keeps its order.
+        nodes.sort_by_key(|n| n.phase == Phase::Update);
+        let lives = lives(&tensors, &nodes, &outputs);
+        let (slot_of, slots) = assign_slots(&tensors, &lives);
+
+        let mut inputs: Vec<(Input, usize, usize)> = tensors
+            .iter()
+            .enumerate()
+            .filter_map(|(i, t)| match t.source {
+                Source::Input(input) => Some((input, t.len, i)),
+                _ => None,
+            })
+            .collect();
+        inputs.sort();
+        let place = |id: TensorId| match tensors[id.0].source {
+            Source::Input(_) => Place::Input(inputs.iter().position(|&(.., i)| i == id.0).expect("every input is listed")),
+            Source::State(state, offset) => Place::State(state, offset),
+            Source::Transient => Place::Slot(slot_of[id.0].expect("every used transient tensor has a slot")),
+        };
+        let outputs = outputs.iter().map(|&id| (place(id), tensors[id.0].len)).collect();
+        let planned: Vec<PlannedNode> = nodes
+            .into_iter()
+            .map(|node| {
+                let args = Graph::uses(&node)
+                    .map(|(id, access)| PlannedArg { place: place(id), len: tensors[id.0].len, access })
+                    .collect();
+                let names = node.args.iter().map(|id| tensors[id.0].name.clone()).collect();
+                PlannedNode { op: node.op, args, names, phase: node.phase, label: node.label }
+            })
+            .collect();
+        for node in &planned {
+            check_aliasing(node);
+        }
+        let transient_words = tensors.iter().enumerate().filter(|(i, _)| slot_of[*i].is_some()).map(|(_, t)| t.len).sum();
+        let inputs = inputs.into_iter().map(|(input, len, _)| (input, len)).collect();
+        Plan { nodes: planned, inputs, outputs, slots, transient_words }
+    }
+
+    /// Bytes of inputs and slots.
+    pub fn bytes(&self) -> u64 {
+        4 * (self.slots.iter().sum::<usize>() + self.inputs.iter().map(|&(_, len)| len).sum::<usize>()) as u64
+    }
+
+    /// The largest binding of any node with its tensor's name, in bytes.
+    pub fn largest_binding(&self) -> (u64, &str) {
+        let mut largest = (0, "");
+        for node in &self.nodes {
+            for (arg, name) in node.args.iter().zip(&node.names) {
+                if arg.len as u64 * 4 > largest.0 {
+                    largest = (arg.len as u64 * 4, name);
+                }
+            }
+        }
+        largest
+    }
+}
+
+/// First and last node that use each transient tensor; an output lives to the end.
+fn lives(tensors: &[Tensor], nodes: &[Node], outputs: &[TensorId]) -> Vec<Option<(usize, usize)>> {
+    let mut lives: Vec<Option<(usize, usize)>> = vec![None; tensors.len()];
+    for (i, node) in nodes.iter().enumerate() {
+        for (id, access) in Graph::uses(node) {
+            if tensors[id.0].source != Source::Transient {
+                continue;
+            }
+            match &mut lives[id.0] {
+                Some((_, last)) => *last = i,
+                none => {
+                    let name = &tensors[id.0].name;
+                    assert!(access.writes(), "{} of {} is read before it is written", name, node.op.kernel().name);
+                    *none = Some((i, i));
+                }
+            }
+        }
+    }
+    for id in outputs {
+        if let Some((_, last)) = &mut lives[id.0] {
+            *last = nodes.len();
+        }
+    }
+    lives
+}
+
+/// Greedy interval colouring in order of first use: the free slot that fits best, or the largest free one grown, or a new one.
+fn assign_slots(tensors: &[Tensor], lives: &[Option<(usize, usize)>]) -> (Vec<Option<usize>>, Vec<usize>) {
+    let mut order: Vec<usize> = (0..tensors.len()).filter(|&i| lives[i].is_some()).collect();
+    order.sort_by_key(|&i| lives[i]);
+    let mut slots: Vec<(usize, usize)> = Vec::new(); // (words, last use)
+    let mut slot_of = vec![None; tensors.len()];
+    for i in order {
+        let Some((first, last)) = lives[i] else { continue };
+        let len = tensors[i].len;
+        let free = (0..slots.len()).filter(|&s| slots[s].1 < first);
+        let best = free.min_by_key(|&s| {
+            let words = slots[s].0;
+            if words >= len { (0, words - len) } else { (1, len - words) }
+        });
+        let slot = best.unwrap_or_else(|| {
+            slots.push((0, 0));
+            slots.len() - 1
+        });
+        slots[slot] = (slots[slot].0.max(len), last);
+        slot_of[i] = Some(slot);
+    }
+    (slot_of, slots.into_iter().map(|(words, _)| words).collect())
+}
+
+/// A written argument overlaps no other argument of its op, and no buffer is bound read-only and writable at once: the
+/// first is what CPU twins rely on, the second is WebGPU's rule.
+fn check_aliasing(node: &PlannedNode) {
+    for (i, a) in node.args.iter().enumerate() {
+        for (j, b) in node.args.iter().enumerate().skip(i + 1) {
+            if !a.access.writes() && !b.access.writes() {
+                continue;
+            }
+            let clash = match (a.place, b.place) {
+                (Place::Slot(x), Place::Slot(y)) => x == y,
+                (Place::Input(x), Place::Input(y)) => x == y,
+                (Place::State(x, s), Place::State(y, t)) => {
+                    x == y && (a.access.writes() != b.access.writes() || (s < t + b.len && t < s + a.len))
+                }
+                _ => false,
+            };
+            let kernel = node.op.kernel().name;
+            assert!(!clash, "{kernel}: arguments {} and {} overlap", node.names[i], node.names[j]);
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The arguments of a CPU twin: slices of the buffers that the kernel would have bound.
+
+use super::Access;
+
+/// A range of 32-bit words of a buffer, and how the op uses it.
+#[derive(Debug, Clone, Copy)]
+pub struct View {
+    /// First word.
+    pub words: *mut u32,
+    /// Number of words.
+    pub len: usize,
+    /// The op's use.
+    pub access: Access,
+}
+
+// SAFETY: a view is only dereferenced through `Args`, whose maker promises exclusive access to what it writes.
+unsafe impl Send for View {}
+// SAFETY: as above.
+unsafe impl Sync for View {}
+
+/// Words that fit a 32-bit buffer element: f32, u32, and arrays of them.
+pub trait Words: bytemuck::Pod {}
+impl<T: bytemuck::Pod> Words for T {}
+
+/// The arguments of one op, in the order of the kernel's bindings.
+pub struct Args<'a> {
+    views: &'a [View],
+    taken: u32,
+    scratch: &'a mut Vec<f32>,
+}
+
+impl<'a> Args<'a> {
+    /// Arguments over `views`; `scratch` is reused from op to op.
+    ///
+    /// # Safety
+    ///
+    /// For `'a` each view points to `len` initialised words; no view that is written overlaps another view of the same
+    /// op, and nobody else reads or writes these words meanwhile.
+    pub unsafe fn new(views: &'a [View], scratch: &'a mut Vec<f32>) -> Self {
+        Args { views, taken: 0, scratch }
+    }
+
+    /// Argument `i`, read.
+    pub fn read<T: Words>(&self, i: usize) -> &'a [T] {
+        let view = self.views[i];
+        assert!(matches!(view.access, Access::Read | Access::Uniform), "argument {i} is not read-only");
+        // SAFETY: `new`'s contract; read-only views are never handed out mutably.
+        bytemuck::cast_slice(unsafe { std::slice::from_raw_parts(view.words, view.len) })
+    }
+
+    /// Argument `i`, written (or read and written); once per op.
+    pub fn write<T: Words>(&mut self, i: usize) -> &'a mut [T] {
+        let view = self.views[i];
+        assert!(view.access.writes() && self.taken & (1 << i) == 0, "argument {i} is read-only or taken");
+        self.taken |= 1 << i;
+        // SAFETY: `new`'s contract, and each written view is handed out once.
+        bytemuck::cast_slice_mut(unsafe { std::slice::from_raw_parts_mut(view.words, view.len) })
+    }
+
+    /// The first element of argument `i`, read: a uniform's struct.
+    pub fn uniform<T: Words>(&self, i: usize) -> T {
+        let view = self.views[i];
+        let words = std::mem::size_of::<T>() / 4;
+        assert!(words <= view.len);
+        // SAFETY: as `read`.
+        bytemuck::pod_read_unaligned(bytemuck::cast_slice(unsafe { std::slice::from_raw_parts(view.words, words) }))
+    }
+
+    /// `len` floats of scratch memory with unspecified contents, kept from op to op.
+    pub fn scratch(&mut self, len: usize) -> &mut [f32] {
+        if self.scratch.len() < len {
+            self.scratch.resize(len, 0.0);
+        }
+        &mut self.scratch[..len]
+    }
+}

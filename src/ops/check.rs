@@ -1,0 +1,185 @@
+//! Checks of ops against their CPU twins: the cases that the tests run on every adapter and `doctor` on the chosen one.
+
+use crate::device::gpu::{Adapter, Checks, Gpu};
+use crate::device::{Device, cpu::Cpu};
+use crate::graph::{Graph, Input, Plan, StateId, StateLayout, TensorId};
+use crate::random::{Purpose, Stream};
+use crate::{Error, Result};
+
+/// What a case puts together: a graph with its inputs, state and what is compared afterwards.
+#[derive(Default)]
+pub struct Setup {
+    /// The graph; outputs are compared.
+    pub graph: Graph,
+    /// State buffers; all are compared after the steps.
+    pub state: StateLayout,
+    contents: Vec<(StateId, Vec<u32>)>,
+    inputs: Vec<(Input, Vec<u32>)>,
+}
+
+impl Setup {
+    /// A new input with these words.
+    pub fn input<T: bytemuck::Pod>(&mut self, values: &[T]) -> TensorId {
+        self.input_as(Input::Other(self.inputs.len()), values)
+    }
+
+    /// The input of this kind with these words.
+    pub fn input_as<T: bytemuck::Pod>(&mut self, input: Input, values: &[T]) -> TensorId {
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(values);
+        let id = self.graph.input(input, words.len());
+        self.inputs.push((input, words));
+        id
+    }
+
+    /// A state buffer that starts with these words.
+    pub fn buffer<T: bytemuck::Pod>(&mut self, name: &str, values: &[T]) -> StateId {
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(values);
+        let id = self.state.add(name, words.len());
+        self.contents.push((id, words));
+        id
+    }
+
+    /// A state buffer that starts with these words, as a tensor of the graph.
+    pub fn state_tensor<T: bytemuck::Pod>(&mut self, name: &str, values: &[T]) -> TensorId {
+        let id = self.buffer(name, values);
+        let len = self.state.buffers[id.0].len;
+        self.graph.state(name, id, 0, len)
+    }
+
+    /// Runs `steps` steps on a device and returns all outputs of the last and all state buffers, each with its name.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports.
+    pub fn run(
+        self,
+        open: impl FnOnce(&StateLayout, Vec<Plan>) -> Result<Box<dyn Device>>,
+        steps: usize,
+    ) -> Result<Vec<(String, Vec<u32>)>> {
+        let Setup { graph, state, contents, mut inputs } = self;
+        let plan = Plan::new(graph);
+        inputs.sort_by_key(|&(input, _)| input);
+        inputs.retain(|(input, _)| plan.inputs.iter().any(|(i, _)| i == input));
+        let mut device = open(&state, vec![plan])?;
+        for (id, words) in &contents {
+            device.write(*id, 0, words)?;
+        }
+        let bytes: Vec<&[u8]> = inputs.iter().map(|(_, words)| bytemuck::cast_slice(words)).collect();
+        let mut outputs = Vec::new();
+        for _ in 0..steps {
+            device.submit(0, &bytes)?;
+            device.receive(0, &mut outputs)?;
+        }
+        let mut results: Vec<(String, Vec<u32>)> = outputs
+            .iter()
+            .enumerate()
+            .map(|(i, values)| (format!("output {i}"), bytemuck::cast_slice(values).to_vec()))
+            .collect();
+        for (i, buffer) in state.buffers.iter().enumerate() {
+            let mut words = vec![0u32; buffer.len];
+            device.read(StateId(i), 0, &mut words)?;
+            results.push((buffer.name.clone(), words));
+        }
+        Ok(results)
+    }
+}
+
+/// A check of one op at one shape.
+pub struct Case {
+    /// The op and what is special about the shape or values.
+    pub name: String,
+    /// Terms in the longest sum behind an output; the tolerance grows with its root.
+    pub terms: usize,
+    /// Relative tolerance for one term; [`REL`] where nothing speaks against it.
+    pub rel: f32,
+    /// Steps to run; more than one where state carries over.
+    pub steps: usize,
+    /// Puts the case together, the same each time.
+    pub build: Box<dyn Fn(&mut Setup) + Send + Sync>,
+}
+
+/// Relative tolerance of one term: WGSL grants division 2.5 ULP, exp and log more.
+pub const REL: f32 = 2e-6;
+
+impl Case {
+    /// A case of one step with the usual tolerance.
+    pub fn new(name: impl Into<String>, terms: usize, build: impl Fn(&mut Setup) + Send + Sync + 'static) -> Case {
+        Case { name: name.into(), terms, rel: REL, steps: 1, build: Box::new(build) }
+    }
+
+    fn setup(&self) -> Setup {
+        let mut setup = Setup::default();
+        (self.build)(&mut setup);
+        setup
+    }
+
+    /// Runs the case on the CPU: every output and state buffer.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports.
+    pub fn on_cpu(&self) -> Result<Vec<(String, Vec<u32>)>> {
+        self.setup().run(|state, plans| Ok(Box::new(Cpu::new(&state.buffers, plans)?)), self.steps)
+    }
+
+    /// Runs the case on an adapter.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports.
+    pub fn on_gpu(&self, adapter: Adapter, checks: Checks) -> Result<Vec<(String, Vec<u32>)>> {
+        self.setup().run(|state, plans| Ok(Box::new(Gpu::new(adapter, checks, &state.buffers, plans)?)), self.steps)
+    }
+
+    /// The largest error relative to the tolerance among `got` against the twin's `wanted`.
+    ///
+    /// # Errors
+    ///
+    /// More than the tolerance: the first ten mismatches with index and both values.
+    pub fn compare(&self, wanted: &[(String, Vec<u32>)], got: &[(String, Vec<u32>)]) -> Result<f32> {
+        let root = (self.terms.max(1) as f32).sqrt();
+        let mut worst = 0f32;
+        let mut wrong = Vec::new();
+        let mut count = 0;
+        for ((name, wanted), (_, got)) in wanted.iter().zip(got) {
+            // Sums of terms as large as the largest value may cancel to anything, so the absolute part goes by the scale.
+            let scale = wanted.iter().map(|&w| f32::from_bits(w).abs()).filter(|x| x.is_finite()).fold(0.0, f32::max);
+            for (i, (&w, &g)) in wanted.iter().zip(got).enumerate() {
+                if w == g {
+                    continue;
+                }
+                let (w, g) = (f32::from_bits(w), f32::from_bits(g));
+                let error = (w - g).abs() / (root * self.rel * (w.abs() + 0.25 * scale) + f32::MIN_POSITIVE);
+                if error <= 1.0 {
+                    worst = worst.max(error);
+                } else {
+                    count += 1;
+                    if wrong.len() < 10 {
+                        wrong.push(format!("{name}[{i}]: {g:e}, twin {w:e}"));
+                    }
+                }
+            }
+        }
+        if count > 0 {
+            return Err(Error::system(format!("{}: {count} values differ: {}", self.name, wrong.join("; "))));
+        }
+        Ok(worst)
+    }
+}
+
+/// The cases of every op.
+pub fn cases() -> Vec<Case> {
+    Vec::new()
+}
+
+/// `n` standard normal numbers times `scale`; `seed` tells sequences of a case apart.
+pub fn normals(seed: u64, n: usize, scale: f32) -> Vec<f32> {
+    let stream = Stream::new(seed, Purpose::Check, 0);
+    (0..n as u64).map(|i| stream.normal(i) * scale).collect()
+}
+
+/// `n` uniform integers below `bound`.
+pub fn integers(seed: u64, n: usize, bound: u32) -> Vec<u32> {
+    let stream = Stream::new(seed, Purpose::Check, 1);
+    (0..n as u64).map(|i| ((u64::from(stream.word(i)) * u64::from(bound)) >> 32) as u32).collect()
+}

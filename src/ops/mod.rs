@@ -1,0 +1,84 @@
+//! Ops: each is a WGSL shader (`shaders/NAME.wgsl`) and its CPU twin (`ops/NAME.rs`) over the same buffers.
+//!
+//! An op is one dispatch. Functions such as [`linear::linear`] put ops into a [`Graph`](crate::graph::Graph) together with
+//! their backward pass, which is made of ops too.
+
+mod args;
+pub mod check;
+
+pub use args::{Args, View};
+
+/// How a kernel uses a binding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// `var<storage, read>`.
+    Read,
+    /// `var<storage, read_write>`, wholly overwritten: what it held before does not matter.
+    Write,
+    /// `var<storage, read_write>`, read before it is written (accumulation, in-place update) or written in part.
+    Update,
+    /// `var<uniform>`: the step's scalars.
+    Uniform,
+}
+
+impl Access {
+    /// Whether the kernel writes the binding.
+    pub fn writes(self) -> bool {
+        matches!(self, Access::Write | Access::Update)
+    }
+}
+
+/// The static part of an op: an entry point of a WGSL module. `@binding(0)` of group 0 is the op's `Params` as
+/// `var<uniform>`; an op's arguments are bound at the numbers in `bindings`, in that order.
+#[derive(Debug)]
+pub struct Kernel {
+    /// Name of the op in plans, profiles and errors.
+    pub name: &'static str,
+    /// The WGSL source.
+    pub source: &'static str,
+    /// Entry point.
+    pub entry: &'static str,
+    /// Binding number and use of each argument.
+    pub bindings: &'static [(u32, Access)],
+    /// Size of `Params` in bytes.
+    pub params_size: usize,
+}
+
+/// What a dispatch costs at the least: each byte moved once, each multiplication and addition counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Cost {
+    /// Bytes read and written.
+    pub bytes: f64,
+    /// Floating-point operations.
+    pub flops: f64,
+}
+
+/// One dispatch: a kernel with its parameters, and its CPU twin.
+pub trait Op: Send + Sync {
+    /// The kernel.
+    fn kernel(&self) -> &'static Kernel;
+    /// The bytes of the `Params` uniform.
+    fn params(&self) -> &[u8];
+    /// Values of the kernel's `override` constants.
+    fn overrides(&self) -> &[(&'static str, f64)] {
+        &[]
+    }
+    /// Workgroups to dispatch, each at most 65,535.
+    fn workgroups(&self) -> [u32; 3];
+    /// The cost model.
+    fn cost(&self) -> Cost;
+    /// The CPU twin: the same buffers, the same result.
+    fn run(&self, args: &mut Args);
+}
+
+/// Most workgroups in one dimension of a dispatch that WebGPU guarantees.
+pub const MAX_WORKGROUPS: u32 = 65_535;
+
+/// Folds `n` workgroups into x and y; shaders get the flat index as `id.y * count.x + id.x` and must check it against
+/// their bound, since the product may be larger than `n`.
+pub fn fold(n: usize) -> [u32; 3] {
+    let n = n.max(1) as u64;
+    let y = n.div_ceil(u64::from(MAX_WORKGROUPS));
+    let x = n.div_ceil(y);
+    [x as u32, y as u32, 1]
+}
