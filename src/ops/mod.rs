@@ -5,6 +5,7 @@
 
 mod args;
 pub mod check;
+pub mod linear;
 
 pub use args::{Args, View};
 
@@ -69,6 +70,43 @@ pub trait Op: Send + Sync {
     fn cost(&self) -> Cost;
     /// The CPU twin: the same buffers, the same result.
     fn run(&self, args: &mut Args);
+}
+
+/// An op made of its parts: what most ops are.
+pub struct Dispatch<P: bytemuck::Pod + Send + Sync> {
+    /// The kernel.
+    pub kernel: &'static Kernel,
+    /// Its parameters.
+    pub params: P,
+    /// Workgroups to dispatch.
+    pub workgroups: [u32; 3],
+    /// The cost model's answer.
+    pub cost: Cost,
+    /// The CPU twin.
+    pub twin: fn(&P, &mut Args),
+}
+
+impl<P: bytemuck::Pod + Send + Sync> Op for Dispatch<P> {
+    fn kernel(&self) -> &'static Kernel {
+        self.kernel
+    }
+    fn params(&self) -> &[u8] {
+        bytemuck::bytes_of(&self.params)
+    }
+    fn workgroups(&self) -> [u32; 3] {
+        self.workgroups
+    }
+    fn cost(&self) -> Cost {
+        self.cost
+    }
+    fn run(&self, args: &mut Args) {
+        (self.twin)(&self.params, args)
+    }
+}
+
+/// The cost of reading and writing `words` 32-bit words and of `flops` operations.
+pub fn cost(words: usize, flops: usize) -> Cost {
+    Cost { bytes: words as f64 * 4.0, flops: flops as f64 }
 }
 
 /// Most workgroups in one dimension of a dispatch that WebGPU guarantees.
