@@ -171,6 +171,9 @@ impl Case {
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     cases.extend(super::linear::cases());
+    cases.extend(super::gather::cases());
+    cases.extend(super::embedding_update::cases());
+    cases.extend(super::mixture::cases());
     cases
 }
 

@@ -5,7 +5,10 @@
 
 mod args;
 pub mod check;
+pub mod embedding_update;
+pub mod gather;
 pub mod linear;
+pub mod mixture;
 
 pub use args::{Args, View};
 

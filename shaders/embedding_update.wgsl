@@ -1,0 +1,223 @@
+// Embedding backward fused with the sparse optimizer, over the minibatch's unique rows; no atomics.
+//
+//   chunk_sums  partial[c, d] = sum of dx over the occurrences of chunk c of a hot row
+//   adam, adagrad, rowwise_adagrad, sgd
+//               g[u, d] = sum of dx over all occurrences of unique row u (its chunks' partials if it is hot), then one update of
+//               the row and its state. Lazy: rows that are not in the minibatch keep their moments and their step count.
+//
+// segments: header (U, C, 0, 0), then (table row, start, end, first chunk or 0xffffffff) a unique row, ascending.
+// Occurrence p = b * F + f stands for dx[b, offset + f * D .. + D].
+// A workgroup of 256 handles 256 / lanes rows, lanes = min(D, 256) invocations a row. Rows outside this shard are passed over.
+// Deterministic: one owner a row, occurrences in ascending order, hot rows by chunks in order.
+
+struct Params {
+    features: u32,  // F
+    dim: u32,       // D
+    columns: u32,   // X, columns of dx
+    offset: u32,    // first column of dx
+    first: u32,     // first table row of the shard
+    count: u32,     // table rows of the shard
+    lanes: u32,     // min(D, 256)
+    log_beta1: f32, // ln beta1
+    log_beta2: f32, // ln beta2
+    beta1: f32,
+    beta2: f32,
+    eps: f32,
+}
+
+struct Step {
+    dense_lr: f32,
+    embedding_lr: f32,
+    correction1: f32,
+    correction2: f32,
+    inverse_clicks: f32,
+    pad0: f32,
+    pad1: f32,
+    pad2: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> dx: array<f32>;                 // (B, X)
+@group(0) @binding(2) var<storage, read_write> partial_out: array<f32>;  // (C, D)
+@group(0) @binding(3) var<storage, read> partial_sums: array<f32>;            // (C, D)
+@group(0) @binding(4) var<storage, read> segments: array<vec4<u32>>;     // (1 + U)
+@group(0) @binding(5) var<storage, read> occurrences: array<u32>;        // (B, F)
+@group(0) @binding(6) var<storage, read> chunks: array<vec2<u32>>;       // (C)
+@group(0) @binding(7) var<storage, read> health: array<u32>;             // (1): not 0 once a loss was not finite
+@group(0) @binding(8) var<storage, read_write> table: array<f32>;        // (count, D)
+@group(0) @binding(9) var<storage, read_write> moments: array<f32>;      // adam (count, 2, D), adagrad (count, D), row-wise (count)
+@group(0) @binding(10) var<storage, read_write> steps: array<u32>;       // (count)
+@group(0) @binding(11) var<uniform> step: Step;
+
+const CHUNK = 64u;
+
+var<workgroup> squares: array<f32, 256>;
+var<workgroup> counts: array<u32, 256>;
+
+fn sum_occurrences(start: u32, end: u32, d: u32) -> f32 {
+    var sum = 0.0;
+    for (var i = start; i < end; i++) {
+        let p = occurrences[i];
+        let b = p / params.features;
+        sum += dx[b * params.columns + params.offset + (p - b * params.features) * params.dim + d];
+    }
+    return sum;
+}
+
+fn gradient(segment: vec4<u32>, d: u32) -> f32 {
+    if segment.w == 0xffffffffu {
+        return sum_occurrences(segment.y, segment.z, d);
+    }
+    let n = (segment.z - segment.y + CHUNK - 1u) / CHUNK;
+    var sum = 0.0;
+    for (var c = 0u; c < n; c++) {
+        sum += partial_sums[(segment.w + c) * params.dim + d];
+    }
+    return sum;
+}
+
+// The segment of this invocation's row, with its row relative to the shard; row 0xffffffff where there is nothing to do.
+fn own_segment(group: u32, t: u32) -> vec4<u32> {
+    let rows = 256u / params.lanes;
+    let local = t / params.lanes;
+    let u = group * rows + local;
+    if local < rows && u < segments[0].x && health[0] == 0u {
+        let segment = segments[1u + u];
+        let row = segment.x - params.first;
+        if row < params.count {
+            return vec4(row, segment.yzw);
+        }
+    }
+    return vec4(0xffffffffu, 0u, 0u, 0u);
+}
+
+// 1 - beta^n as -expm1(n ln beta): 1 - exp would lose the digits for small n.
+fn correction(log_beta: f32, n: u32) -> f32 {
+    let x = f32(n) * log_beta;
+    if x > -0.3 {
+        return -x * (1.0 + x / 2.0 * (1.0 + x / 3.0 * (1.0 + x / 4.0 * (1.0 + x / 5.0 * (1.0 + x / 6.0 * (1.0 + x / 7.0))))));
+    }
+    return 1.0 - exp(max(x, -80.0));
+}
+
+@compute @workgroup_size(256)
+fn chunk_sums(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) t: u32,
+) {
+    let rows = 256u / params.lanes;
+    let local = t / params.lanes;
+    let c = (group.y * groups.x + group.x) * rows + local;
+    if local >= rows || c >= segments[0].y {
+        return;
+    }
+    for (var d = t % params.lanes; d < params.dim; d += params.lanes) {
+        partial_out[c * params.dim + d] = sum_occurrences(chunks[c].x, chunks[c].y, d);
+    }
+}
+
+@compute @workgroup_size(256)
+fn adam(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) t: u32,
+) {
+    let segment = own_segment(group.y * groups.x + group.x, t);
+    let mine = segment.x != 0xffffffffu;
+    if mine {
+        counts[t] = steps[segment.x] + 1u;
+    }
+    // All lanes of a row have read its count before the first lane raises it.
+    workgroupBarrier();
+    if !mine {
+        return;
+    }
+    let n = counts[t];
+    if t % params.lanes == 0u {
+        steps[segment.x] = n;
+    }
+    let correction1 = correction(params.log_beta1, n);
+    let correction2 = correction(params.log_beta2, n);
+    for (var d = t % params.lanes; d < params.dim; d += params.lanes) {
+        let g = gradient(segment, d);
+        let at = segment.x * 2u * params.dim + d;
+        let m = params.beta1 * moments[at] + (1.0 - params.beta1) * g;
+        let v = params.beta2 * moments[at + params.dim] + (1.0 - params.beta2) * g * g;
+        moments[at] = m;
+        moments[at + params.dim] = v;
+        table[segment.x * params.dim + d] -=
+            step.embedding_lr * (m / correction1) / (sqrt(v / correction2) + params.eps);
+    }
+}
+
+@compute @workgroup_size(256)
+fn adagrad(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) t: u32,
+) {
+    let segment = own_segment(group.y * groups.x + group.x, t);
+    if segment.x == 0xffffffffu {
+        return;
+    }
+    for (var d = t % params.lanes; d < params.dim; d += params.lanes) {
+        let g = gradient(segment, d);
+        let at = segment.x * params.dim + d;
+        let sum = moments[at] + g * g;
+        moments[at] = sum;
+        table[at] -= step.embedding_lr * g / (sqrt(sum) + params.eps);
+    }
+}
+
+@compute @workgroup_size(256)
+fn rowwise_adagrad(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) t: u32,
+) {
+    let segment = own_segment(group.y * groups.x + group.x, t);
+    let mine = segment.x != 0xffffffffu;
+    let lane = t % params.lanes;
+    var square = 0.0;
+    if mine {
+        for (var d = lane; d < params.dim; d += params.lanes) {
+            let g = gradient(segment, d);
+            square += g * g;
+        }
+    }
+    squares[t] = square;
+    workgroupBarrier();
+    if mine && lane == 0u {
+        var sum = 0.0;
+        for (var i = 0u; i < params.lanes; i++) {
+            sum += squares[t + i];
+        }
+        sum = moments[segment.x] + sum / f32(params.dim);
+        moments[segment.x] = sum;
+        squares[t] = sum;
+    }
+    workgroupBarrier();
+    if !mine {
+        return;
+    }
+    let scale = step.embedding_lr / (sqrt(squares[t - lane]) + params.eps);
+    for (var d = lane; d < params.dim; d += params.lanes) {
+        table[segment.x * params.dim + d] -= scale * gradient(segment, d);
+    }
+}
+
+@compute @workgroup_size(256)
+fn sgd(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) t: u32,
+) {
+    let segment = own_segment(group.y * groups.x + group.x, t);
+    if segment.x == 0xffffffffu {
+        return;
+    }
+    for (var d = t % params.lanes; d < params.dim; d += params.lanes) {
+        table[segment.x * params.dim + d] -= step.embedding_lr * gradient(segment, d);
+    }
+}

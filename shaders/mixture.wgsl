@@ -1,0 +1,149 @@
+// Mixtures of experts: out[b, t, h] = sum_e p[b, t, e] f[b, e, h] with p[b, t, :] = softmax(logits[b, t, :]), and gradients.
+//
+//   softmax           p from logits, an invocation a (b, t)
+//   mix               out, an invocation a (b, t, h)
+//   expert_gradient   df[b, e, h] (+)= sum_t p[b, t, e] dout[b, t, h], an invocation a (b, e, h)
+//   weight_gradient   dp[b, t, e] = sum_h dout[b, t, h] f[b, e, h], an invocation a (b, t, e)
+//   softmax_gradient  dlogits[b, t, e] (+)= p (dp - sum_e p dp), an invocation a (b, t)
+//
+// 256 invocations a workgroup, workgroups folded into x and y. Deterministic: one owner an element, sums in order.
+
+struct Params {
+    rows: u32,       // B
+    tasks: u32,      // T
+    experts: u32,    // E
+    width: u32,      // H
+    accumulate: u32, // 1: add to df or dlogits
+    pad0: u32,
+    pad1: u32,
+    pad2: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> logits: array<f32>;          // (B, T, E)
+@group(0) @binding(2) var<storage, read_write> p_out: array<f32>;     // (B, T, E)
+@group(0) @binding(3) var<storage, read> p: array<f32>;               // (B, T, E)
+@group(0) @binding(4) var<storage, read> f: array<f32>;               // (B, E, H)
+@group(0) @binding(5) var<storage, read_write> out: array<f32>;       // (B, T, H)
+@group(0) @binding(6) var<storage, read> dout: array<f32>;            // (B, T, H)
+@group(0) @binding(7) var<storage, read_write> df: array<f32>;        // (B, E, H)
+@group(0) @binding(8) var<storage, read_write> dp_out: array<f32>;    // (B, T, E)
+@group(0) @binding(9) var<storage, read> dp: array<f32>;              // (B, T, E)
+@group(0) @binding(10) var<storage, read_write> dlogits: array<f32>;  // (B, T, E)
+
+fn flat(group: vec3<u32>, groups: vec3<u32>, t: u32) -> u32 {
+    return (group.y * groups.x + group.x) * 256u + t;
+}
+
+@compute @workgroup_size(256)
+fn softmax(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) t: u32,
+) {
+    let i = flat(group, groups, t);
+    if i >= params.rows * params.tasks {
+        return;
+    }
+    let at = i * params.experts;
+    var largest = logits[at];
+    for (var e = 1u; e < params.experts; e++) {
+        largest = max(largest, logits[at + e]);
+    }
+    var sum = 0.0;
+    for (var e = 0u; e < params.experts; e++) {
+        sum += exp(logits[at + e] - largest);
+    }
+    for (var e = 0u; e < params.experts; e++) {
+        p_out[at + e] = exp(logits[at + e] - largest) / sum;
+    }
+}
+
+@compute @workgroup_size(256)
+fn mix(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) t: u32,
+) {
+    let i = flat(group, groups, t);
+    if i >= params.rows * params.tasks * params.width {
+        return;
+    }
+    let h = i % params.width;
+    let bt = i / params.width;
+    let b = bt / params.tasks;
+    var sum = 0.0;
+    for (var e = 0u; e < params.experts; e++) {
+        sum += p[bt * params.experts + e] * f[(b * params.experts + e) * params.width + h];
+    }
+    out[i] = sum;
+}
+
+@compute @workgroup_size(256)
+fn expert_gradient(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) t: u32,
+) {
+    let i = flat(group, groups, t);
+    if i >= params.rows * params.experts * params.width {
+        return;
+    }
+    let h = i % params.width;
+    let be = i / params.width;
+    let b = be / params.experts;
+    let e = be % params.experts;
+    var sum = 0.0;
+    for (var task = 0u; task < params.tasks; task++) {
+        let bt = b * params.tasks + task;
+        sum += p[bt * params.experts + e] * dout[bt * params.width + h];
+    }
+    if params.accumulate != 0u {
+        sum += df[i];
+    }
+    df[i] = sum;
+}
+
+@compute @workgroup_size(256)
+fn weight_gradient(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) t: u32,
+) {
+    let i = flat(group, groups, t);
+    if i >= params.rows * params.tasks * params.experts {
+        return;
+    }
+    let e = i % params.experts;
+    let bt = i / params.experts;
+    let b = bt / params.tasks;
+    var sum = 0.0;
+    for (var h = 0u; h < params.width; h++) {
+        sum += dout[bt * params.width + h] * f[(b * params.experts + e) * params.width + h];
+    }
+    dp_out[i] = sum;
+}
+
+@compute @workgroup_size(256)
+fn softmax_gradient(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) t: u32,
+) {
+    let i = flat(group, groups, t);
+    if i >= params.rows * params.tasks {
+        return;
+    }
+    let at = i * params.experts;
+    var mean = 0.0;
+    for (var e = 0u; e < params.experts; e++) {
+        mean += p[at + e] * dp[at + e];
+    }
+    for (var e = 0u; e < params.experts; e++) {
+        var value = p[at + e] * (dp[at + e] - mean);
+        if params.accumulate != 0u {
+            value += dlogits[at + e];
+        }
+        dlogits[at + e] = value;
+    }
+}

@@ -1,0 +1,392 @@
+//! Embedding backward fused with the sparse optimizer, over the minibatch's unique rows.
+
+use super::check::{Case, integers, normals};
+use super::gather::{Columns, Shard};
+use super::{Access, Args, Dispatch, Kernel, cost, fold};
+use crate::config::{EmbeddingOptimizer, EmbeddingRule};
+use crate::data::batch::{CHUNK, TableBatch};
+use crate::graph::{Graph, Input, Step, TensorId};
+use bytemuck::{Pod, Zeroable};
+use rayon::prelude::*;
+
+/// The buffers of one shard that an update changes.
+#[derive(Debug, Clone, Copy)]
+pub struct ShardState {
+    /// Which rows of the table.
+    pub shard: Shard,
+    /// The rows, [count, D].
+    pub table: TensorId,
+    /// `adam`: m and v, [count, 2, D]; `adagrad`: [count, D]; `rowwise-adagrad`: [count]; `sgd`: none.
+    pub moments: Option<TensorId>,
+    /// `adam`: updates of each row so far, u32 [count].
+    pub steps: Option<TensorId>,
+}
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+struct Params {
+    features: u32,
+    dim: u32,
+    columns: u32,
+    offset: u32,
+    first: u32,
+    count: u32,
+    lanes: u32,
+    log_beta1: f32,
+    log_beta2: f32,
+    beta1: f32,
+    beta2: f32,
+    eps: f32,
+}
+
+const SOURCE: &str = include_str!("../../shaders/embedding_update.wgsl");
+const fn kernel(name: &'static str, entry: &'static str, bindings: &'static [(u32, Access)]) -> Kernel {
+    Kernel { name, source: SOURCE, entry, bindings, params_size: size_of::<Params>() }
+}
+static CHUNK_SUMS: Kernel = kernel(
+    "embedding_chunk_sums",
+    "chunk_sums",
+    &[(1, Access::Read), (4, Access::Read), (5, Access::Read), (6, Access::Read), (2, Access::Update)],
+);
+static ADAM: Kernel = kernel(
+    "embedding_adam",
+    "adam",
+    &[
+        (1, Access::Read),
+        (3, Access::Read),
+        (4, Access::Read),
+        (5, Access::Read),
+        (7, Access::Read),
+        (11, Access::Uniform),
+        (8, Access::Update),
+        (9, Access::Update),
+        (10, Access::Update),
+    ],
+);
+static ADAGRAD: Kernel = kernel(
+    "embedding_adagrad",
+    "adagrad",
+    &[
+        (1, Access::Read),
+        (3, Access::Read),
+        (4, Access::Read),
+        (5, Access::Read),
+        (7, Access::Read),
+        (11, Access::Uniform),
+        (8, Access::Update),
+        (9, Access::Update),
+    ],
+);
+static ROWWISE_ADAGRAD: Kernel = kernel("embedding_rowwise_adagrad", "rowwise_adagrad", ADAGRAD.bindings);
+static SGD: Kernel = kernel(
+    "embedding_sgd",
+    "sgd",
+    &[
+        (1, Access::Read),
+        (3, Access::Read),
+        (4, Access::Read),
+        (5, Access::Read),
+        (7, Access::Read),
+        (11, Access::Uniform),
+        (8, Access::Update),
+    ],
+);
+
+/// Most chunks of hot rows among `occurrences`: a hot row's chunks are all but one full, so each stands for half of one.
+pub fn most_chunks(occurrences: usize) -> usize {
+    (2 * occurrences / CHUNK).max(1)
+}
+
+/// Puts the update of table number `table` into the graph: the sums of hot rows' chunks, then each shard's rows.
+///
+/// `dx` is the gradient of x [B, X]; `health` [1] holds back all updates once it is not 0.
+pub fn embedding_update(
+    g: &mut Graph,
+    table: usize,
+    dx: TensorId,
+    health: TensorId,
+    shape: Columns,
+    shards: &[ShardState],
+    optimizer: &EmbeddingOptimizer,
+) {
+    let occurrences = shape.rows * shape.features;
+    let segments = g.input(Input::Segments(table), 4 * (1 + occurrences));
+    let listed = g.input(Input::Occurrences(table), occurrences);
+    let chunks = g.input(Input::Chunks(table), 2 * most_chunks(occurrences));
+    let sums = g.transient("chunk sums", most_chunks(occurrences) * shape.dim);
+    let step = g.step();
+    let lanes = shape.dim.min(256);
+    let params = |shard: Shard| Params {
+        features: shape.features as u32,
+        dim: shape.dim as u32,
+        columns: shape.columns as u32,
+        offset: shape.offset as u32,
+        first: shard.first as u32,
+        count: shard.count as u32,
+        lanes: lanes as u32,
+        log_beta1: f64::from(optimizer.beta1).ln().max(-1e30) as f32,
+        log_beta2: f64::from(optimizer.beta2).ln().max(-1e30) as f32,
+        beta1: optimizer.beta1,
+        beta2: optimizer.beta2,
+        eps: optimizer.eps,
+    };
+    let rows_a_group = 256 / lanes;
+    let words = occurrences * shape.dim;
+    g.push_update(
+        Dispatch {
+            kernel: &CHUNK_SUMS,
+            params: params(Shard { first: 0, count: 0 }),
+            workgroups: fold(most_chunks(occurrences).div_ceil(rows_a_group)),
+            cost: cost(words, words),
+            twin: chunk_sums,
+        },
+        &[dx, segments, listed, chunks, sums],
+    );
+    for state in shards {
+        let (kernel, twin, words_a_row): (_, fn(&Params, &mut Args), _) = match optimizer.kind {
+            EmbeddingRule::Adam => (&ADAM, adam, 6 * shape.dim),
+            EmbeddingRule::Adagrad => (&ADAGRAD, adagrad, 4 * shape.dim),
+            EmbeddingRule::RowwiseAdagrad => (&ROWWISE_ADAGRAD, rowwise_adagrad, 2 * shape.dim + 2),
+            EmbeddingRule::Sgd => (&SGD, sgd, 2 * shape.dim),
+        };
+        let mut args = vec![dx, sums, segments, listed, health, step, state.table];
+        args.extend(state.moments);
+        args.extend(state.steps);
+        let op = Dispatch {
+            kernel,
+            params: params(state.shard),
+            workgroups: fold(occurrences.div_ceil(rows_a_group)),
+            cost: cost(words + occurrences.min(state.shard.count) * words_a_row, words),
+            twin,
+        };
+        g.push_update(op, &args);
+    }
+}
+
+/// 1 - beta^n without loss of digits; the shader's own series would do, the library has it.
+fn correction(log_beta: f32, n: u32) -> f32 {
+    -(f64::from(log_beta) * f64::from(n)).exp_m1() as f32
+}
+
+struct Sources<'a> {
+    p: &'a Params,
+    dx: &'a [f32],
+    sums: &'a [f32],
+    occurrences: &'a [u32],
+}
+
+impl Sources<'_> {
+    fn sum_occurrences(&self, start: u32, end: u32, sum: &mut [f32]) {
+        let (features, columns, offset) = (self.p.features, self.p.columns as usize, self.p.offset as usize);
+        sum.fill(0.0);
+        for &p in &self.occurrences[start as usize..end as usize] {
+            let (b, f) = (p / features, p % features);
+            let from = b as usize * columns + offset + f as usize * sum.len();
+            sum.iter_mut().zip(&self.dx[from..]).for_each(|(sum, dx)| *sum += dx);
+        }
+    }
+
+    fn gradient(&self, [_, start, end, chunk]: [u32; 4], g: &mut [f32]) {
+        if chunk == u32::MAX {
+            return self.sum_occurrences(start, end, g);
+        }
+        g.fill(0.0);
+        let chunks = ((end - start) as usize).div_ceil(CHUNK);
+        for sums in self.sums[chunk as usize * g.len()..].chunks_exact(g.len()).take(chunks) {
+            g.iter_mut().zip(sums).for_each(|(g, sum)| *g += sum);
+        }
+    }
+}
+
+/// Calls `update(row of table, row of moments, steps of the row, gradient)` for each unique row of the shard; `widths` are the
+/// words a row of moments and of steps.
+fn for_each_row(
+    p: &Params,
+    args: &mut Args,
+    (moment_width, step_width): (usize, usize),
+    update: impl Fn(&mut [f32], &mut [f32], &mut [u32], &[f32]) + Sync,
+) {
+    let (dx, sums) = (args.read::<f32>(0), args.read::<f32>(1));
+    let (segments, occurrences) = (args.read::<[u32; 4]>(2), args.read::<u32>(3));
+    if args.read::<u32>(4)[0] != 0 {
+        return;
+    }
+    let table = args.write::<f32>(6);
+    let moments = if moment_width > 0 { args.write::<f32>(7) } else { &mut [] };
+    let steps = if step_width > 0 { args.write::<u32>(8) } else { &mut [] };
+    let all = &segments[1..1 + segments[0][0] as usize];
+    let from = all.partition_point(|s| s[0] < p.first);
+    let to = all.partition_point(|s| u64::from(s[0]) < u64::from(p.first) + u64::from(p.count));
+    let work = Work { first: p.first as usize, table, moments, steps };
+    let sources = Sources { p, dx, sums, occurrences };
+    work.split(&all[from..to], &sources, (moment_width, step_width), &update);
+}
+
+/// Rows of a shard from table row `first` on, halved until small enough for one task.
+struct Work<'a> {
+    first: usize,
+    table: &'a mut [f32],
+    moments: &'a mut [f32],
+    steps: &'a mut [u32],
+}
+
+impl Work<'_> {
+    fn split(
+        self,
+        segments: &[[u32; 4]],
+        sources: &Sources,
+        widths: (usize, usize),
+        update: &(impl Fn(&mut [f32], &mut [f32], &mut [u32], &[f32]) + Sync),
+    ) {
+        let dim = sources.p.dim as usize;
+        let (moment_width, step_width) = widths;
+        if segments.len() > 512 {
+            let (left, right) = segments.split_at(segments.len() / 2);
+            let middle = right[0][0] as usize - self.first;
+            let (table, table2) = self.table.split_at_mut(middle * dim);
+            let (moments, moments2) = self.moments.split_at_mut(middle * moment_width);
+            let (steps, steps2) = self.steps.split_at_mut(middle * step_width);
+            let a = Work { first: self.first, table, moments, steps };
+            let b = Work { first: self.first + middle, table: table2, moments: moments2, steps: steps2 };
+            rayon::join(|| a.split(left, sources, widths, update), || b.split(right, sources, widths, update));
+            return;
+        }
+        let mut g = vec![0.0; dim];
+        for &segment in segments {
+            sources.gradient(segment, &mut g);
+            let row = segment[0] as usize - self.first;
+            update(
+                &mut self.table[row * dim..][..dim],
+                &mut self.moments[row * moment_width..][..moment_width],
+                &mut self.steps[row * step_width..][..step_width],
+                &g,
+            );
+        }
+    }
+}
+
+fn chunk_sums(p: &Params, args: &mut Args) {
+    let (dx, segments) = (args.read::<f32>(0), args.read::<[u32; 4]>(1));
+    let (occurrences, chunks) = (args.read::<u32>(2), args.read::<[u32; 2]>(3));
+    let sums = args.write::<f32>(4);
+    let sources = Sources { p, dx, sums: &[], occurrences };
+    let chunks = &chunks[..segments[0][1] as usize];
+    sums.par_chunks_exact_mut(p.dim as usize)
+        .with_min_len(16)
+        .zip(chunks)
+        .for_each(|(sum, &[start, end])| sources.sum_occurrences(start, end, sum));
+}
+
+fn adam(p: &Params, args: &mut Args) {
+    let lr = args.uniform::<Step>(5).embedding_lr;
+    for_each_row(p, args, (2 * p.dim as usize, 1), |w, moments, steps, g| {
+        steps[0] += 1;
+        let (correction1, correction2) = (correction(p.log_beta1, steps[0]), correction(p.log_beta2, steps[0]));
+        let (m, v) = moments.split_at_mut(g.len());
+        for (((w, m), v), &g) in w.iter_mut().zip(m).zip(v).zip(g) {
+            *m = p.beta1 * *m + (1.0 - p.beta1) * g;
+            *v = p.beta2 * *v + (1.0 - p.beta2) * g * g;
+            *w -= lr * (*m / correction1) / ((*v / correction2).sqrt() + p.eps);
+        }
+    });
+}
+
+fn adagrad(p: &Params, args: &mut Args) {
+    let lr = args.uniform::<Step>(5).embedding_lr;
+    for_each_row(p, args, (p.dim as usize, 0), |w, sums, _, g| {
+        for ((w, sum), &g) in w.iter_mut().zip(sums).zip(g) {
+            *sum += g * g;
+            *w -= lr * g / (sum.sqrt() + p.eps);
+        }
+    });
+}
+
+fn rowwise_adagrad(p: &Params, args: &mut Args) {
+    let lr = args.uniform::<Step>(5).embedding_lr;
+    for_each_row(p, args, (1, 0), |w, sum, _, g| {
+        sum[0] += g.iter().map(|g| g * g).sum::<f32>() / g.len() as f32;
+        let scale = lr / (sum[0].sqrt() + p.eps);
+        w.iter_mut().zip(g).for_each(|(w, g)| *w -= scale * g);
+    });
+}
+
+fn sgd(p: &Params, args: &mut Args) {
+    let lr = args.uniform::<Step>(5).embedding_lr;
+    for_each_row(p, args, (0, 0), |w, _, _, g| w.iter_mut().zip(g).for_each(|(w, g)| *w -= lr * g));
+}
+
+/// Unique rows and occurrence lists of ids, by their definition; the loader's own way is fast and tested against another.
+fn table_batch(ids: &[u32]) -> TableBatch {
+    let mut occurrences: Vec<u32> = (0..ids.len() as u32).collect();
+    occurrences.sort_by_key(|&p| (ids[p as usize], p));
+    let mut batch = TableBatch { ids: ids.to_vec(), segments: vec![[0; 4]], occurrences, chunks: Vec::new() };
+    let mut start = 0;
+    while start < ids.len() {
+        let row = ids[batch.occurrences[start] as usize];
+        let end = start + batch.occurrences[start..].iter().take_while(|&&p| ids[p as usize] == row).count();
+        let mut first_chunk = u32::MAX;
+        if end - start > CHUNK {
+            first_chunk = batch.chunks.len() as u32;
+            batch.chunks.extend((start..end).step_by(CHUNK).map(|s| [s as u32, (s + CHUNK).min(end) as u32]));
+        }
+        batch.segments.push([row, start as u32, end as u32, first_chunk]);
+        start = end;
+    }
+    batch.segments[0] = [batch.segments.len() as u32 - 1, batch.chunks.len() as u32, 0, 0];
+    batch
+}
+
+/// Every rule over several steps; hot rows, several shards, wide and narrow rows.
+pub fn cases() -> Vec<Case> {
+    use EmbeddingRule::{Adagrad, Adam, RowwiseAdagrad, Sgd};
+    let mut cases = Vec::new();
+    for kind in [Adam, Adagrad, RowwiseAdagrad, Sgd] {
+        for (rows, features, dim, shards) in
+            [(1, 1, 1, vec![2]), (67, 3, 5, vec![4, 30, 9]), (300, 2, 16, vec![3]), (9, 2, 300, vec![5, 6])]
+        {
+            let name = format!("embedding update {kind:?}, {rows} rows, {features} x {dim}, shards {shards:?}");
+            let mut case = Case::new(name, rows * features, move |s| {
+                let total: usize = shards.iter().sum();
+                let batch = table_batch(&integers(1, rows * features, total as u32));
+                let columns = features * dim + 1;
+                let dx = s.input(&normals(2, rows * columns, 0.1));
+                let health = s.state_tensor("health", &[0u32]);
+                let occurrences = rows * features;
+                let mut segments = batch.segments.clone();
+                segments.resize(1 + occurrences, [0; 4]);
+                let mut chunks = batch.chunks.clone();
+                chunks.resize(most_chunks(occurrences), [0; 2]);
+                let step = Step { embedding_lr: 0.01, ..Step::zeroed() };
+                s.input_as(Input::Segments(0), &segments);
+                s.input_as(Input::Occurrences(0), &batch.occurrences);
+                s.input_as(Input::Chunks(0), &chunks);
+                s.input_as(Input::Step, &[step]);
+                let mut first = 0;
+                let mut states = Vec::new();
+                for (i, &count) in shards.iter().enumerate() {
+                    let width = match kind {
+                        Adam => 2 * dim,
+                        Adagrad => dim,
+                        RowwiseAdagrad => 1,
+                        Sgd => 0,
+                    };
+                    states.push(ShardState {
+                        shard: Shard { first, count },
+                        table: s.state_tensor("table", &normals(3 + i as u64, count * dim, 1.0)),
+                        moments: (width > 0).then(|| s.state_tensor("moments", &vec![0f32; count * width])),
+                        steps: (kind == Adam).then(|| s.state_tensor("steps", &vec![0u32; count])),
+                    });
+                    first += count;
+                }
+                let optimizer = EmbeddingOptimizer { kind, ..EmbeddingOptimizer::default() };
+                let shape = Columns { rows, columns, offset: 1, features, dim };
+                embedding_update(&mut s.graph, 0, dx, health, shape, &states, &optimizer);
+            });
+            case.steps = 3;
+            // m / (sqrt(v) + eps) of a gradient that cancels to almost nothing keeps only the gradient's own few digits.
+            case.rel = 2e-5;
+            cases.push(case);
+        }
+    }
+    cases
+}

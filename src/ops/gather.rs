@@ -1,0 +1,161 @@
+//! Embedding gather and placing of numeric features: the columns of x.
+
+use super::check::{Case, integers, normals};
+use super::{Access, Args, Dispatch, Kernel, cost, fold};
+use crate::graph::{Graph, TensorId};
+use bytemuck::{Pod, Zeroable};
+use rayon::prelude::*;
+
+/// Columns of x that an op writes.
+#[derive(Debug, Clone, Copy)]
+pub struct Columns {
+    /// Rows of the minibatch, B.
+    pub rows: usize,
+    /// Columns of x, X.
+    pub columns: usize,
+    /// First column that the op writes.
+    pub offset: usize,
+    /// Features that it writes: F of a table, or N numeric ones.
+    pub features: usize,
+    /// Columns a feature: D, or 1.
+    pub dim: usize,
+}
+
+/// A range of a table's rows that lies in one buffer.
+#[derive(Debug, Clone, Copy)]
+pub struct Shard {
+    /// First row.
+    pub first: usize,
+    /// Number of rows.
+    pub count: usize,
+}
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+struct Params {
+    rows: u32,
+    features: u32,
+    dim: u32,
+    columns: u32,
+    offset: u32,
+    first: u32,
+    count: u32,
+    pad: u32,
+}
+
+const SOURCE: &str = include_str!("../../shaders/gather.wgsl");
+static GATHER: Kernel = Kernel {
+    name: "gather",
+    source: SOURCE,
+    entry: "gather",
+    bindings: &[(1, Access::Read), (2, Access::Read), (3, Access::Update)],
+    params_size: size_of::<Params>(),
+};
+static PLACE: Kernel = Kernel {
+    name: "place",
+    source: SOURCE,
+    entry: "place",
+    bindings: &[(4, Access::Read), (3, Access::Update)],
+    params_size: size_of::<Params>(),
+};
+
+impl Columns {
+    fn params(&self, shard: Shard) -> Params {
+        Params {
+            rows: self.rows as u32,
+            features: self.features as u32,
+            dim: self.dim as u32,
+            columns: self.columns as u32,
+            offset: self.offset as u32,
+            first: shard.first as u32,
+            count: shard.count as u32,
+            pad: 0,
+        }
+    }
+}
+
+/// Writes the rows of one shard of a table to x: table [count, D], ids [B, F], x [B, X].
+pub fn gather(g: &mut Graph, table: TensorId, ids: TensorId, x: TensorId, shape: Columns, shard: Shard) {
+    let words = shape.rows * shape.features * shape.dim;
+    let op = Dispatch {
+        kernel: &GATHER,
+        params: shape.params(shard),
+        workgroups: fold(words.div_ceil(256)),
+        cost: cost(2 * words + shape.rows * shape.features, 0),
+        twin: run_gather,
+    };
+    g.push(op, &[table, ids, x]);
+}
+
+/// Writes numeric features [B, N] to x [B, X].
+pub fn place(g: &mut Graph, numeric: TensorId, x: TensorId, shape: Columns) {
+    let words = shape.rows * shape.features;
+    let op = Dispatch {
+        kernel: &PLACE,
+        params: shape.params(Shard { first: 0, count: 0 }),
+        workgroups: fold(words.div_ceil(256)),
+        cost: cost(2 * words, 0),
+        twin: run_place,
+    };
+    g.push(op, &[numeric, x]);
+}
+
+fn run_gather(p: &Params, args: &mut Args) {
+    let (table, ids, x) = (args.read::<f32>(0), args.read::<u32>(1), args.write::<f32>(2));
+    let (features, dim, columns, offset) = (p.features as usize, p.dim as usize, p.columns as usize, p.offset as usize);
+    x.par_chunks_exact_mut(columns).with_min_len(64).zip(ids.par_chunks_exact(features)).for_each(|(x, ids)| {
+        for (x, id) in x[offset..offset + features * dim].chunks_exact_mut(dim).zip(ids) {
+            let row = id.wrapping_sub(p.first);
+            if row < p.count {
+                let row = row as usize * dim;
+                x.copy_from_slice(&table[row..row + dim]);
+            }
+        }
+    });
+}
+
+fn run_place(p: &Params, args: &mut Args) {
+    let (numeric, x) = (args.read::<f32>(0), args.write::<f32>(1));
+    let (features, columns, offset) = (p.features as usize, p.columns as usize, p.offset as usize);
+    for (x, numeric) in x.chunks_exact_mut(columns).zip(numeric.chunks_exact(features)) {
+        x[offset..offset + features].copy_from_slice(numeric);
+    }
+}
+
+/// Gathers from one shard and from several, and more than 65,535 workgroups.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (rows, features, dim, numeric, shards) in
+        [(1, 1, 1, 0, vec![1]), (5, 3, 4, 2, vec![7]), (130, 7, 5, 1, vec![3, 40, 2]), (257, 20, 16, 5, vec![100, 100])]
+    {
+        let name = format!("gather {rows} rows, {features} x {dim}, {numeric} numeric, shards {shards:?}");
+        cases.push(Case::new(name, 1, move |s| {
+            let total: usize = shards.iter().sum();
+            let ids = s.input(&integers(1, rows * features, total as u32));
+            let columns = features * dim + numeric;
+            let x = s.graph.transient("x", rows * columns);
+            let mut first = 0;
+            for (i, &count) in shards.iter().enumerate() {
+                let table = s.state_tensor("table", &normals(2 + i as u64, count * dim, 1.0));
+                let shape = Columns { rows, columns, offset: numeric, features, dim };
+                gather(&mut s.graph, table, ids, x, shape, Shard { first, count });
+                first += count;
+            }
+            if numeric > 0 {
+                let values = s.input(&normals(9, rows * numeric, 1.0));
+                place(&mut s.graph, values, x, Columns { rows, columns, offset: 0, features: numeric, dim: 1 });
+            }
+            s.graph.output(x);
+        }));
+    }
+    cases.push(Case::new("gather with more than 65,535 workgroups", 1, |s| {
+        let (rows, features, dim) = (4099, 1, 4096);
+        let ids = s.input(&integers(1, rows, 3));
+        let table = s.state_tensor("table", &normals(2, 3 * dim, 1.0));
+        let x = s.graph.transient("x", rows * dim);
+        let shape = Columns { rows, columns: dim, offset: 0, features, dim };
+        gather(&mut s.graph, table, ids, x, shape, Shard { first: 0, count: 3 });
+        s.graph.output(x);
+    }));
+    cases
+}
