@@ -40,6 +40,12 @@ impl<'a> Args<'a> {
         Args { views, taken: 0, scratch }
     }
 
+    /// Number of arguments.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.views.len()
+    }
+
     /// Argument `i`, read.
     pub fn read<T: Words>(&self, i: usize) -> &'a [T] {
         let view = self.views[i];

@@ -174,6 +174,9 @@ pub fn cases() -> Vec<Case> {
     cases.extend(super::gather::cases());
     cases.extend(super::embedding_update::cases());
     cases.extend(super::mixture::cases());
+    cases.extend(super::losses::cases());
+    cases.extend(super::report::cases());
+    cases.extend(super::dense_update::cases());
     cases
 }
 

@@ -5,10 +5,13 @@
 
 mod args;
 pub mod check;
+pub mod dense_update;
 pub mod embedding_update;
 pub mod gather;
 pub mod linear;
+pub mod losses;
 pub mod mixture;
+pub mod report;
 
 pub use args::{Args, View};
 

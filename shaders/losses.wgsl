@@ -1,0 +1,87 @@
+// The supervised losses of each row from logits a (CTR) and b (CVR), and the gradient of their weighted sum.
+//
+//   ctr    BCE(s(a), y)
+//   ctcvr  BCE(s(a) s(b), y v) without forming the product (entire space, Ma et al., SIGIR 2018):
+//            log p = -softplus(-a) - softplus(-b),  (1 - p) / p = e^-a + e^-b + e^-(a+b) = e^q, q a log-sum-exp,
+//            -log(1 - p) = softplus(-q), and for a label of 0 its gradient to a is s(-a) e^-q = e^-(softplus(a) + q)
+//   cvr    y BCE(s(b), v): over clicked rows
+//   dlogits = w_ctr/B dctr + w_ctcvr/B dctcvr + w_cvr/clicks dcvr
+//
+// An invocation a row, 256 a workgroup, workgroups folded into x and y. Deterministic: one owner a row.
+
+struct Params {
+    rows: u32, // B
+    ctr: f32,  // weights
+    ctcvr: f32,
+    cvr: f32,
+}
+
+struct Step {
+    dense_lr: f32,
+    embedding_lr: f32,
+    correction1: f32,
+    correction2: f32,
+    inverse_clicks: f32,
+    pad0: f32,
+    pad1: f32,
+    pad2: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> logits: array<vec2<f32>>;          // (B, 2)
+@group(0) @binding(2) var<storage, read> labels: array<vec2<f32>>;          // (B, 2)
+@group(0) @binding(3) var<uniform> step: Step;
+@group(0) @binding(4) var<storage, read_write> losses: array<f32>;          // (B, 3)
+@group(0) @binding(5) var<storage, read_write> dlogits: array<vec2<f32>>;   // (B, 2)
+
+// log(1 + e) for e in 0 .. 1.
+fn log1p(e: f32) -> f32 {
+    if e < 0.01 {
+        return e * (1.0 - e * (0.5 - e * (1.0 / 3.0 - e * 0.25)));
+    }
+    return log(1.0 + e);
+}
+
+fn softplus(x: f32) -> f32 {
+    return max(x, 0.0) + log1p(exp(-abs(x)));
+}
+
+fn logistic(x: f32) -> f32 {
+    let e = exp(-abs(x));
+    return select(e, 1.0, x >= 0.0) / (1.0 + e);
+}
+
+@compute @workgroup_size(256)
+fn supervised(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) t: u32,
+) {
+    let i = (group.y * groups.x + group.x) * 256u + t;
+    if i >= params.rows {
+        return;
+    }
+    let a = logits[i].x;
+    let b = logits[i].y;
+    let click = labels[i].x;
+    let conversion = labels[i].y;
+
+    // -log of a probability is softplus of minus its logit.
+    losses[3u * i] = softplus(select(a, -a, click != 0.0));
+    var gradient = vec2(params.ctr / f32(params.rows) * (logistic(a) - click), 0.0);
+
+    let share = params.ctcvr / f32(params.rows);
+    if click * conversion != 0.0 {
+        losses[3u * i + 1u] = softplus(-a) + softplus(-b);
+        gradient -= share * vec2(logistic(-a), logistic(-b));
+    } else {
+        let largest = max(max(-a, -b), -a - b);
+        let q = largest + log(exp(-a - largest) + exp(-b - largest) + exp(-a - b - largest));
+        losses[3u * i + 1u] = softplus(-q);
+        gradient += share * vec2(exp(-softplus(a) - q), exp(-softplus(b) - q));
+    }
+
+    losses[3u * i + 2u] = click * softplus(select(b, -b, conversion != 0.0));
+    gradient.y += params.cvr * step.inverse_clicks * click * (logistic(b) - conversion);
+    dlogits[i] = gradient;
+}

@@ -1,0 +1,88 @@
+// What the host reads after a step: mean losses and the weighted total; and the latch that holds back updates.
+//
+//   report = (ctr, ctcvr, cvr, contrast, total, mean tau, 0, 0)
+//   health becomes and stays 1 once a total is not finite (by its bits: fast-math may drop a comparison).
+//
+// One workgroup of 256: strided sums in order, then a fixed tree. Deterministic.
+
+struct Params {
+    rows: u32, // B
+    ctr: f32,  // weights
+    ctcvr: f32,
+    cvr: f32,
+    contrast: f32,
+    pad0: u32,
+    pad1: u32,
+    pad2: u32,
+}
+
+struct Step {
+    dense_lr: f32,
+    embedding_lr: f32,
+    correction1: f32,
+    correction2: f32,
+    inverse_clicks: f32,
+    pad0: f32,
+    pad1: f32,
+    pad2: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> losses: array<f32>;         // (B, 3)
+@group(0) @binding(2) var<uniform> step: Step;
+@group(0) @binding(3) var<storage, read_write> report: array<f32>;   // (8)
+@group(0) @binding(4) var<storage, read_write> health: array<u32>;   // (1)
+@group(0) @binding(5) var<storage, read> contrast: array<f32>;       // (B)
+@group(0) @binding(6) var<storage, read> tau: array<f32>;            // (B)
+
+var<workgroup> sums: array<vec4<f32>, 256>;
+var<workgroup> taus: array<f32, 256>;
+
+fn finish(t: u32, sum: vec4<f32>, tau_sum: f32) {
+    sums[t] = sum;
+    taus[t] = tau_sum;
+    workgroupBarrier();
+    for (var half = 128u; half > 0u; half /= 2u) {
+        if t < half {
+            sums[t] += sums[t + half];
+            taus[t] += taus[t + half];
+        }
+        workgroupBarrier();
+    }
+    if t == 0u {
+        let rows = f32(params.rows);
+        let means = vec4(sums[0].x / rows, sums[0].y / rows, sums[0].z * step.inverse_clicks, sums[0].w / rows);
+        let total = dot(means, vec4(params.ctr, params.ctcvr, params.cvr, params.contrast));
+        report[0] = means.x;
+        report[1] = means.y;
+        report[2] = means.z;
+        report[3] = means.w;
+        report[4] = total;
+        report[5] = taus[0] / rows;
+        report[6] = 0.0;
+        report[7] = 0.0;
+        if (bitcast<u32>(total) & 0x7f800000u) == 0x7f800000u {
+            health[0] = 1u;
+        }
+    }
+}
+
+@compute @workgroup_size(256)
+fn supervised(@builtin(local_invocation_index) t: u32) {
+    var sum = vec4<f32>();
+    for (var i = t; i < params.rows; i += 256u) {
+        sum += vec4(losses[3u * i], losses[3u * i + 1u], losses[3u * i + 2u], 0.0);
+    }
+    finish(t, sum, 0.0);
+}
+
+@compute @workgroup_size(256)
+fn with_contrast(@builtin(local_invocation_index) t: u32) {
+    var sum = vec4<f32>();
+    var tau_sum = 0.0;
+    for (var i = t; i < params.rows; i += 256u) {
+        sum += vec4(losses[3u * i], losses[3u * i + 1u], losses[3u * i + 2u], contrast[i]);
+        tau_sum += tau[i];
+    }
+    finish(t, sum, tau_sum);
+}

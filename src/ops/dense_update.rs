@@ -1,0 +1,135 @@
+//! One update of all dense parameters in one dispatch.
+
+use super::check::{Case, normals};
+use super::{Access, Args, Dispatch, Kernel, cost, fold};
+use crate::config::{DenseOptimizer, DenseRule};
+use crate::graph::{Graph, Input, Step, TensorId};
+use bytemuck::{Pod, Zeroable};
+use rayon::prelude::*;
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+struct Params {
+    count: u32,
+    beta1: f32,
+    beta2: f32,
+    eps: f32,
+    decay: f32,
+    pad: [u32; 3],
+}
+
+const SOURCE: &str = include_str!("../../shaders/dense_update.wgsl");
+const fn kernel(name: &'static str, entry: &'static str, bindings: &'static [(u32, Access)]) -> Kernel {
+    Kernel { name, source: SOURCE, entry, bindings, params_size: size_of::<Params>() }
+}
+static ADAMW: Kernel = kernel(
+    "dense_adamw",
+    "adamw",
+    &[
+        (1, Access::Read),
+        (2, Access::Read),
+        (3, Access::Uniform),
+        (4, Access::Update),
+        (5, Access::Update),
+        (6, Access::Update),
+    ],
+);
+static ADAGRAD: Kernel = kernel(
+    "dense_adagrad",
+    "adagrad",
+    &[(1, Access::Read), (2, Access::Read), (3, Access::Uniform), (4, Access::Update), (5, Access::Update)],
+);
+static SGD: Kernel =
+    kernel("dense_sgd", "sgd", &[(1, Access::Read), (2, Access::Read), (3, Access::Uniform), (4, Access::Update)]);
+
+/// Elements that one task of a twin handles.
+const BLOCK: usize = 4096;
+
+/// Updates `weights` [count] by `gradients` [count]; `moments` hold m and v of `adamw`, the sum of squares of `adagrad`, nothing of
+/// `sgd`. `health` [1] holds back the update once it is not 0.
+pub fn dense_update(
+    g: &mut Graph,
+    weights: TensorId,
+    gradients: TensorId,
+    moments: &[TensorId],
+    health: TensorId,
+    optimizer: &DenseOptimizer,
+) {
+    let count = g.get(weights).len;
+    let step = g.step();
+    let (kernel, twin): (_, fn(&Params, &mut Args)) = match optimizer.kind {
+        DenseRule::Adamw => (&ADAMW, adamw),
+        DenseRule::Adagrad => (&ADAGRAD, adagrad),
+        DenseRule::Sgd => (&SGD, sgd),
+    };
+    let params = Params {
+        count: count as u32,
+        beta1: optimizer.beta1,
+        beta2: optimizer.beta2,
+        eps: optimizer.eps,
+        decay: optimizer.weight_decay,
+        pad: [0; 3],
+    };
+    let words = count * (3 + 2 * moments.len());
+    let op = Dispatch { kernel, params, workgroups: fold(count.div_ceil(256)), cost: cost(words, 12 * count), twin };
+    let mut args = vec![gradients, health, step, weights];
+    args.extend(moments);
+    g.push_update(op, &args);
+}
+
+/// The step's scalars and the weights to update, unless updates are held back.
+fn start<'a>(args: &mut Args<'a>) -> Option<(&'a [f32], Step, &'a mut [f32])> {
+    (args.read::<u32>(1)[0] == 0).then(|| (args.read(0), args.uniform(2), args.write(3)))
+}
+
+fn adamw(p: &Params, args: &mut Args) {
+    let Some((gradients, step, weights)) = start(args) else { return };
+    let (first, second) = (args.write::<f32>(4), args.write::<f32>(5));
+    weights.par_iter_mut().zip(first).zip(second).zip(gradients).with_min_len(BLOCK).for_each(|(((w, m), v), &g)| {
+        *m = p.beta1 * *m + (1.0 - p.beta1) * g;
+        *v = p.beta2 * *v + (1.0 - p.beta2) * g * g;
+        let decayed = *w - step.dense_lr * p.decay * *w;
+        *w = decayed - step.dense_lr * (*m / step.correction1) / ((*v / step.correction2).sqrt() + p.eps);
+    });
+}
+
+fn adagrad(p: &Params, args: &mut Args) {
+    let Some((gradients, step, weights)) = start(args) else { return };
+    let sums = args.write::<f32>(4);
+    weights.par_iter_mut().zip(sums).zip(gradients).with_min_len(BLOCK).for_each(|((w, sum), &g)| {
+        *sum += g * g;
+        let decayed = *w - step.dense_lr * p.decay * *w;
+        *w = decayed - step.dense_lr * g / (sum.sqrt() + p.eps);
+    });
+}
+
+fn sgd(p: &Params, args: &mut Args) {
+    let Some((gradients, step, weights)) = start(args) else { return };
+    weights.par_iter_mut().zip(gradients).with_min_len(BLOCK).for_each(|(w, &g)| {
+        let decayed = *w - step.dense_lr * p.decay * *w;
+        *w = decayed - step.dense_lr * g;
+    });
+}
+
+/// Every rule over several steps, with weight decay; the latch.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (kind, moments) in [(DenseRule::Adamw, 2), (DenseRule::Adagrad, 1), (DenseRule::Sgd, 0)] {
+        for (count, sick) in [(1, false), (255, false), (1000, true), (70_000, false)] {
+            let mut case = Case::new(format!("dense update {kind:?} of {count}, held back {sick}"), 1, move |s| {
+                let weights = s.state_tensor("weights", &normals(1, count, 1.0));
+                let gradients = s.input(&normals(2, count, 0.1));
+                let state: Vec<TensorId> = (0..moments).map(|_| s.state_tensor("moments", &vec![0f32; count])).collect();
+                let health = s.state_tensor("health", &[u32::from(sick)]);
+                let step = Step { dense_lr: 0.01, correction1: 0.1, correction2: 0.001, ..Step::zeroed() };
+                s.input_as(Input::Step, &[step]);
+                let optimizer = DenseOptimizer { kind, weight_decay: 0.01, ..DenseOptimizer::default() };
+                dense_update(&mut s.graph, weights, gradients, &state, health, &optimizer);
+            });
+            case.steps = 3;
+            case.rel = 4e-6;
+            cases.push(case);
+        }
+    }
+    cases
+}
