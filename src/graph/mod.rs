@@ -4,7 +4,7 @@ mod plan;
 mod state;
 
 pub use plan::{Place, Plan, PlannedNode};
-pub use state::{Initial, Parameter, ParameterKind, Part, StateBuffer, StateId, StateLayout};
+pub use state::{Initial, Parameter, ParameterKind, Part, StateBuffer, StateId, StateLayout, Words};
 
 use crate::ops::{Access, Op};
 use std::collections::HashMap;
@@ -233,6 +233,11 @@ impl Graph {
         }
         self.phase = Some(Phase::Update);
         self.scope.clear();
+    }
+
+    /// Takes the updates that the backward pass has put in out again, so that gradients can be looked at.
+    pub fn discard_updates(&mut self) {
+        self.nodes.retain(|n| n.phase != Phase::Update);
     }
 
     /// Has the host receive `tensor` after each step, in the order of these calls.

@@ -47,6 +47,15 @@ pub enum ParameterKind {
     Embedding,
 }
 
+/// Type of an array's 32-bit words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Words {
+    /// f32.
+    Float,
+    /// u32.
+    Unsigned,
+}
+
 /// A named array of the model, or of its optimizer's state: what a checkpoint holds.
 #[derive(Debug, Clone)]
 pub struct Parameter {
@@ -54,6 +63,8 @@ pub struct Parameter {
     pub name: String,
     /// Its shape.
     pub shape: Vec<usize>,
+    /// Its type.
+    pub words: Words,
     /// How it starts.
     pub initial: Initial,
     /// Dense or embedding.

@@ -1,0 +1,41 @@
+//! Experts mixed by a gate a task (MMoE, Ma et al., KDD 2018): t_k = sum_e softmax(x W_k)_e f_e(x).
+
+use super::Encoder;
+use crate::config::Model;
+use crate::model::mlp::{Layer, Mlp};
+use crate::model::parameters::Parameters;
+use crate::model::{Activations, Builder, TASKS};
+use crate::ops::mixture::{Mixture, mixture};
+
+/// `experts.<layer>` and `gates`.
+pub struct Mmoe {
+    experts: Mlp,
+    gates: Layer,
+    count: usize,
+}
+
+impl Mmoe {
+    /// `model.experts` experts of layers `model.hidden`.
+    pub fn new(model: &Model, columns: usize, parameters: &mut Parameters) -> Mmoe {
+        Mmoe {
+            experts: Mlp::shared(parameters, "experts", model.experts, columns, &model.hidden, model.activation),
+            gates: Layer::shared(parameters, "gates", TASKS, columns, model.experts, None),
+            count: model.experts,
+        }
+    }
+}
+
+impl Encoder for Mmoe {
+    fn shape(&self) -> (usize, usize) {
+        (TASKS, self.experts.width())
+    }
+
+    fn forward(&self, b: &mut Builder, x: Activations) -> Activations {
+        let f = self.experts.forward(b, x);
+        let logits = self.gates.forward(b, x, true);
+        b.graph.scope("mixture");
+        let shape = Mixture { rows: b.rows, tasks: TASKS, experts: self.count, width: f.width };
+        let tensor = mixture(&mut b.graph, logits.tensor, f.tensor, shape);
+        Activations { tensor, groups: TASKS, width: f.width }
+    }
+}

@@ -1,0 +1,315 @@
+//! Models: layers that put ops into a graph. Layers know ops, never devices.
+
+pub mod embedding;
+pub mod encoder;
+pub mod mlp;
+pub mod parameters;
+pub mod relatedness;
+
+use crate::config::{Config, DenseRule, Negatives, Temperature};
+use crate::data::batch::{TableLayout, table_layouts};
+use crate::device::Limits;
+use crate::graph::{Graph, Parameter, Plan, StateId, StateLayout, TensorId};
+use crate::ops::contrast::{Contrast, contrast};
+use crate::ops::report::{ContrastPart, report};
+use crate::ops::{dense_update, losses, normalize};
+use crate::{Error, Result};
+use embedding::Embedding;
+use encoder::Encoder;
+use mlp::{Layer, Mlp};
+use parameters::Parameters;
+use relatedness::Relatedness;
+
+/// Tasks: CTR and CVR, in this order wherever their columns stand side by side.
+pub const TASKS: usize = 2;
+
+/// What a model must know of the data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Schema {
+    /// Name and number of ids (id 0 included) of each categorical feature.
+    pub categorical: Vec<(String, usize)>,
+    /// Number of numeric features.
+    pub numeric: usize,
+}
+
+/// Activations of a minibatch: [B, groups * width], a group a task, or one for all.
+#[derive(Debug, Clone, Copy)]
+pub struct Activations {
+    /// The tensor.
+    pub tensor: TensorId,
+    /// 1: the tasks share it; [`TASKS`]: one each.
+    pub groups: usize,
+    /// Columns of a group.
+    pub width: usize,
+}
+
+/// A graph under construction for B rows, with what layers need to find their parameters.
+pub struct Builder<'a> {
+    /// The graph.
+    pub graph: Graph,
+    /// Rows of the minibatch, B.
+    pub rows: usize,
+    parameters: &'a Parameters,
+    gradients: Option<StateId>,
+}
+
+impl Builder<'_> {
+    /// Parameter number `index` as a tensor.
+    pub fn parameter(&mut self, index: usize) -> TensorId {
+        self.graph.parameter(&self.parameters.list[index], self.gradients)
+    }
+
+    /// Whether the graph is for training.
+    pub fn training(&self) -> bool {
+        self.gradients.is_some()
+    }
+}
+
+/// A model with its optimizer: layers, parameters, and the state that lives from step to step.
+pub struct Model {
+    config: Config,
+    parameters: Parameters,
+    embedding: Embedding,
+    encoder: Box<dyn Encoder>,
+    towers: Mlp,
+    heads: Layer,
+    alignment: Option<(Layer, Relatedness)>,
+    state: StateLayout,
+    dense: DenseState,
+    optimizer_state: Vec<Parameter>,
+    mask: Option<usize>,
+    binding_bytes: u64,
+}
+
+/// State of the dense parameters, laid out alike.
+struct DenseState {
+    weights: StateId,
+    gradients: StateId,
+    moments: Vec<StateId>,
+    health: StateId,
+    len: usize,
+}
+
+impl Model {
+    /// The model of `config` over data of `schema`, its tables split so that bindings stay within `limits`.
+    ///
+    /// # Errors
+    ///
+    /// Tables that are too large for 32-bit rows or for a binding; a mask that names no categorical feature.
+    pub fn new(config: &Config, schema: &Schema, limits: Limits) -> Result<Model> {
+        let dims: Vec<usize> = config.features.categorical.iter().map(|c| c.dim.unwrap_or(config.features.dim)).collect();
+        let sizes: Vec<usize> = schema.categorical.iter().map(|(_, size)| *size).collect();
+        if dims.len() != sizes.len() {
+            return Err(Error::user(format!(
+                "the configuration names {} categorical features, the dataset has {}; prepare it again",
+                dims.len(),
+                sizes.len()
+            )));
+        }
+        let layouts = table_layouts(&dims, &sizes)?;
+        let mut state = StateLayout::default();
+        let mut parameters = Parameters::new(state.add("dense weights", 0));
+        let embedding = Embedding::new(config, schema, layouts, limits, &mut state, &mut parameters)?;
+        let encoder = encoder::new(&config.model, embedding.columns, &mut parameters);
+        let (groups, width) = encoder.shape();
+        let towers = Mlp::tasks(&mut parameters, "towers", groups, width, &config.model.tower, config.model.activation);
+        let hidden = towers.width();
+        let heads = Layer::grouped(&mut parameters, "heads", TASKS, hidden, 1, None);
+        let alignment = match config.contrast.temperature {
+            Temperature::Off => None,
+            _ => {
+                let projection =
+                    Layer::without_bias(&mut parameters, "projection", TASKS, hidden, config.contrast.width);
+                Some((projection, Relatedness::new(&config.contrast, hidden, embedding.columns, &mut parameters)))
+            }
+        };
+        let len = parameters.dense_len();
+        state.buffers[0].len = len;
+        let gradients = state.add("dense gradients", len);
+        let names: &[&str] = match config.optimizer.dense.kind {
+            DenseRule::Adamw => &["m", "v"],
+            DenseRule::Adagrad => &["sum"],
+            DenseRule::Sgd => &[],
+        };
+        let moments: Vec<StateId> = names.iter().map(|name| state.add(format!("dense {name}"), len)).collect();
+        let health = state.add("health", 1);
+        let mut optimizer_state = embedding.optimizer_state();
+        for (name, &id) in names.iter().zip(&moments) {
+            optimizer_state.extend(parameters.dense_copies(&format!("optimizer.{name}"), id));
+        }
+        let mask = match &config.contrast.mask {
+            Some(name) if alignment.is_some() => Some(
+                schema
+                    .categorical
+                    .iter()
+                    .position(|(n, _)| n == name)
+                    .ok_or_else(|| Error::user(format!("contrast.mask: `{name}` is no categorical feature")))?,
+            ),
+            _ => None,
+        };
+        Ok(Model {
+            config: config.clone(),
+            dense: DenseState { weights: StateId(0), gradients, moments, health, len },
+            parameters,
+            embedding,
+            encoder,
+            towers,
+            heads,
+            alignment,
+            state,
+            optimizer_state,
+            mask,
+            binding_bytes: limits.binding_bytes,
+        })
+    }
+
+    /// The configuration that the model was made of.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// All state buffers.
+    pub fn state(&self) -> &StateLayout {
+        &self.state
+    }
+
+    /// The learned parameters, in the order of their making.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters.list
+    }
+
+    /// The optimizer's state, as named arrays.
+    pub fn optimizer_state(&self) -> &[Parameter] {
+        &self.optimizer_state
+    }
+
+    /// The embedding tables' layouts.
+    pub fn layouts(&self) -> &[TableLayout] {
+        &self.embedding.layouts
+    }
+
+    /// The categorical feature that masks negatives, by its index.
+    pub fn mask(&self) -> Option<usize> {
+        self.mask
+    }
+
+    /// Whether the model predicts a temperature for each instance.
+    pub fn has_instance_temperature(&self) -> bool {
+        self.config.contrast.temperature == Temperature::Instance
+    }
+
+    /// Negatives drawn for each anchor in minibatches of `rows` rows: K, or fewer where there are not so many other rows; 0 for
+    /// all rows of the minibatch.
+    pub fn sampled_negatives(&self, rows: usize) -> usize {
+        match (&self.alignment, self.config.contrast.negatives) {
+            (Some(_), Negatives::Sampled(k)) => k.min(rows.saturating_sub(1)),
+            _ => 0,
+        }
+    }
+
+    /// The part of the gradient buffer that belongs to a dense parameter is laid out as the parameter itself; this is the buffer.
+    pub fn gradients(&self) -> StateId {
+        self.dense.gradients
+    }
+
+    /// The latch that holds back updates: not 0 once a loss was not finite.
+    pub fn health(&self) -> StateId {
+        self.dense.health
+    }
+
+    fn builder(&self, rows: usize, training: bool) -> Builder<'_> {
+        let gradients = training.then_some(self.dense.gradients);
+        Builder { graph: Graph::new(), rows, parameters: &self.parameters, gradients }
+    }
+
+    /// Features to tower outputs: x, a [B, 2 H] and logits [B, 2].
+    fn forward(&self, b: &mut Builder) -> (TensorId, Activations, TensorId) {
+        b.graph.scope("embedding");
+        let x = self.embedding.forward(b, &self.config.optimizer.embedding, self.dense.health);
+        let features = Activations { tensor: x, groups: 1, width: self.embedding.columns };
+        let tasks = self.encoder.forward(b, features);
+        let a = self.towers.forward(b, tasks);
+        let logits = self.heads.forward(b, a, true);
+        (x, a, logits.tensor)
+    }
+
+    /// The plan of a training step over minibatches of `rows` rows: losses, gradients, updates. Output: the report.
+    pub fn training_plan(&self, rows: usize) -> Plan {
+        Plan::new(self.training_graph(rows, true))
+    }
+
+    /// The graph of [`Model::training_plan`]; without `updates` it ends with the gradients of dense parameters and of x, the
+    /// latter an output after the report, followed by logits and (with contrast) tau.
+    pub fn training_graph(&self, rows: usize, updates: bool) -> Graph {
+        let mut b = self.builder(rows, true);
+        let (x, a, logits) = self.forward(&mut b);
+        b.graph.scope("losses");
+        let losses = losses::losses(&mut b.graph, logits, rows, &self.config.loss);
+        let part = self.alignment.as_ref().map(|(projection, relatedness)| {
+            let settings = &self.config.contrast;
+            let projected = projection.forward(&mut b, a, true);
+            b.graph.scope("alignment");
+            let z = normalize::normalize(&mut b.graph, projected.tensor, rows, TASKS, settings.width);
+            let tau = relatedness.forward(&mut b, a, x);
+            b.graph.scope("contrast");
+            let negatives = self.sampled_negatives(rows);
+            let spec = Contrast {
+                rows,
+                width: settings.width,
+                weight: settings.weight,
+                direction: settings.direction,
+                objective: settings.objective,
+                rho: settings.rho,
+                negatives,
+                masked: self.mask.is_some(),
+                tau_gradient: relatedness.is_learned(),
+            };
+            let losses = contrast(&mut b.graph, z, tau, spec);
+            ContrastPart { losses, tau, weight: settings.weight }
+        });
+        b.graph.scope("losses");
+        let health = b.graph.state("health", self.dense.health, 0, 1);
+        let summary = report(&mut b.graph, losses, part, health, rows, &self.config.loss);
+        let mut g = b.graph;
+        g.output(summary);
+        g.backward();
+        if updates {
+            self.update_dense(&mut g, health);
+        } else {
+            let dx = g.gradient_target(x).0;
+            g.output(dx);
+            g.output(logits);
+            if let Some(part) = part {
+                g.output(part.tau);
+            }
+            g.discard_updates();
+        }
+        g
+    }
+
+    /// One dispatch over all dense parameters, or one for each range that a binding holds.
+    fn update_dense(&self, g: &mut Graph, health: TensorId) {
+        g.scope("dense parameters");
+        let most = usize::try_from(self.binding_bytes / 256 * 64).unwrap_or(usize::MAX);
+        for start in (0..self.dense.len).step_by(most) {
+            let len = most.min(self.dense.len - start);
+            let weights = g.state("dense weights", self.dense.weights, start, len);
+            let gradients = g.state("dense gradients", self.dense.gradients, start, len);
+            let moments: Vec<TensorId> =
+                self.dense.moments.iter().map(|&id| g.state("dense moments", id, start, len)).collect();
+            dense_update::dense_update(g, weights, gradients, &moments, health, &self.config.optimizer.dense);
+        }
+    }
+
+    /// The plan of a forward pass over `rows` rows. Outputs: logits [B, 2] and, with an instance temperature, tau [B].
+    pub fn inference_plan(&self, rows: usize) -> Plan {
+        let mut b = self.builder(rows, false);
+        let (x, a, logits) = self.forward(&mut b);
+        b.graph.output(logits);
+        if let (Some((_, relatedness)), true) = (&self.alignment, self.has_instance_temperature()) {
+            let tau = relatedness.forward(&mut b, a, x);
+            b.graph.output(tau);
+        }
+        Plan::new(b.graph)
+    }
+}
