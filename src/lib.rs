@@ -10,6 +10,7 @@
 //!
 //! A layer knows ops, never devices; a device knows ops and buffers, never models; `data` knows neither.
 
+pub mod cli;
 pub mod config;
 pub mod data;
 pub mod device;
@@ -17,5 +18,6 @@ pub mod error;
 pub mod graph;
 pub mod ops;
 pub mod random;
+pub mod report;
 
 pub use error::{Error, Result};

@@ -1,5 +1,12 @@
-//! From files on disk to minibatches: schema, CSV and Parquet readers, vocabularies, the encoded dataset, batches, prefetch.
+//! From files on disk to minibatches: CSV and Parquet readers, vocabularies, the encoded dataset, batches, prefetch.
 //!
 //! Knows neither models nor devices.
 
 pub mod batch;
+mod csv;
+pub mod dataset;
+pub mod encode;
+pub mod input;
+mod parquet;
+pub mod prepare;
+pub mod vocabulary;

@@ -1,0 +1,498 @@
+//! The encoded dataset: a folder that training reads by memory map.
+//!
+//! ```text
+//! manifest.json      what is in it (Manifest)
+//! encoding/          vocabularies and transforms (Encoding)
+//! train.bin, valid.bin, test.bin   the rows; no test.bin without a test split
+//! ```
+//!
+//! A `.bin` file is a row of blocks of [`BLOCK`] rows, without a head. Within a block the columns follow one another: for each
+//! categorical feature [`BLOCK`] ids (u32), for each numeric feature [`BLOCK`] values (f32), [`BLOCK`] clicks (u8), [`BLOCK`]
+//! conversions (u8), then zeros up to a multiple of 64 bytes. Everything is little-endian; the last block is filled up with zeros.
+//! With 16 rows in a block a column's share is one cache line, and a row of 41 columns lies within a page or two: a shuffled
+//! epoch touches few pages a row and a sequential one reads straight on.
+
+use super::encode::{Encoded, Encoding, read_json};
+use crate::config::{Config, InvalidLabels, Transform};
+use crate::{Error, Result, error::io};
+use memmap2::Mmap;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use xxhash_rust::xxh3::{Xxh3, xxh3_128};
+
+/// Rows in a block of a `.bin` file.
+pub const BLOCK: usize = 16;
+/// Name of the manifest.
+pub(super) const MANIFEST: &str = "manifest.json";
+/// Name of the encoding's folder.
+pub(super) const ENCODING: &str = "encoding";
+/// What a manifest says it is.
+const FORMAT: &str = "tauten-dataset";
+/// Version of the folder's layout.
+const VERSION: u32 = 1;
+
+/// A part of the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// Trained on; vocabularies and statistics come from it.
+    Train,
+    /// Decides when to stop.
+    Valid,
+    /// Held back.
+    Test,
+}
+
+impl Split {
+    /// All splits, in order.
+    pub const ALL: [Split; 3] = [Split::Train, Split::Valid, Split::Test];
+
+    /// `train`, `valid` or `test`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Split::Train => "train",
+            Split::Valid => "valid",
+            Split::Test => "test",
+        }
+    }
+
+    /// The split's file in the folder.
+    pub(super) fn file(self) -> String {
+        format!("{}.bin", self.name())
+    }
+}
+
+/// The part of a configuration that decides what a dataset holds, the input files aside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Column of the click label.
+    pub click: String,
+    /// Column of the conversion label.
+    pub conversion: String,
+    /// What a conversion without a click did.
+    pub invalid_labels: InvalidLabels,
+    /// Categorical columns and the least count of a value in train.
+    pub categorical: Vec<(String, u64)>,
+    /// Numeric columns and their transforms.
+    pub numeric: Vec<(String, Transform)>,
+}
+
+impl Settings {
+    /// Those of a configuration.
+    pub fn of(config: &Config) -> Settings {
+        let (data, features) = (&config.data, &config.features);
+        let min_count = |c: &crate::config::Categorical| c.min_count.unwrap_or(features.min_count);
+        let transform = |n: &crate::config::Numeric| n.transform.unwrap_or(features.transform);
+        Settings {
+            click: data.click.clone(),
+            conversion: data.conversion.clone(),
+            invalid_labels: data.invalid_labels,
+            categorical: features.categorical.iter().map(|c| (c.name.clone(), min_count(c))).collect(),
+            numeric: features.numeric.iter().map(|n| (n.name.clone(), transform(n))).collect(),
+        }
+    }
+
+    /// xxh3-128 of the settings, in hex.
+    pub fn fingerprint(&self) -> String {
+        hex(xxh3_128(format!("{self:?}").as_bytes()))
+    }
+}
+
+/// Rows and labels of a split.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SplitInfo {
+    /// Rows.
+    pub rows: u64,
+    /// Rows with a click.
+    pub clicks: u64,
+    /// Rows with a conversion.
+    pub conversions: u64,
+    /// Clicks / rows.
+    pub click_rate: f64,
+    /// Conversions / rows.
+    pub conversion_rate: f64,
+    /// Conversions / clicks; none without a click.
+    pub clicked_conversion_rate: Option<f64>,
+    /// Rows of the input with a conversion but no click, that were left out or counted as clicked.
+    pub invalid_labels: u64,
+    /// xxh3-128 of the split's file, in hex.
+    pub xxh3: String,
+}
+
+/// What a dataset holds. Nothing in it depends on the kind or names of the input files: the same rows from CSV and from Parquet
+/// give the same dataset, byte for byte.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    format: String,
+    version: u32,
+    /// Rows in a block of the `.bin` files.
+    block: usize,
+    /// What it was made with.
+    pub settings: Settings,
+    /// [`Settings::fingerprint`].
+    pub settings_fingerprint: String,
+    /// Fingerprint of the content: settings, vocabularies, statistics and the rows of all splits, so of all that matters of the
+    /// inputs.
+    pub fingerprint: String,
+    /// Ids of each categorical feature, id 0 among them.
+    pub vocabulary_sizes: Vec<usize>,
+    /// The training split.
+    pub train: SplitInfo,
+    /// The validation split.
+    pub valid: SplitInfo,
+    /// The test split; none if the configuration names no test files.
+    pub test: Option<SplitInfo>,
+}
+
+impl Manifest {
+    pub(super) fn new(
+        settings: Settings,
+        encoding: &Encoding,
+        train: SplitInfo,
+        valid: SplitInfo,
+        test: Option<SplitInfo>,
+    ) -> Self {
+        let settings_fingerprint = settings.fingerprint();
+        let mut hash = Xxh3::new();
+        hash.update(settings_fingerprint.as_bytes());
+        for feature in &encoding.categorical {
+            for id in 1..feature.vocabulary.size() as u32 {
+                // 0xFF is in no UTF-8 text, so that values cannot run into each other.
+                hash.update(feature.vocabulary.value(id).unwrap_or_default().as_bytes());
+                hash.update(&[0xFF]);
+            }
+            hash.update(&[0xFF, 0xFF]);
+        }
+        for feature in &encoding.numeric {
+            hash.update(&feature.mean.to_le_bytes());
+            hash.update(&feature.std.to_le_bytes());
+        }
+        for split in [Some(&train), Some(&valid), test.as_ref()].into_iter().flatten() {
+            hash.update(&split.rows.to_le_bytes());
+            hash.update(split.xxh3.as_bytes());
+        }
+        Manifest {
+            format: FORMAT.into(),
+            version: VERSION,
+            block: BLOCK,
+            settings,
+            settings_fingerprint,
+            fingerprint: hex(hash.digest128()),
+            vocabulary_sizes: encoding.categorical.iter().map(|c| c.vocabulary.size()).collect(),
+            train,
+            valid,
+            test,
+        }
+    }
+
+    /// Reads and checks the manifest of the dataset folder `dir`.
+    fn read(dir: &Path) -> Result<Manifest> {
+        let path = dir.join(MANIFEST);
+        if !path.is_file() {
+            return Err(Error::user(format!(
+                "{}: no Tauten dataset (it has no {MANIFEST}); run `tauten prepare`",
+                dir.display()
+            )));
+        }
+        let manifest: Manifest = read_json(&path)?;
+        if (manifest.format.as_str(), manifest.version, manifest.block) != (FORMAT, VERSION, BLOCK) {
+            return Err(Error::user(format!(
+                "{}: {} version {} with blocks of {}, but this program reads {FORMAT} version {VERSION} with blocks of {BLOCK}; prepare again",
+                path.display(),
+                manifest.format,
+                manifest.version,
+                manifest.block
+            )));
+        }
+        Ok(manifest)
+    }
+
+    /// The part on a split; none for a test split that is not there.
+    pub fn split(&self, split: Split) -> Option<&SplitInfo> {
+        match split {
+            Split::Train => Some(&self.train),
+            Split::Valid => Some(&self.valid),
+            Split::Test => self.test.as_ref(),
+        }
+    }
+
+    /// Whether a dataset with this manifest is what `config` asks for, the input files aside.
+    ///
+    /// # Errors
+    /// It is not; the error names the first setting that differs.
+    pub fn fits(&self, config: &Config) -> Result<()> {
+        let (have, want) = (&self.settings, &Settings::of(config));
+        let differs = |key: &str, have: &dyn std::fmt::Debug, want: &dyn std::fmt::Debug| {
+            Err(Error::user(format!(
+                "the dataset was prepared with {key} {have:?}, but the configuration has {want:?}; prepare again"
+            )))
+        };
+        if have.click != want.click {
+            return differs("data.click", &have.click, &want.click);
+        }
+        if have.conversion != want.conversion {
+            return differs("data.conversion", &have.conversion, &want.conversion);
+        }
+        if have.invalid_labels != want.invalid_labels {
+            return differs("data.invalid_labels", &have.invalid_labels, &want.invalid_labels);
+        }
+        for i in 0..have.categorical.len().max(want.categorical.len()) {
+            let (h, w) = (have.categorical.get(i), want.categorical.get(i));
+            if h.map(|c| &c.0) != w.map(|c| &c.0) {
+                return differs(&format!("features.categorical[{i}]"), &h.map(|c| &c.0), &w.map(|c| &c.0));
+            } else if let (Some((name, h)), Some((_, w))) = (h, w)
+                && h != w
+            {
+                return differs(&format!("min_count of feature `{name}`"), h, w);
+            }
+        }
+        for i in 0..have.numeric.len().max(want.numeric.len()) {
+            let (h, w) = (have.numeric.get(i), want.numeric.get(i));
+            if h.map(|n| &n.0) != w.map(|n| &n.0) {
+                return differs(&format!("features.numeric[{i}]"), &h.map(|n| &n.0), &w.map(|n| &n.0));
+            } else if let (Some((name, h)), Some((_, w))) = (h, w)
+                && h != w
+            {
+                return differs(&format!("transform of feature `{name}`"), h, w);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where a block's columns lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Layout {
+    categorical: usize,
+    numeric: usize,
+}
+
+impl Layout {
+    /// Byte at which a block's clicks begin; the conversions follow them.
+    fn labels(self) -> usize {
+        (self.categorical + self.numeric) * BLOCK * 4
+    }
+
+    /// Bytes of a block.
+    fn bytes(self) -> usize {
+        (self.labels() + 2 * BLOCK).next_multiple_of(64)
+    }
+}
+
+/// Writes the file of a split.
+pub(super) struct SplitWriter {
+    out: BufWriter<File>,
+    hash: Xxh3,
+    layout: Layout,
+    block: Vec<u8>,
+    rows: u64,
+    clicks: u64,
+    conversions: u64,
+}
+
+impl SplitWriter {
+    /// Creates the file.
+    pub(super) fn create(path: &Path, encoding: &Encoding) -> Result<SplitWriter> {
+        let layout = Layout { categorical: encoding.categorical.len(), numeric: encoding.numeric.len() };
+        Ok(SplitWriter {
+            out: BufWriter::with_capacity(1 << 20, File::create(path).map_err(io(path))?),
+            hash: Xxh3::new(),
+            layout,
+            block: vec![0; layout.bytes()],
+            rows: 0,
+            clicks: 0,
+            conversions: 0,
+        })
+    }
+
+    /// Appends row `row` of `encoded` with its click and conversion.
+    pub(super) fn push(&mut self, encoded: &Encoded, row: usize, [click, conversion]: [u8; 2]) -> std::io::Result<()> {
+        let lane = (self.rows % BLOCK as u64) as usize;
+        let ids = encoded.ids.iter().map(|ids| ids[row].to_le_bytes());
+        let cells = ids.chain(encoded.numeric.iter().map(|values| values[row].to_le_bytes()));
+        for (column, cell) in self.block.chunks_exact_mut(BLOCK * 4).zip(cells) {
+            column[lane * 4..][..4].copy_from_slice(&cell);
+        }
+        let labels = self.layout.labels();
+        self.block[labels + lane] = click;
+        self.block[labels + BLOCK + lane] = conversion;
+        self.rows += 1;
+        self.clicks += u64::from(click);
+        self.conversions += u64::from(conversion);
+        if lane == BLOCK - 1 { self.flush_block() } else { Ok(()) }
+    }
+
+    fn flush_block(&mut self) -> std::io::Result<()> {
+        self.hash.update(&self.block);
+        self.out.write_all(&self.block)?;
+        self.block.fill(0);
+        Ok(())
+    }
+
+    /// Ends and syncs the file.
+    pub(super) fn finish(mut self, invalid_labels: u64) -> std::io::Result<SplitInfo> {
+        if !self.rows.is_multiple_of(BLOCK as u64) {
+            self.flush_block()?;
+        }
+        self.out.into_inner()?.sync_all()?;
+        let share = |part: u64, whole: u64| part as f64 / whole as f64;
+        Ok(SplitInfo {
+            rows: self.rows,
+            clicks: self.clicks,
+            conversions: self.conversions,
+            click_rate: share(self.clicks, self.rows.max(1)),
+            conversion_rate: share(self.conversions, self.rows.max(1)),
+            clicked_conversion_rate: (self.clicks > 0).then(|| share(self.conversions, self.clicks)),
+            invalid_labels,
+            xxh3: hex(self.hash.digest128()),
+        })
+    }
+}
+
+/// The rows of a split, in memory only as far as they are touched.
+#[derive(Debug)]
+pub struct Rows {
+    /// None if there are no rows.
+    map: Option<Mmap>,
+    rows: usize,
+    layout: Layout,
+}
+
+impl Rows {
+    fn open(dir: &Path, split: Split, rows: u64, layout: Layout) -> Result<Rows> {
+        let path = dir.join(split.file());
+        let rows =
+            usize::try_from(rows).map_err(|_| Error::user(format!("{}: too many rows for this machine", path.display())))?;
+        if rows == 0 {
+            return Ok(Rows { map: None, rows, layout });
+        }
+        let file = File::open(&path).map_err(io(&path))?;
+        let (have, want) = (file.metadata().map_err(io(&path))?.len(), rows.div_ceil(BLOCK) as u64 * layout.bytes() as u64);
+        if have != want {
+            return Err(Error::user(format!("{}: {have} bytes instead of {want}; prepare again", path.display())));
+        }
+        Ok(Rows { map: Some(map(&path, &file)?), rows, layout })
+    }
+
+    /// Rows there are.
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Reads a row: `ids` [categorical features], `numeric` [numeric features]; gives click and conversion, each 0 or 1.
+    ///
+    /// # Panics
+    /// If `row` is not below [`len`](Self::len) or a slice has another length.
+    #[inline]
+    pub fn read(&self, row: usize, ids: &mut [u32], numeric: &mut [f32]) -> (u8, u8) {
+        let Layout { categorical, numeric: numbers } = self.layout;
+        assert!(row < self.rows && ids.len() == categorical && numeric.len() == numbers, "row {row} of {}", self.rows);
+        let (block, labels) = self.block(row);
+        let lane = row % BLOCK;
+        let (id_bytes, rest) = block.split_at(categorical * BLOCK * 4);
+        let cell = |column: &[u8]| [column[lane * 4], column[lane * 4 + 1], column[lane * 4 + 2], column[lane * 4 + 3]];
+        for (id, column) in ids.iter_mut().zip(id_bytes.chunks_exact(BLOCK * 4)) {
+            *id = u32::from_le_bytes(cell(column));
+        }
+        for (value, column) in numeric.iter_mut().zip(rest.chunks_exact(BLOCK * 4)) {
+            *value = f32::from_le_bytes(cell(column));
+        }
+        (labels[lane], labels[BLOCK + lane])
+    }
+
+    /// Click and conversion of a row, without the rest of it.
+    ///
+    /// # Panics
+    /// If `row` is not below [`len`](Self::len).
+    pub fn labels(&self, row: usize) -> (u8, u8) {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        let (_, labels) = self.block(row);
+        (labels[row % BLOCK], labels[BLOCK + row % BLOCK])
+    }
+
+    /// The columns and the labels of the block that holds `row`.
+    fn block(&self, row: usize) -> (&[u8], &[u8]) {
+        let bytes = self.layout.bytes();
+        let map = self.map.as_deref().unwrap_or_default();
+        map[row / BLOCK * bytes..][..bytes].split_at(self.layout.labels())
+    }
+}
+
+/// Maps a file of a dataset.
+#[allow(unsafe_code)]
+fn map(path: &Path, file: &File) -> Result<Mmap> {
+    // SAFETY: a mapped file that another process cuts short or rewrites is undefined behaviour. Datasets are written aside and
+    // renamed as a whole and never changed in place, so a map keeps the file it was made of, even when a dataset is replaced.
+    let map = unsafe { Mmap::map(file) };
+    map.map_err(|e| {
+        Error::system(format!(
+            "{}: cannot map it into memory: {e}; allow more address space (ulimit -v), the file is not held in memory",
+            path.display()
+        ))
+    })
+}
+
+/// An encoded dataset that is open for reading. Shared between threads by reference.
+#[derive(Debug)]
+pub struct Dataset {
+    manifest: Manifest,
+    encoding: Encoding,
+    splits: [Rows; 3],
+}
+
+impl Dataset {
+    /// Opens the dataset in the folder `dir` and checks its manifest, encoding and sizes.
+    ///
+    /// # Errors
+    /// No dataset, one of another version, or a damaged one.
+    pub fn open(dir: &Path) -> Result<Dataset> {
+        let manifest = Manifest::read(dir)?;
+        let encoding = Encoding::load(&dir.join(ENCODING))?;
+        let categorical = encoding.categorical.iter().map(|c| (&c.name, c.vocabulary.size()));
+        let expected = manifest.settings.categorical.iter().map(|c| &c.0).zip(manifest.vocabulary_sizes.iter().copied());
+        let numeric = encoding.numeric.iter().map(|n| (&n.name, n.transform));
+        if !categorical.eq(expected) || !numeric.eq(manifest.settings.numeric.iter().map(|n| (&n.0, n.1))) {
+            return Err(Error::user(format!(
+                "{}: {ENCODING} and {MANIFEST} do not belong together; prepare again",
+                dir.display()
+            )));
+        }
+        let layout = Layout { categorical: encoding.categorical.len(), numeric: encoding.numeric.len() };
+        let rows = |split| Rows::open(dir, split, manifest.split(split).map_or(0, |s| s.rows), layout);
+        let splits = [rows(Split::Train)?, rows(Split::Valid)?, rows(Split::Test)?];
+        Ok(Dataset { manifest, encoding, splits })
+    }
+
+    /// Whether `dir` is a dataset's folder, of any version, complete or not.
+    pub(super) fn is_at(dir: &Path) -> bool {
+        read_json::<serde_json::Value>(&dir.join(MANIFEST)).is_ok_and(|m| m["format"] == FORMAT)
+    }
+
+    /// What it holds.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Its vocabularies and transforms.
+    pub fn encoding(&self) -> &Encoding {
+        &self.encoding
+    }
+
+    /// A split's rows; a test split that is not there has none.
+    pub fn split(&self, split: Split) -> &Rows {
+        &self.splits[split as usize]
+    }
+}
+
+fn hex(hash: u128) -> String {
+    format!("{hash:032x}")
+}

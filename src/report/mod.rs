@@ -1,0 +1,3 @@
+//! What a person reads and looks at.
+
+pub mod progress;
