@@ -14,5 +14,6 @@ pub mod config;
 pub mod data;
 pub mod error;
 pub mod random;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -3,3 +3,5 @@
 //! Knows neither models nor devices.
 
 pub mod batch;
+pub mod prefetch;
+pub mod write;
