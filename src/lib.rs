@@ -10,6 +10,7 @@
 //!
 //! A layer knows ops, never devices; a device knows ops and buffers, never models; `data` knows neither.
 
+pub mod cli;
 pub mod config;
 pub mod data;
 pub mod error;

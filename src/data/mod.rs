@@ -4,4 +4,5 @@
 
 pub mod batch;
 pub mod prefetch;
+pub mod simulate;
 pub mod write;

@@ -141,7 +141,7 @@ impl Column {
 pub struct TableWriter {
     path: PathBuf,
     aside: NamedTempFile,
-    names: Vec<String>,
+    columns: usize,
     sink: Sink,
     rows: u64,
 }
@@ -183,22 +183,22 @@ impl TableWriter {
                 Sink::Parquet { writer: start().map_err(|e| parquet_error(path, e))?, group }
             }
         };
-        let names = columns.iter().map(|(name, _)| (*name).to_owned()).collect();
-        Ok(TableWriter { path: path.to_owned(), aside, names, sink, rows: 0 })
+        Ok(TableWriter { path: path.to_owned(), aside, columns: columns.len(), sink, rows: 0 })
     }
 
     /// Appends rows: a column for each of the header's, in its order and of its type, all of one length.
-    pub fn write(&mut self, block: &[Column]) -> Result<()> {
-        let rows = block.first().map_or(0, Column::len);
+    pub fn write<'c>(&mut self, columns: impl IntoIterator<Item = &'c Column>) -> Result<()> {
+        let block: Vec<&Column> = columns.into_iter().collect();
+        let rows = block.first().map_or(0, |c| c.len());
         let path = &self.path;
         let misfit = || Error::system(format!("{}: the rows to write do not fit the table's columns", path.display()));
-        if block.len() != self.names.len() || block.iter().any(|c| c.len() != rows) {
+        if block.len() != self.columns || block.iter().any(|c| c.len() != rows) {
             return Err(misfit());
         }
         match &mut self.sink {
             Sink::Csv { writer, field } => {
                 for row in 0..rows {
-                    for column in block {
+                    for column in &block {
                         column.csv_field(row, field).map_err(io(path))?;
                         writer.write_field(&field).map_err(|e| io(path)(e.into()))?;
                     }
@@ -206,7 +206,7 @@ impl TableWriter {
                 }
             }
             Sink::Parquet { writer, group } => {
-                for (column, more) in group.iter_mut().zip(block) {
+                for (column, more) in group.iter_mut().zip(&block) {
                     if !column.append(more) {
                         return Err(misfit());
                     }
