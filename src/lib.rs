@@ -19,5 +19,6 @@ pub mod graph;
 pub mod ops;
 pub mod random;
 pub mod report;
+pub mod train;
 
 pub use error::{Error, Result};

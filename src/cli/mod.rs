@@ -1,3 +1,4 @@
 //! One file a subcommand.
 
 pub mod prepare;
+pub mod simulate;

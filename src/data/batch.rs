@@ -1,5 +1,7 @@
 //! A minibatch as the device takes it: ids, labels, and each table's unique rows with their occurrence lists.
 
+use crate::{Error, Result};
+
 /// Occurrences of one row that are summed in one go; a row with more is hot and summed in chunks of this many first.
 pub const CHUNK: usize = 64;
 
@@ -53,5 +55,386 @@ impl Minibatch {
     /// Rows with a click.
     pub fn clicks(&self) -> usize {
         self.labels.chunks_exact(2).filter(|l| l[0] != 0.0).count()
+    }
+}
+
+/// Rows that minibatches are made of: labels, categorical ids and numeric features by row number.
+pub trait RowSource: Send + Sync {
+    /// Number of rows.
+    fn len(&self) -> usize;
+
+    /// Whether there is no row.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Writes row `row < len()`: an id for each categorical feature (0: missing or unseen), each transformed numeric feature.
+    /// Returns (click, conversion), each 0 or 1.
+    fn read(&self, row: usize, ids: &mut [u32], numeric: &mut [f32]) -> (u8, u8);
+}
+
+/// What a minibatch holds beside its labels.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BatchLayout {
+    /// The embedding tables, as [`table_layouts`] makes them.
+    pub tables: Vec<TableLayout>,
+    /// Number of numeric features.
+    pub numeric: usize,
+    /// Index, among the categorical features, of the one that fills [`Minibatch::mask_key`].
+    pub mask: Option<usize>,
+}
+
+/// Stacks categorical features into tables, one for each distinct width in order of first appearance.
+///
+/// `dims` and `vocabulary_sizes` have an entry a feature; a vocabulary's size counts id 0. Fails if a table has more rows than
+/// 32-bit row numbers reach.
+pub fn table_layouts(dims: &[usize], vocabulary_sizes: &[usize]) -> Result<Vec<TableLayout>> {
+    if dims.len() != vocabulary_sizes.len() {
+        return Err(Error::system(format!("{} feature widths for {} vocabularies", dims.len(), vocabulary_sizes.len())));
+    }
+    let mut tables: Vec<TableLayout> = Vec::new();
+    for (feature, (&dim, &size)) in dims.iter().zip(vocabulary_sizes).enumerate() {
+        let at = tables.iter().position(|t| t.dim == dim).unwrap_or_else(|| {
+            tables.push(TableLayout { dim, features: Vec::new(), offsets: Vec::new(), rows: 0 });
+            tables.len() - 1
+        });
+        let table = &mut tables[at];
+        let end = table.rows.checked_add(size).filter(|&rows| rows <= u32::MAX as usize).ok_or_else(|| {
+            Error::user(format!(
+                "the embedding table of width {dim} has more than {} rows; raise min_count of its largest features",
+                u32::MAX
+            ))
+        })?;
+        table.features.push(feature);
+        table.offsets.push(table.rows as u32);
+        table.rows = end;
+    }
+    Ok(tables)
+}
+
+/// Fills reused [`Minibatch`]es from a [`RowSource`]; allocates only while buffers still grow.
+#[derive(Debug)]
+pub struct BatchBuilder {
+    layout: BatchLayout,
+    with_segments: bool,
+    /// The ids of one row, as the source gives them.
+    row_ids: Vec<u32>,
+    sorter: Sorter,
+}
+
+impl BatchBuilder {
+    /// A builder of minibatches of this layout. Without segments (evaluation), [`TableBatch`]es hold their ids alone.
+    pub fn new(layout: BatchLayout, with_segments: bool) -> Self {
+        let features = layout.tables.iter().map(|t| t.features.len()).sum();
+        BatchBuilder { layout, with_segments, row_ids: vec![0; features], sorter: Sorter::default() }
+    }
+
+    /// Makes `batch` the minibatch of `rows` in their order, whatever it held before. Epoch and index are left alone.
+    ///
+    /// Fails if the source gives an id beyond its feature's vocabulary or if a table's ids are more than 32 bits can number.
+    pub fn fill(&mut self, source: &dyn RowSource, rows: &[usize], batch: &mut Minibatch) -> Result<()> {
+        let layout = &self.layout;
+        batch.rows = rows.len();
+        batch.labels.clear();
+        batch.mask_key.clear();
+        batch.numeric.resize(rows.len() * layout.numeric, 0.0);
+        batch.tables.resize_with(layout.tables.len(), TableBatch::default);
+        for (table, part) in layout.tables.iter().zip(&mut batch.tables) {
+            let ids = rows.len() * table.features.len();
+            if ids > u32::MAX as usize {
+                return Err(Error::user(format!("{} rows in a minibatch are too many; lower train.batch_size", rows.len())));
+            }
+            part.ids.resize(ids, 0);
+        }
+        for (b, &row) in rows.iter().enumerate() {
+            let numeric = &mut batch.numeric[b * layout.numeric..][..layout.numeric];
+            let (click, conversion) = source.read(row, &mut self.row_ids, numeric);
+            batch.labels.extend([f32::from(click), f32::from(conversion)]);
+            batch.mask_key.extend(layout.mask.map(|feature| self.row_ids[feature]));
+            for (table, part) in layout.tables.iter().zip(&mut batch.tables) {
+                let ids = &mut part.ids[b * table.features.len()..][..table.features.len()];
+                for ((id, &feature), &offset) in ids.iter_mut().zip(&table.features).zip(&table.offsets) {
+                    // Saturating, so that a wrong id cannot wrap into the range: the check below finds it.
+                    *id = self.row_ids[feature].saturating_add(offset);
+                }
+            }
+        }
+        for (table, part) in layout.tables.iter().zip(&mut batch.tables) {
+            check_ids(table, &part.ids)?;
+            part.segments.clear();
+            part.occurrences.clear();
+            part.chunks.clear();
+            if self.with_segments {
+                self.sorter.segment(table, rows.len(), part);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Each id lies in its feature's range of table rows.
+fn check_ids(table: &TableLayout, ids: &[u32]) -> Result<()> {
+    let ends = || table.offsets[1..].iter().copied().chain([table.rows as u32]);
+    if table.features.is_empty() {
+        return Ok(());
+    }
+    for row in ids.chunks_exact(table.features.len()) {
+        // No early exit: a branch an id costs more than the sum of the comparisons.
+        let wrong: u32 = row.iter().zip(ends()).map(|(&id, end)| u32::from(id >= end)).sum();
+        if let Some(f) = (wrong > 0).then(|| row.iter().zip(ends()).position(|(&id, end)| id >= end)).flatten() {
+            return Err(Error::user(format!(
+                "categorical feature {} holds an id beyond its vocabulary; the dataset is damaged, prepare it again",
+                table.features[f]
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Digits of at most this many bits: a histogram of 2^10 counts stays small against a minibatch.
+const DIGIT: u32 = 10;
+
+/// Groups a table's ids by row. Features own disjoint ascending ranges of rows, so each is sorted by itself: B short keys by a
+/// stable radix sort whose passes depend on the feature's vocabulary alone.
+#[derive(Debug, Default)]
+struct Sorter {
+    /// `id << 32 | b`.
+    keys: Vec<u64>,
+    /// The other side of a pass.
+    spare: Vec<u64>,
+    /// The start of each digit's keys.
+    starts: Vec<u32>,
+}
+
+impl Sorter {
+    /// Fills segments, occurrences and chunks of `part` (all empty) from its ids of `rows` rows.
+    fn segment(&mut self, table: &TableLayout, rows: usize, part: &mut TableBatch) {
+        let TableBatch { ids, segments, occurrences, chunks } = part;
+        let features = table.features.len();
+        segments.push([0; 4]);
+        occurrences.reserve(ids.len());
+        let ends = table.offsets.iter().skip(1).copied().chain([table.rows as u32]);
+        for (f, (&offset, end)) in table.offsets.iter().zip(ends).enumerate() {
+            self.keys.clear();
+            self.keys.extend((0..rows).map(|b| u64::from(ids[b * features + f] - offset) << 32 | b as u64));
+            self.sort((end - offset).saturating_sub(1));
+            for row in self.keys.chunk_by(|x, y| x >> 32 == y >> 32) {
+                let start = occurrences.len() as u32;
+                let end = start + row.len() as u32;
+                occurrences.extend(row.iter().map(|&key| key as u32 * features as u32 + f as u32));
+                let hot = row.len() > CHUNK;
+                let first_chunk = if hot { chunks.len() as u32 } else { u32::MAX };
+                segments.push([(row[0] >> 32) as u32 + offset, start, end, first_chunk]);
+                if hot {
+                    chunks.extend((start..end).step_by(CHUNK).map(|s| [s, end.min(s + CHUNK as u32)]));
+                }
+            }
+        }
+        segments[0] = [segments.len() as u32 - 1, chunks.len() as u32, 0, 0];
+    }
+
+    /// Sorts `keys` by their ids, none above `largest`, keeping the order of equal ones.
+    fn sort(&mut self, largest: u32) {
+        let bits = 32 - largest.leading_zeros();
+        let passes = bits.div_ceil(DIGIT);
+        self.spare.resize(self.keys.len(), 0);
+        for pass in 0..passes {
+            let width = bits.div_ceil(passes);
+            let (shift, mask) = (32 + pass * width, (1usize << width) - 1);
+            self.starts.clear();
+            self.starts.resize(mask + 1, 0);
+            for &key in &self.keys {
+                self.starts[(key >> shift) as usize & mask] += 1;
+            }
+            let mut sum = 0;
+            for start in &mut self.starts {
+                sum += std::mem::replace(start, sum);
+            }
+            for &key in &self.keys {
+                let at = &mut self.starts[(key >> shift) as usize & mask];
+                self.spare[*at as usize] = key;
+                *at += 1;
+            }
+            std::mem::swap(&mut self.keys, &mut self.spare);
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::random::{Purpose, Stream};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    /// Rows made up from a seed; row `r` carries `r` as its first numeric feature and as its mask feature's id.
+    pub(crate) struct Made {
+        pub rows: usize,
+        pub vocabulary_sizes: Vec<usize>,
+        pub seed: u64,
+    }
+
+    impl RowSource for Made {
+        fn len(&self) -> usize {
+            self.rows
+        }
+
+        fn read(&self, row: usize, ids: &mut [u32], numeric: &mut [f32]) -> (u8, u8) {
+            let stream = Stream::new(self.seed, Purpose::Check, row as u64);
+            for (f, (id, &size)) in ids.iter_mut().zip(&self.vocabulary_sizes).enumerate() {
+                // size^u is log-uniform: Zipf's law with exponent 1.
+                let zipf = (size as f32).powf(stream.uniform(f as u64)) - 1.0;
+                *id = (zipf as u32).min(size as u32 - 1);
+            }
+            for (i, x) in numeric.iter_mut().enumerate() {
+                *x = row as f32 + i as f32;
+            }
+            let click = u8::from(stream.uniform(1000) < 0.4);
+            (click, click & u8::from(stream.uniform(1001) < 0.5))
+        }
+    }
+
+    /// The definition of a table's part, from its ids.
+    fn by_definition(ids: &[u32]) -> TableBatch {
+        let mut lists: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for (position, &id) in ids.iter().enumerate() {
+            lists.entry(id).or_default().push(position as u32);
+        }
+        let mut part = TableBatch { ids: ids.to_vec(), ..TableBatch::default() };
+        let mut segments = Vec::new();
+        for (row, positions) in lists {
+            let start = part.occurrences.len() as u32;
+            let first_chunk = if positions.len() > CHUNK { part.chunks.len() as u32 } else { u32::MAX };
+            if positions.len() > CHUNK {
+                let mut at = start;
+                for chunk in positions.chunks(CHUNK) {
+                    part.chunks.push([at, at + chunk.len() as u32]);
+                    at += chunk.len() as u32;
+                }
+            }
+            part.occurrences.extend(&positions);
+            segments.push([row, start, part.occurrences.len() as u32, first_chunk]);
+        }
+        part.segments = vec![[segments.len() as u32, part.chunks.len() as u32, 0, 0]];
+        part.segments.extend(segments);
+        part
+    }
+
+    fn layout(dims: &[usize], sizes: &[usize]) -> BatchLayout {
+        BatchLayout { tables: table_layouts(dims, sizes).unwrap(), numeric: 2, mask: Some(0) }
+    }
+
+    #[test]
+    fn features_of_one_width_share_a_table() {
+        let tables = table_layouts(&[8, 16, 8, 16], &[10, 20, 30, 1]).unwrap();
+        assert_eq!(
+            tables,
+            [
+                TableLayout { dim: 8, features: vec![0, 2], offsets: vec![0, 10], rows: 40 },
+                TableLayout { dim: 16, features: vec![1, 3], offsets: vec![0, 20], rows: 21 },
+            ]
+        );
+        assert_eq!(table_layouts(&[], &[]).unwrap(), []);
+        assert!(table_layouts(&[4, 4], &[u32::MAX as usize, 1]).is_err());
+        assert!(table_layouts(&[4, 8], &[u32::MAX as usize, 1]).is_ok());
+    }
+
+    #[test]
+    fn chunks_begin_above_their_length() {
+        for rows in [1, 63, 64, 65, 128, 129] {
+            let source = Made { rows, vocabulary_sizes: vec![1, 1], seed: 0 };
+            let mut batch = Minibatch::default();
+            let mut builder = BatchBuilder::new(layout(&[4, 4], &[1, 1]), true);
+            builder.fill(&source, &(0..rows).collect::<Vec<_>>(), &mut batch).unwrap();
+            let part = &batch.tables[0];
+            assert_eq!(*part, by_definition(&part.ids), "{rows} rows");
+            assert_eq!(part.chunks.len(), if rows > CHUNK { 2 * rows.div_ceil(CHUNK) } else { 0 });
+        }
+    }
+
+    #[test]
+    fn an_id_beyond_its_vocabulary_is_refused() {
+        let source = Made { rows: 400, vocabulary_sizes: vec![300, 5], seed: 1 };
+        let mut builder = BatchBuilder::new(layout(&[4, 4], &[3, 5]), true);
+        let e = builder.fill(&source, &(0..400).collect::<Vec<_>>(), &mut Minibatch::default()).unwrap_err();
+        assert!(e.to_string().starts_with("categorical feature 0 holds an id beyond"), "{e}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_minibatch_is_what_its_rows_say(
+            shape in prop::collection::vec((prop::sample::select(vec![4usize, 8, 16]), 1usize..5000), 0..6),
+            batches in prop::collection::vec(1usize..400, 1..4),
+            seed in 0u64..1000,
+            with_segments in any::<bool>(),
+        ) {
+            let (dims, sizes): (Vec<_>, Vec<_>) = shape.into_iter().unzip();
+            let source = Made { rows: 1000, vocabulary_sizes: sizes.clone(), seed };
+            let mut layout = layout(&dims, &sizes);
+            layout.mask = layout.mask.filter(|_| !dims.is_empty());
+            let mut builder = BatchBuilder::new(layout.clone(), with_segments);
+            let mut batch = Minibatch::default();
+            for rows in batches {
+                let rows: Vec<usize> = (0..rows).map(|i| (i * 389 + seed as usize) % 1000).collect();
+                builder.fill(&source, &rows, &mut batch).unwrap();
+                prop_assert_eq!(batch.rows, rows.len());
+                let (mut ids, mut numeric) = (vec![0; dims.len()], [0.0; 2]);
+                for (b, &row) in rows.iter().enumerate() {
+                    let (click, conversion) = source.read(row, &mut ids, &mut numeric);
+                    prop_assert_eq!(&batch.labels[2 * b..2 * b + 2], [f32::from(click), f32::from(conversion)]);
+                    prop_assert_eq!(&batch.numeric[2 * b..2 * b + 2], numeric);
+                    if layout.mask.is_some() {
+                        prop_assert_eq!(batch.mask_key[b], ids[0]);
+                    }
+                    for (table, part) in layout.tables.iter().zip(&batch.tables) {
+                        for (j, &f) in table.features.iter().enumerate() {
+                            prop_assert_eq!(part.ids[b * table.features.len() + j], table.offsets[j] + ids[f]);
+                        }
+                    }
+                }
+                prop_assert_eq!(batch.mask_key.len(), if layout.mask.is_some() { rows.len() } else { 0 });
+                for part in &batch.tables {
+                    let bare = TableBatch { ids: part.ids.clone(), ..TableBatch::default() };
+                    prop_assert_eq!(part, &if with_segments { by_definition(&part.ids) } else { bare });
+                }
+            }
+        }
+    }
+
+    /// Speed, on demand: `cargo test --release batch_builder_speed -- --ignored --nocapture`.
+    #[test]
+    #[ignore = "a measurement"]
+    fn batch_builder_speed() {
+        struct Stored(Vec<u32>, usize);
+        impl RowSource for Stored {
+            fn len(&self) -> usize {
+                self.0.len() / self.1
+            }
+            fn read(&self, row: usize, ids: &mut [u32], _: &mut [f32]) -> (u8, u8) {
+                ids.copy_from_slice(&self.0[row * self.1..][..self.1]);
+                (1, 0)
+            }
+        }
+        let (features, rows, batch_size) = (20, 65_536, 1024);
+        let sizes: Vec<usize> = (0..features).map(|f| [10, 100, 1000, 30_000, 1_000_000][f % 5]).collect();
+        let made = Made { rows, vocabulary_sizes: sizes.clone(), seed: 3 };
+        let mut ids = vec![0; rows * features];
+        for (row, ids) in ids.chunks_exact_mut(features).enumerate() {
+            made.read(row, ids, &mut []);
+        }
+        let source = Stored(ids, features);
+        let layout = BatchLayout { numeric: 0, ..layout(&vec![16; features], &sizes) };
+        let mut builder = BatchBuilder::new(layout, true);
+        let mut batch = Minibatch::default();
+        let order: Vec<usize> = (0..rows).collect();
+        for _ in 0..3 {
+            let start = std::time::Instant::now();
+            for _ in 0..10 {
+                for rows in order.chunks(batch_size) {
+                    builder.fill(&source, rows, &mut batch).unwrap();
+                }
+            }
+            println!("{:.2} million rows a second", 10.0 * rows as f64 / start.elapsed().as_secs_f64() / 1e6);
+        }
     }
 }

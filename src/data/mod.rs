@@ -10,3 +10,6 @@ pub mod input;
 mod parquet;
 pub mod prepare;
 pub mod vocabulary;
+pub mod prefetch;
+pub mod simulate;
+pub mod write;

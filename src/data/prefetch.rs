@@ -1,0 +1,277 @@
+//! Builds minibatches ahead of the device, in a thread of its own, over a bounded channel.
+
+use super::batch::{BatchBuilder, BatchLayout, Minibatch, RowSource};
+use crate::random::{Permutation, Purpose, Stream};
+use crate::{Error, Result};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread::JoinHandle;
+
+/// Minibatches that wait ready at most.
+const DEPTH: usize = 3;
+
+/// A place in the endless sequence of training minibatches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, serde::Serialize, serde::Deserialize)]
+pub struct Position {
+    /// Epoch, from 0.
+    pub epoch: u64,
+    /// Minibatch within the epoch, from 0.
+    pub batch: u64,
+}
+
+/// Minibatches in an epoch of `rows` rows, the last short one included.
+pub fn batches_per_epoch(rows: usize, batch_size: usize) -> u64 {
+    rows.div_ceil(batch_size.max(1)) as u64
+}
+
+/// The receiving end of a thread that builds minibatches ahead. Dropping it ends the thread.
+#[derive(Debug)]
+pub struct Prefetch {
+    /// None once the sequence has ended.
+    ready: Option<Receiver<Result<Minibatch>>>,
+    used: Sender<Minibatch>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Prefetch {
+    /// Endless minibatches for training, from `start` on. Each epoch is a permutation of the rows of its own, drawn from `seed`,
+    /// cut into minibatches of `batch_size` rows and a last one of what is left.
+    ///
+    /// What a minibatch holds depends on the seed and its position alone, so a run that stopped goes on where it was. Fails if
+    /// there are no rows or if `start` lies beyond its epoch, as after a change of the batch size.
+    pub fn train(
+        source: Arc<dyn RowSource>,
+        layout: BatchLayout,
+        batch_size: usize,
+        seed: u64,
+        start: Position,
+    ) -> Result<Prefetch> {
+        let batch_size = positive(batch_size)?;
+        let batches = batches_per_epoch(source.len(), batch_size);
+        if batches == 0 {
+            return Err(Error::user("no rows to train on; data.train must name files with rows"));
+        }
+        if start.batch > batches {
+            return Err(Error::user(format!(
+                "minibatch {} of epoch {} to go on from, but an epoch has {batches}; resume with the same data and batch size",
+                start.batch, start.epoch
+            )));
+        }
+        let n = source.len() as u64;
+        let positions = (start.epoch..).flat_map(move |epoch| {
+            let first = if epoch == start.epoch { start.batch } else { 0 };
+            (first..batches).map(move |batch| Position { epoch, batch })
+        });
+        let order = move |epoch| {
+            let permutation = Permutation::new(n, Stream::new(seed, Purpose::Shuffle, epoch));
+            move |i| permutation.at(i as u64) as usize
+        };
+        Prefetch::spawn(source, BatchBuilder::new(layout, true), batch_size, positions, order)
+    }
+
+    /// All rows once in their order, as minibatches without segments: for evaluation and prediction.
+    pub fn sequential(source: Arc<dyn RowSource>, layout: BatchLayout, batch_size: usize) -> Result<Prefetch> {
+        let batch_size = positive(batch_size)?;
+        let positions = (0..batches_per_epoch(source.len(), batch_size)).map(|batch| Position { epoch: 0, batch });
+        Prefetch::spawn(source, BatchBuilder::new(layout, false), batch_size, positions, |_| |i| i)
+    }
+
+    /// The next minibatch, waiting for it if need be; None after the last. An error ends the sequence.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "`?` comes before the end: an iterator would have it the other way round"
+    )]
+    pub fn next(&mut self) -> Result<Option<Minibatch>> {
+        let Some(ready) = &self.ready else { return Ok(None) };
+        match ready.recv() {
+            Ok(Ok(batch)) => Ok(Some(batch)),
+            Ok(Err(e)) => {
+                self.ready = None;
+                Err(e)
+            }
+            // The thread is gone: at its end, or by a panic.
+            Err(_) => {
+                self.ready = None;
+                match self.thread.take().map(JoinHandle::join) {
+                    Some(Err(panic)) => {
+                        let message = panic.downcast_ref::<String>().map(String::as_str);
+                        let message = message.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+                        Err(Error::system(format!("the thread that builds minibatches stopped: {message}")))
+                    }
+                    _ => Ok(None),
+                }
+            }
+        }
+    }
+
+    /// Gives a minibatch back, so that its memory is used again.
+    pub fn recycle(&self, batch: Minibatch) {
+        // No one takes it after the end: then it is simply freed.
+        let _ = self.used.send(batch);
+    }
+
+    /// Starts the thread. `order(epoch)` maps a place in the epoch to a row.
+    fn spawn<O: Fn(usize) -> usize>(
+        source: Arc<dyn RowSource>,
+        mut builder: BatchBuilder,
+        batch_size: usize,
+        positions: impl Iterator<Item = Position> + Send + 'static,
+        order: impl Fn(u64) -> O + Send + 'static,
+    ) -> Result<Prefetch> {
+        let (sender, ready): (SyncSender<Result<Minibatch>>, _) = sync_channel(DEPTH);
+        let (used, recycled) = channel::<Minibatch>();
+        let work = move || {
+            let mut rows = Vec::with_capacity(batch_size.min(source.len()));
+            for Position { epoch, batch: index } in positions {
+                let first = index as usize * batch_size;
+                let row = order(epoch);
+                rows.clear();
+                rows.extend((first..source.len().min(first + batch_size)).map(row));
+                let mut batch = recycled.try_recv().unwrap_or_default();
+                (batch.epoch, batch.index) = (epoch, index);
+                let built = builder.fill(&*source, &rows, &mut batch).map(|()| batch);
+                let last = built.is_err();
+                // A closed channel: the receiver was dropped.
+                if sender.send(built).is_err() || last {
+                    return;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("prefetch".into())
+            .spawn(work)
+            .map_err(|e| Error::system(format!("cannot start the thread that builds minibatches: {e}")))?;
+        Ok(Prefetch { ready: Some(ready), used, thread: Some(thread) })
+    }
+}
+
+impl Drop for Prefetch {
+    fn drop(&mut self) {
+        // Closing the channel wakes the thread if it waits to send; it ends with the minibatch it is at.
+        self.ready = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn positive(batch_size: usize) -> Result<usize> {
+    if batch_size == 0 { Err(Error::user("a minibatch of 0 rows; the batch size must be at least 1")) } else { Ok(batch_size) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::batch::{table_layouts, tests::Made};
+
+    const SIZES: [usize; 2] = [7, 500];
+
+    fn source(rows: usize) -> Arc<dyn RowSource> {
+        Arc::new(Made { rows, vocabulary_sizes: SIZES.to_vec(), seed: 5 })
+    }
+
+    fn layout() -> BatchLayout {
+        BatchLayout { tables: table_layouts(&[4, 8], &SIZES).unwrap(), numeric: 1, mask: None }
+    }
+
+    fn take(prefetch: &mut Prefetch, count: usize) -> Vec<Minibatch> {
+        let mut batches = Vec::new();
+        for _ in 0..count {
+            let batch = prefetch.next().unwrap().unwrap();
+            batches.push(batch.clone());
+            prefetch.recycle(batch);
+        }
+        batches
+    }
+
+    /// The rows of a minibatch: the made source gives a row's number as its numeric feature.
+    fn rows(batches: &[Minibatch]) -> Vec<usize> {
+        batches.iter().flat_map(|b| b.numeric.iter().map(|&r| r as usize)).collect()
+    }
+
+    #[test]
+    fn an_epoch_holds_every_row_once() {
+        for (n, size) in [(1, 1), (1, 8), (64, 64), (1001, 100), (1000, 100), (3, 1000)] {
+            let mut prefetch = Prefetch::train(source(n), layout(), size, 1, Position::default()).unwrap();
+            let batches = batches_per_epoch(n, size) as usize;
+            let mut orders = Vec::new();
+            for epoch in 0..3 {
+                let epoch_batches = take(&mut prefetch, batches);
+                assert!(epoch_batches.iter().enumerate().all(|(i, b)| (b.epoch, b.index) == (epoch, i as u64)));
+                let sizes: Vec<usize> = epoch_batches.iter().map(|b| b.rows).collect();
+                assert!(sizes[..batches - 1].iter().all(|&s| s == size));
+                assert_eq!(sizes.iter().sum::<usize>(), n);
+                let order = rows(&epoch_batches);
+                let mut sorted = order.clone();
+                sorted.sort_unstable();
+                assert_eq!(sorted, (0..n).collect::<Vec<_>>());
+                orders.push(order);
+            }
+            assert!(n < 64 || (orders[0] != orders[1] && orders[1] != orders[2]));
+        }
+    }
+
+    #[test]
+    fn the_middle_is_the_same_from_wherever_it_is_reached() {
+        let all = take(&mut Prefetch::train(source(205), layout(), 50, 9, Position::default()).unwrap(), 15);
+        for start in 0..=10 {
+            let position = Position { epoch: start / 5, batch: start % 5 };
+            let some = take(&mut Prefetch::train(source(205), layout(), 50, 9, position).unwrap(), 4);
+            assert_eq!(some, all[start as usize..start as usize + 4]);
+        }
+        // The end of an epoch is the start of the next.
+        let some = take(&mut Prefetch::train(source(205), layout(), 50, 9, Position { epoch: 0, batch: 5 }).unwrap(), 1);
+        assert_eq!(some, all[5..6]);
+        assert!(Prefetch::train(source(205), layout(), 50, 9, Position { epoch: 0, batch: 6 }).is_err());
+    }
+
+    #[test]
+    fn evaluation_reads_in_order_and_ends() {
+        for n in [0, 1, 10, 11] {
+            let mut prefetch = Prefetch::sequential(source(n), layout(), 5).unwrap();
+            let batches = take(&mut prefetch, n.div_ceil(5));
+            assert_eq!(rows(&batches), (0..n).collect::<Vec<_>>());
+            assert!(batches.iter().flat_map(|b| &b.tables).all(|t| t.segments.is_empty() && t.occurrences.is_empty()));
+            assert_eq!(prefetch.next().unwrap(), None);
+            assert_eq!(prefetch.next().unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn dropping_in_mid_stream_ends_the_thread() {
+        for taken in 0..6 {
+            let source = source(1000);
+            let mut prefetch = Prefetch::train(Arc::clone(&source), layout(), 10, 1, Position::default()).unwrap();
+            take(&mut prefetch, taken);
+            drop(prefetch);
+            assert_eq!(Arc::strong_count(&source), 1);
+        }
+    }
+
+    #[test]
+    fn a_panic_or_an_error_in_the_thread_is_an_error() {
+        struct Broken;
+        impl RowSource for Broken {
+            fn len(&self) -> usize {
+                100
+            }
+            fn read(&self, row: usize, _: &mut [u32], _: &mut [f32]) -> (u8, u8) {
+                assert!(row < 50, "page gone");
+                (0, 0)
+            }
+        }
+        let mut prefetch = Prefetch::sequential(Arc::new(Broken), layout(), 25).unwrap();
+        take(&mut prefetch, 2);
+        let e = prefetch.next().unwrap_err();
+        assert!(e.to_string().contains("page gone"), "{e}");
+        assert_eq!(prefetch.next().unwrap(), None);
+
+        let narrow = BatchLayout { tables: table_layouts(&[4, 8], &[7, 2]).unwrap(), ..layout() };
+        let mut prefetch = Prefetch::train(source(1000), narrow, 100, 1, Position::default()).unwrap();
+        assert!(prefetch.next().unwrap_err().to_string().contains("beyond its vocabulary"));
+        assert_eq!(prefetch.next().unwrap(), None);
+
+        assert!(Prefetch::train(source(0), layout(), 10, 1, Position::default()).is_err());
+        assert!(Prefetch::train(source(10), layout(), 0, 1, Position::default()).is_err());
+    }
+}

@@ -1,0 +1,3 @@
+//! The training loop and what it measures.
+
+pub mod metrics;
