@@ -5,8 +5,10 @@
 
 mod args;
 pub mod check;
+mod params;
 
 pub use args::{Args, View};
+pub(crate) use params::params;
 
 /// How a kernel uses a binding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +44,8 @@ pub struct Kernel {
     pub bindings: &'static [(u32, Access)],
     /// Size of `Params` in bytes.
     pub params_size: usize,
+    /// Name and offset in bytes of each field of `Params`.
+    pub fields: &'static [(&'static str, usize)],
 }
 
 /// What a dispatch costs at the least: each byte moved once, each multiplication and addition counted.
