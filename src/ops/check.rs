@@ -169,7 +169,11 @@ impl Case {
 
 /// The cases of every op.
 pub fn cases() -> Vec<Case> {
-    Vec::new()
+    let mut cases = Vec::new();
+    cases.extend(super::normalize::cases());
+    cases.extend(super::interact::cases());
+    cases.extend(super::temperature::cases());
+    cases
 }
 
 /// `n` standard normal numbers times `scale`; `seed` tells sequences of a case apart.

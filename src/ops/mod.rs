@@ -5,7 +5,10 @@
 
 mod args;
 pub mod check;
+pub mod interact;
+pub mod normalize;
 mod params;
+pub mod temperature;
 
 pub use args::{Args, View};
 pub(crate) use params::params;
