@@ -24,7 +24,7 @@ fn every_op_equals_its_twin_on_every_adapter() {
         println!("skipped: TAUTEN_NO_GPU=1 is set");
         return;
     }
-    let adapters: Vec<String> = Adapter::all().iter().map(Adapter::describe).collect();
+    let adapters = Adapter::all();
     assert!(
         !adapters.is_empty(),
         "there is no adapter to test the shaders on; install a driver (a software one will do) or set TAUTEN_NO_GPU=1"
@@ -34,13 +34,19 @@ fn every_op_equals_its_twin_on_every_adapter() {
     let cases: Vec<_> = cases.iter().filter(|c| c.name.contains(&only)).collect();
     let wanted: Vec<_> = cases.iter().map(|c| c.on_cpu().unwrap_or_else(|e| panic!("{} on the CPU: {e}", c.name))).collect();
     let mut failures = Vec::new();
-    for (number, described) in adapters.iter().enumerate() {
+    for adapter in &adapters {
+        let described = adapter.describe();
+        let applies = |e: &Expected| {
+            e.backend == adapter.backend() && adapter.name().contains(e.adapter) && adapter.driver().contains(e.driver)
+        };
+        let mut slowest = (0.0, "");
         let mut met = vec![false; EXPECTED.len()];
         let mut worst: Vec<(f32, &str)> = Vec::new();
         for (case, wanted) in cases.iter().zip(&wanted) {
             let mut failed = Vec::new();
+            let start = std::time::Instant::now();
             for checks in [Checks::Injected, Checks::None] {
-                let run = || case.on_gpu(Adapter::all().swap_remove(number), checks);
+                let run = || case.on_gpu(adapter.clone(), checks);
                 let result = run().and_then(|first| {
                     let error = case.compare(wanted, &first)?;
                     Ok((error, first == run()?))
@@ -51,30 +57,26 @@ fn every_op_equals_its_twin_on_every_adapter() {
                     Err(e) => failed.push(format!("{checks:?}: {e}")),
                 }
             }
-            let adapter = Adapter::all().swap_remove(number);
-            let expected = EXPECTED.iter().position(|e| {
-                e.backend == adapter.backend()
-                    && adapter.name().contains(e.adapter)
-                    && adapter.driver().contains(e.driver)
-                    && case.name.contains(e.case)
-            });
+            let seconds = start.elapsed().as_secs_f64();
+            if seconds > slowest.0 {
+                slowest = (seconds, &case.name);
+            }
+            let expected = EXPECTED.iter().position(|e| applies(e) && case.name.contains(e.case));
             match (failed.is_empty(), expected) {
                 (true, _) => {}
                 (false, Some(i)) => met[i] = true,
                 (false, None) => failures.extend(failed.iter().map(|f| format!("{described}: case {}: {f}", case.name))),
             }
         }
-        let adapter = Adapter::all().swap_remove(number);
         for (e, met) in EXPECTED.iter().zip(met) {
-            let here =
-                e.backend == adapter.backend() && adapter.name().contains(e.adapter) && adapter.driver().contains(e.driver);
-            if here && !met && only.is_empty() {
+            if applies(e) && !met && only.is_empty() {
                 failures.push(format!("{described}: cases {} pass, expected to fail since {}", e.case, e.reason));
             }
         }
         worst.sort_by(|a, b| b.0.total_cmp(&a.0));
         worst.dedup_by_key(|w| w.1);
-        println!("{described}: {} cases; largest errors relative to the tolerance:", cases.len());
+        // Errors in parts of the tolerance.
+        println!("{described}: {} cases, the slowest {} with {:.1} s; largest errors:", cases.len(), slowest.1, slowest.0);
         for (error, case) in worst.iter().take(12) {
             println!("  {error:.3} {case}");
         }

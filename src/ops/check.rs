@@ -173,6 +173,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(super::normalize::cases());
     cases.extend(super::interact::cases());
     cases.extend(super::temperature::cases());
+    cases.extend(super::contrast::cases());
     cases
 }
 

@@ -5,6 +5,7 @@
 
 mod args;
 pub mod check;
+pub mod contrast;
 pub mod interact;
 pub mod normalize;
 mod params;

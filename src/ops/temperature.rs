@@ -200,21 +200,25 @@ pub fn cases() -> Vec<Case> {
         for task in [false, true] {
             for accumulate in [false, true] {
                 let (of, on) = (if task { "task" } else { "instance" }, if accumulate { " accumulated" } else { "" });
-                cases.push(Case::new(format!("temperature {of} {rows} r~{scale}{on}"), if task { rows } else { 1 }, move |s| {
-                    let r = s.input(&normals(1, if task { 1 } else { rows }, scale));
-                    let dtau = s.input(&normals(2, rows, 1.0));
-                    let tau = temperature(&mut s.graph, r, rows, task, 0.05, 1.0);
-                    s.graph.seed(tau, dtau);
-                    if accumulate {
-                        let again = temperature(&mut s.graph, r, rows, task, 1e-3, 100.0);
-                        let d_again = s.input(&normals(3, rows, 1.0));
-                        s.graph.seed(again, d_again);
-                    }
-                    s.graph.backward();
-                    let dr = s.graph.gradient(r).expect("r has a gradient");
-                    s.graph.output(tau);
-                    s.graph.output(dr);
-                }));
+                cases.push(Case::new(
+                    format!("temperature {of} {rows} r~{scale}{on}"),
+                    if task { rows } else { 1 },
+                    move |s| {
+                        let r = s.input(&normals(1, if task { 1 } else { rows }, scale));
+                        let dtau = s.input(&normals(2, rows, 1.0));
+                        let tau = temperature(&mut s.graph, r, rows, task, 0.05, 1.0);
+                        s.graph.seed(tau, dtau);
+                        if accumulate {
+                            let again = temperature(&mut s.graph, r, rows, task, 1e-3, 100.0);
+                            let d_again = s.input(&normals(3, rows, 1.0));
+                            s.graph.seed(again, d_again);
+                        }
+                        s.graph.backward();
+                        let dr = s.graph.gradient(r).expect("r has a gradient");
+                        s.graph.output(tau);
+                        s.graph.output(dr);
+                    },
+                ));
             }
         }
     }
