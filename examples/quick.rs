@@ -9,7 +9,10 @@ fn main() {
             let name = a.describe();
             let cpu = case.on_cpu().unwrap();
             let gpu = case.on_gpu(a, Checks::Injected).unwrap_or_else(|e| panic!("{name}: {e}"));
-            match case.compare(&cpu, &gpu) { Ok(e) => worst = worst.max(e), Err(e) => println!("{name}: {e}") }
+            match case.compare(&cpu, &gpu) {
+                Ok(e) => worst = worst.max(e),
+                Err(e) => println!("{name}: {e}"),
+            }
         }
         println!("{}: worst {worst}", Adapter::all()[i].describe());
     }

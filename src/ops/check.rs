@@ -177,6 +177,10 @@ pub fn cases() -> Vec<Case> {
     cases.extend(super::losses::cases());
     cases.extend(super::report::cases());
     cases.extend(super::dense_update::cases());
+    cases.extend(super::normalize::cases());
+    cases.extend(super::interact::cases());
+    cases.extend(super::temperature::cases());
+    cases.extend(super::contrast::cases());
     cases
 }
 

@@ -1,26 +1,28 @@
 //! One update of all dense parameters in one dispatch.
 
 use super::check::{Case, normals};
-use super::{Access, Args, Dispatch, Kernel, cost, fold};
+use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
 use crate::config::{DenseOptimizer, DenseRule};
 use crate::graph::{Graph, Input, Step, TensorId};
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 use rayon::prelude::*;
 
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-struct Params {
-    count: u32,
-    beta1: f32,
-    beta2: f32,
-    eps: f32,
-    decay: f32,
-    pad: [u32; 3],
+params! {
+    struct Params {
+        count: u32,
+        beta1: f32,
+        beta2: f32,
+        eps: f32,
+        decay: f32,
+        pad0: u32,
+        pad1: u32,
+        pad2: u32,
+    }
 }
 
 const SOURCE: &str = include_str!("../../shaders/dense_update.wgsl");
 const fn kernel(name: &'static str, entry: &'static str, bindings: &'static [(u32, Access)]) -> Kernel {
-    Kernel { name, source: SOURCE, entry, bindings, params_size: size_of::<Params>() }
+    Kernel { name, source: SOURCE, entry, bindings, params_size: Params::SIZE, fields: Params::FIELDS }
 }
 static ADAMW: Kernel = kernel(
     "dense_adamw",
@@ -68,7 +70,9 @@ pub fn dense_update(
         beta2: optimizer.beta2,
         eps: optimizer.eps,
         decay: optimizer.weight_decay,
-        pad: [0; 3],
+        pad0: 0,
+        pad1: 0,
+        pad2: 0,
     };
     let words = count * (3 + 2 * moments.len());
     let op = Dispatch { kernel, params, workgroups: fold(count.div_ceil(256)), cost: cost(words, 12 * count), twin };

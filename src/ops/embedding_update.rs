@@ -2,11 +2,11 @@
 
 use super::check::{Case, integers, normals};
 use super::gather::{Columns, Shard};
-use super::{Access, Args, Dispatch, Kernel, cost, fold};
+use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
 use crate::config::{EmbeddingOptimizer, EmbeddingRule};
 use crate::data::batch::{CHUNK, TableBatch};
 use crate::graph::{Graph, Input, Step, TensorId};
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 use rayon::prelude::*;
 
 /// The buffers of one shard that an update changes.
@@ -22,26 +22,26 @@ pub struct ShardState {
     pub steps: Option<TensorId>,
 }
 
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-struct Params {
-    features: u32,
-    dim: u32,
-    columns: u32,
-    offset: u32,
-    first: u32,
-    count: u32,
-    lanes: u32,
-    log_beta1: f32,
-    log_beta2: f32,
-    beta1: f32,
-    beta2: f32,
-    eps: f32,
+params! {
+    struct Params {
+        features: u32,
+        dim: u32,
+        columns: u32,
+        offset: u32,
+        first: u32,
+        count: u32,
+        lanes: u32,
+        log_beta1: f32,
+        log_beta2: f32,
+        beta1: f32,
+        beta2: f32,
+        eps: f32,
+    }
 }
 
 const SOURCE: &str = include_str!("../../shaders/embedding_update.wgsl");
 const fn kernel(name: &'static str, entry: &'static str, bindings: &'static [(u32, Access)]) -> Kernel {
-    Kernel { name, source: SOURCE, entry, bindings, params_size: size_of::<Params>() }
+    Kernel { name, source: SOURCE, entry, bindings, params_size: Params::SIZE, fields: Params::FIELDS }
 }
 static CHUNK_SUMS: Kernel = kernel(
     "embedding_chunk_sums",

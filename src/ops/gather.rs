@@ -1,9 +1,8 @@
 //! Embedding gather and placing of numeric features: the columns of x.
 
 use super::check::{Case, integers, normals};
-use super::{Access, Args, Dispatch, Kernel, cost, fold};
+use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
 use crate::graph::{Graph, TensorId};
-use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
 /// Columns of x that an op writes.
@@ -30,17 +29,17 @@ pub struct Shard {
     pub count: usize,
 }
 
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-struct Params {
-    rows: u32,
-    features: u32,
-    dim: u32,
-    columns: u32,
-    offset: u32,
-    first: u32,
-    count: u32,
-    pad: u32,
+params! {
+    struct Params {
+        rows: u32,
+        features: u32,
+        dim: u32,
+        columns: u32,
+        offset: u32,
+        first: u32,
+        count: u32,
+        pad: u32,
+    }
 }
 
 const SOURCE: &str = include_str!("../../shaders/gather.wgsl");
@@ -49,14 +48,16 @@ static GATHER: Kernel = Kernel {
     source: SOURCE,
     entry: "gather",
     bindings: &[(1, Access::Read), (2, Access::Read), (3, Access::Update)],
-    params_size: size_of::<Params>(),
+    params_size: Params::SIZE,
+    fields: Params::FIELDS,
 };
 static PLACE: Kernel = Kernel {
     name: "place",
     source: SOURCE,
     entry: "place",
     bindings: &[(4, Access::Read), (3, Access::Update)],
-    params_size: size_of::<Params>(),
+    params_size: Params::SIZE,
+    fields: Params::FIELDS,
 };
 
 impl Columns {

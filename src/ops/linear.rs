@@ -1,10 +1,9 @@
 //! Linear layers with bias and activation, for groups side by side: experts, towers, heads.
 
 use super::check::{Case, normals};
-use super::{Access, Args, Dispatch, Kernel, cost};
+use super::{Access, Args, Dispatch, Kernel, cost, params};
 use crate::config::Activation;
 use crate::graph::{Graph, TensorId};
-use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
 /// Shape of a linear layer.
@@ -24,16 +23,17 @@ pub struct Linear {
     pub input_gradient: bool,
 }
 
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-struct Params {
-    rows: u32,
-    inputs: u32,
-    outputs: u32,
-    groups: u32,
-    activation: u32,
-    flags: u32,
-    pad: [u32; 2],
+params! {
+    struct Params {
+        rows: u32,
+        inputs: u32,
+        outputs: u32,
+        groups: u32,
+        activation: u32,
+        flags: u32,
+        pad0: u32,
+        pad1: u32,
+    }
 }
 
 const BIAS: u32 = 1;
@@ -43,27 +43,29 @@ const TILE: usize = 64;
 const BLOCK: usize = 64;
 
 const SOURCE: &str = include_str!("../../shaders/linear.wgsl");
-const PARAMS: usize = size_of::<Params>();
 static FORWARD: Kernel = Kernel {
     name: "linear",
     source: SOURCE,
     entry: "forward",
     bindings: &[(1, Access::Read), (2, Access::Read), (3, Access::Read), (4, Access::Write)],
-    params_size: PARAMS,
+    params_size: Params::SIZE,
+    fields: Params::FIELDS,
 };
 static INPUT_GRADIENT: Kernel = Kernel {
     name: "linear_input_gradient",
     source: SOURCE,
     entry: "input_gradient",
     bindings: &[(6, Access::Read), (5, Access::Read), (2, Access::Read), (7, Access::Update)],
-    params_size: PARAMS,
+    params_size: Params::SIZE,
+    fields: Params::FIELDS,
 };
 static WEIGHT_GRADIENT: Kernel = Kernel {
     name: "linear_weight_gradient",
     source: SOURCE,
     entry: "weight_gradient",
     bindings: &[(1, Access::Read), (6, Access::Read), (5, Access::Read), (8, Access::Write), (9, Access::Write)],
-    params_size: PARAMS,
+    params_size: Params::SIZE,
+    fields: Params::FIELDS,
 };
 
 /// y = activation(x W + bias): x [B, G * K], w [G, K, N], bias [G * N], y [B, G * N]. Layers that read one input are one
@@ -81,7 +83,8 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
             Activation::Relu => 1,
         },
         flags: if bias.is_some() { BIAS } else { 0 },
-        pad: [0; 2],
+        pad0: 0,
+        pad1: 0,
     };
     let words = groups * (rows * inputs + outputs * (inputs + 1 + rows));
     let op = move |kernel, params, rows_of_tiles: usize, columns_of_tiles: usize, twin| Dispatch {
@@ -121,7 +124,8 @@ struct Matrix {
 
 /// c (+)= a b with a [m, k], b [k, n], c [m, n].
 fn product(m: usize, n: usize, k: usize, a: (&[f32], Matrix), b: (&[f32], Matrix), c: (&mut [f32], Matrix), add: bool) {
-    let inside = |len: usize, x: Matrix, rows: usize, columns: usize| x.at + x.row * (rows - 1) + x.column * (columns - 1) < len;
+    let inside =
+        |len: usize, x: Matrix, rows: usize, columns: usize| x.at + x.row * (rows - 1) + x.column * (columns - 1) < len;
     assert!(inside(a.0.len(), a.1, m, k) && inside(b.0.len(), b.1, k, n) && inside(c.0.len(), c.1, m, n));
     let threads = rayon::current_num_threads();
     // Small products are not worth waking the pool for.

@@ -1,19 +1,19 @@
 //! The supervised losses from logits: CTR, entire-space CTCVR, CVR on clicked rows.
 
 use super::check::{Case, integers, normals};
-use super::{Access, Args, Dispatch, Kernel, cost, fold};
+use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
 use crate::config::Loss;
 use crate::graph::{Graph, Input, Step, TensorId};
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 use rayon::prelude::*;
 
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-struct Params {
-    rows: u32,
-    ctr: f32,
-    ctcvr: f32,
-    cvr: f32,
+params! {
+    struct Params {
+        rows: u32,
+        ctr: f32,
+        ctcvr: f32,
+        cvr: f32,
+    }
 }
 
 static SUPERVISED: Kernel = Kernel {
@@ -21,7 +21,8 @@ static SUPERVISED: Kernel = Kernel {
     source: include_str!("../../shaders/losses.wgsl"),
     entry: "supervised",
     bindings: &[(1, Access::Read), (2, Access::Read), (3, Access::Uniform), (4, Access::Write), (5, Access::Write)],
-    params_size: size_of::<Params>(),
+    params_size: Params::SIZE,
+    fields: Params::FIELDS,
 };
 
 /// Losses of each row [B, 3] (CTR, CTCVR, CVR: 0 without a click) from logits [B, 2]; seeds the gradient of the logits with that of

@@ -1,9 +1,8 @@
 //! Mixtures of experts by softmax gates (MMoE, Ma et al., KDD 2018).
 
 use super::check::{Case, normals};
-use super::{Access, Args, Dispatch, Kernel, cost, fold};
+use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
 use crate::graph::{Graph, TensorId};
-use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
 /// Shape of a mixture.
@@ -19,20 +18,22 @@ pub struct Mixture {
     pub width: usize,
 }
 
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-struct Params {
-    rows: u32,
-    tasks: u32,
-    experts: u32,
-    width: u32,
-    accumulate: u32,
-    pad: [u32; 3],
+params! {
+    struct Params {
+        rows: u32,
+        tasks: u32,
+        experts: u32,
+        width: u32,
+        accumulate: u32,
+        pad0: u32,
+        pad1: u32,
+        pad2: u32,
+    }
 }
 
 const SOURCE: &str = include_str!("../../shaders/mixture.wgsl");
 const fn kernel(name: &'static str, entry: &'static str, bindings: &'static [(u32, Access)]) -> Kernel {
-    Kernel { name, source: SOURCE, entry, bindings, params_size: size_of::<Params>() }
+    Kernel { name, source: SOURCE, entry, bindings, params_size: Params::SIZE, fields: Params::FIELDS }
 }
 static SOFTMAX: Kernel = kernel("softmax", "softmax", &[(1, Access::Read), (2, Access::Write)]);
 static MIX: Kernel = kernel("mix", "mix", &[(3, Access::Read), (4, Access::Read), (5, Access::Write)]);
@@ -52,7 +53,9 @@ pub fn mixture(g: &mut Graph, logits: TensorId, f: TensorId, shape: Mixture) -> 
         experts: experts as u32,
         width: width as u32,
         accumulate: 0,
-        pad: [0; 3],
+        pad0: 0,
+        pad1: 0,
+        pad2: 0,
     };
     let (gates, values, products) = (rows * tasks * experts, rows * experts * width, rows * tasks * experts * width);
     let op = move |kernel, params, invocations: usize, words, flops, twin| Dispatch {

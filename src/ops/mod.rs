@@ -5,15 +5,21 @@
 
 mod args;
 pub mod check;
+pub mod contrast;
 pub mod dense_update;
 pub mod embedding_update;
 pub mod gather;
+pub mod interact;
 pub mod linear;
 pub mod losses;
 pub mod mixture;
+pub mod normalize;
+mod params;
 pub mod report;
+pub mod temperature;
 
 pub use args::{Args, View};
+pub(crate) use params::params;
 
 /// How a kernel uses a binding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +55,8 @@ pub struct Kernel {
     pub bindings: &'static [(u32, Access)],
     /// Size of `Params` in bytes.
     pub params_size: usize,
+    /// Name and offset in bytes of each field of `Params`.
+    pub fields: &'static [(&'static str, usize)],
 }
 
 /// What a dispatch costs at the least: each byte moved once, each multiplication and addition counted.

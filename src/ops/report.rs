@@ -1,7 +1,7 @@
 //! What the host reads after a step: mean losses and their total; and the latch that holds back updates.
 
 use super::check::{Case, normals};
-use super::{Access, Args, Dispatch, Kernel, cost};
+use super::{Access, Args, Dispatch, Kernel, cost, params};
 use crate::config::Loss;
 use crate::graph::{Graph, Input, Step, TensorId};
 use bytemuck::{Pod, Zeroable};
@@ -29,15 +29,17 @@ pub struct Report {
 /// Words of a report.
 pub const WORDS: usize = size_of::<Report>() / 4;
 
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Pod, Zeroable)]
-struct Params {
-    rows: u32,
-    ctr: f32,
-    ctcvr: f32,
-    cvr: f32,
-    contrast: f32,
-    pad: [u32; 3],
+params! {
+    struct Params {
+        rows: u32,
+        ctr: f32,
+        ctcvr: f32,
+        cvr: f32,
+        contrast: f32,
+        pad0: u32,
+        pad1: u32,
+        pad2: u32,
+    }
 }
 
 const SOURCE: &str = include_str!("../../shaders/report.wgsl");
@@ -46,7 +48,8 @@ static SUPERVISED: Kernel = Kernel {
     source: SOURCE,
     entry: "supervised",
     bindings: &[(1, Access::Read), (2, Access::Uniform), (3, Access::Write), (4, Access::Update)],
-    params_size: size_of::<Params>(),
+    params_size: Params::SIZE,
+    fields: Params::FIELDS,
 };
 static WITH_CONTRAST: Kernel = Kernel {
     name: "report_with_contrast",
@@ -60,7 +63,8 @@ static WITH_CONTRAST: Kernel = Kernel {
         (5, Access::Read),
         (6, Access::Read),
     ],
-    params_size: size_of::<Params>(),
+    params_size: Params::SIZE,
+    fields: Params::FIELDS,
 };
 
 /// The contrastive part of a report.
@@ -91,7 +95,9 @@ pub fn report(
         ctcvr: weights.ctcvr,
         cvr: weights.cvr,
         contrast: contrast.map_or(0.0, |c| c.weight),
-        pad: [0; 3],
+        pad0: 0,
+        pad1: 0,
+        pad2: 0,
     };
     let kernel = if contrast.is_some() { &WITH_CONTRAST } else { &SUPERVISED };
     let words = rows * if contrast.is_some() { 5 } else { 3 };

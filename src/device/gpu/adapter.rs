@@ -5,6 +5,7 @@ use crate::{Error, Result};
 use std::sync::{Arc, Mutex};
 
 /// A GPU, or a software implementation of one, as the driver offers it.
+#[derive(Clone)]
 pub struct Adapter {
     adapter: wgpu::Adapter,
     info: wgpu::AdapterInfo,

@@ -1,0 +1,703 @@
+//! The contrastive loss between the two task representations, with a temperature of its own for every anchor row.
+//!
+//! S_ij = <z_ctr_i, z_cvr_j>. For anchor i with candidates N(i), which always hold i itself, and p the softmax over N(i):
+//!
+//! - InfoNCE: L_i = log sum_{N(i)} exp(S_ij / tau_i) - S_ii / tau_i, dL_i/dS_ij = (p_ij - \[i=j\]) / tau_i,
+//!   dL_i/dtau_i = (S_ii - sum_j p_ij S_ij) / tau_i^2;
+//! - robust: L_i = tau_i log mean_{N(i)} exp((S_ij - S_ii) / tau_i) + rho tau_i, dL_i/dS_ij = p_ij - \[i=j\],
+//!   dL_i/dtau_i = log mean_j exp((S_ij - S_ii) / tau_i) - (sum_j p_ij S_ij - S_ii) / tau_i + rho.
+//!
+//! The B x B matrix is never stored: `stats` keeps four numbers an anchor, the gradient computes tiles of S anew.
+
+use super::check::{Case, integers, normals};
+use super::{Access, Args, Cost, Kernel, Op, fold, params};
+use crate::config::{Direction, Objective};
+use crate::graph::{Graph, Input, TensorId};
+use rayon::prelude::*;
+
+const TILED: &str = include_str!("../../shaders/contrast.wgsl");
+const SAMPLED: &str = include_str!("../../shaders/contrast_sampled.wgsl");
+
+/// Rows of z that a task of the CPU twins owns, columns of S that it looks at together, and tasks that share the scratch
+/// memory: fixed, so that results do not depend on the number of threads.
+const BLOCK: usize = 64;
+const PANEL: usize = 512;
+const WAVE: usize = 64;
+
+params! {
+    struct Params {
+        rows: u32,
+        width: u32,
+        masked: u32,
+        robust: u32,
+        first: u32,
+        directions: u32,
+        accumulate: u32,
+        scale: f32,
+        rho: f32,
+        offsets: u32,
+        pad0: u32,
+        pad1: u32,
+    }
+}
+
+/// What [`contrast`] computes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Contrast {
+    /// Rows of the minibatch, B.
+    pub rows: usize,
+    /// Width of each of the two representations, D.
+    pub width: usize,
+    /// Weight of the mean loss in the total loss, lambda; it scales the gradients alone.
+    pub weight: f32,
+    /// Which representation is the anchor.
+    pub direction: Direction,
+    /// The objective.
+    pub objective: Objective,
+    /// Weight of tau in the robust objective.
+    pub rho: f32,
+    /// 0: all rows are candidates; else the number K of sampled ones beside the anchor itself, below `rows`.
+    pub negatives: usize,
+    /// Whether rows with the anchor's non-zero key ([`Input::MaskKey`]) are no candidates.
+    pub masked: bool,
+    /// Whether tau receives a gradient.
+    pub tau_gradient: bool,
+}
+
+impl Contrast {
+    fn params(&self) -> Params {
+        let (first, directions) = match self.direction {
+            Direction::CtrToCvr => (0, 1),
+            Direction::CvrToCtr => (1, 1),
+            Direction::Both => (0, 2),
+        };
+        Params {
+            rows: self.rows as u32,
+            width: self.width as u32,
+            masked: self.masked.into(),
+            robust: (self.objective == Objective::Robust).into(),
+            first,
+            directions,
+            accumulate: 0,
+            scale: (f64::from(self.weight) / (self.rows as f64 * f64::from(directions))) as f32,
+            rho: self.rho,
+            offsets: self.negatives as u32,
+            pad0: 0,
+            pad1: 0,
+        }
+    }
+}
+
+macro_rules! kernel {
+    ($name:literal, $source:expr, $entry:literal, $bindings:expr) => {
+        Kernel {
+            name: $name,
+            source: $source,
+            entry: $entry,
+            bindings: &$bindings,
+            params_size: Params::SIZE,
+            fields: Params::FIELDS,
+        }
+    };
+}
+
+use Access::{Read, Update, Write};
+static STATS: Kernel = kernel!("contrast", TILED, "stats", [(1, Read), (2, Read), (3, Read), (4, Write)]);
+static STATS_SAMPLED: Kernel =
+    kernel!("contrast, sampled", SAMPLED, "stats", [(1, Read), (2, Read), (3, Read), (6, Read), (4, Write)]);
+static LOSSES: Kernel = kernel!("contrast losses", TILED, "losses", [(2, Read), (5, Read), (6, Write)]);
+static SLOPES: Kernel = kernel!("contrast backward to tau", TILED, "slopes", [(2, Read), (5, Read), (8, Update)]);
+static GRADIENT: Kernel =
+    kernel!("contrast backward", TILED, "gradient", [(1, Read), (2, Read), (3, Read), (5, Read), (7, Update)]);
+static GRADIENT_SAMPLED: Kernel = kernel!(
+    "contrast backward, sampled",
+    SAMPLED,
+    "gradient",
+    [(1, Read), (2, Read), (3, Read), (5, Read), (6, Read), (7, Update)]
+);
+
+impl Params {
+    fn sampled(&self) -> bool {
+        self.offsets > 0
+    }
+
+    /// Numbers in z.
+    fn numbers(&self) -> f64 {
+        2.0 * f64::from(self.rows) * f64::from(self.width)
+    }
+
+    /// Pairs of rows whose S is looked at in one direction.
+    fn pairs(&self) -> f64 {
+        f64::from(self.rows) * if self.sampled() { f64::from(self.offsets) + 1.0 } else { f64::from(self.rows) }
+    }
+
+    /// Bytes of z, tau, keys and statistics, each once.
+    fn read_bytes(&self) -> f64 {
+        let rows = f64::from(self.rows);
+        4.0 * (self.numbers() + rows * (1.0 + f64::from(self.masked) + 4.0 * f64::from(self.directions)))
+    }
+
+    /// The row range of side `side` of z, from its first number on; rows are `2 * width` apart.
+    fn offset(&self, row: usize, side: usize) -> usize {
+        (row * 2 + side) * self.width as usize
+    }
+
+    /// Whether j is a candidate of i as far as keys go.
+    fn allowed(&self, keys: &[u32], i: usize, j: usize) -> bool {
+        self.masked == 0 || i == j || keys[i] == 0 || keys[i] != keys[j]
+    }
+
+    /// S of the rows `own` of `side` with the rows `others` of the other side, into `s` with rows of `PANEL`.
+    fn scores(&self, z: &[f32], side: usize, own: std::ops::Range<usize>, others: std::ops::Range<usize>, s: &mut [f32]) {
+        let stride = 2 * self.width as usize;
+        let a = Matrix { data: &z[self.offset(own.start, side)..], row: stride, column: 1 };
+        let b = Matrix { data: &z[self.offset(others.start, 1 - side)..], row: 1, column: stride };
+        product(own.len(), others.len(), self.width as usize, s, PANEL, false, a, b);
+    }
+
+    /// What the gradient needs of anchor `row`: 1 / tau, lse, w k (0 where the direction is off or N(i) is i alone).
+    fn anchor(&self, tau: &[f32], stats: &[[f32; 4]], row: usize, direction: usize) -> Anchor {
+        let Some(d) = direction.checked_sub(self.first as usize).filter(|&d| d < self.directions as usize) else {
+            return Anchor { inverse: 0.0, lse: 0.0, weight: 0.0 };
+        };
+        let stat = stats[d * self.rows as usize + row];
+        let inverse = 1.0 / tau[row];
+        let weight = self.scale * if self.robust != 0 { 1.0 } else { inverse };
+        Anchor { inverse, lse: stat[0], weight: if stat[2] < 1.5 { 0.0 } else { weight } }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Anchor {
+    inverse: f32,
+    lse: f32,
+    weight: f32,
+}
+
+impl Anchor {
+    /// G of a pair with score `s`, `itself` the positive one.
+    fn g(self, s: f32, itself: bool) -> f32 {
+        if self.weight == 0.0 {
+            return 0.0;
+        }
+        self.weight * ((s * self.inverse - self.lse).exp() - if itself { 1.0 } else { 0.0 })
+    }
+}
+
+/// A running log-sum-exp with the sum of p S.
+#[derive(Clone, Copy)]
+struct Online {
+    highest: f32,
+    sum: f32,
+    product: f32,
+    count: f32,
+    positive: f32,
+}
+
+impl Online {
+    const EMPTY: Online = Online { highest: -1.0e30, sum: 0.0, product: 0.0, count: 0.0, positive: 0.0 };
+
+    fn add(&mut self, s: f32, inverse: f32, itself: bool) {
+        let x = s * inverse;
+        if x > self.highest {
+            let keep = (self.highest - x).exp();
+            (self.sum, self.product, self.highest) = (self.sum * keep, self.product * keep, x);
+        }
+        let e = (x - self.highest).exp();
+        self.sum += e;
+        self.product += e * s;
+        self.count += 1.0;
+        if itself {
+            self.positive = s;
+        }
+    }
+
+    fn stats(&self) -> [f32; 4] {
+        [self.highest + self.sum.ln(), self.product / self.sum, self.count, self.positive]
+    }
+}
+
+/// A matrix in a slice: element (i, j) at `i * row + j * column`.
+#[derive(Clone, Copy)]
+struct Matrix<'a> {
+    data: &'a [f32],
+    row: usize,
+    column: usize,
+}
+
+/// dst (m x n, rows `stride` apart) = a (m x k) * b (k x n), or += with `add`; on this thread alone.
+#[allow(clippy::too_many_arguments)]
+fn product(m: usize, n: usize, k: usize, dst: &mut [f32], stride: usize, add: bool, a: Matrix, b: Matrix) {
+    assert!(m > 0 && n > 0 && k > 0 && stride >= n && (m - 1) * stride + n <= dst.len());
+    assert!((m - 1) * a.row + (k - 1) * a.column < a.data.len());
+    assert!((k - 1) * b.row + (n - 1) * b.column < b.data.len());
+    // SAFETY: the largest index into each slice was just checked, strides are not negative, and `dst` is borrowed mutably,
+    // so it overlaps neither operand.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            dst.as_mut_ptr(),
+            1,
+            stride as isize,
+            add,
+            a.data.as_ptr(),
+            a.column as isize,
+            a.row as isize,
+            b.data.as_ptr(),
+            b.column as isize,
+            b.row as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+struct Stats(Params);
+
+impl Op for Stats {
+    fn kernel(&self) -> &'static Kernel {
+        if self.0.sampled() { &STATS_SAMPLED } else { &STATS }
+    }
+
+    fn params(&self) -> &[u8] {
+        bytemuck::bytes_of(&self.0)
+    }
+
+    fn workgroups(&self) -> [u32; 3] {
+        let own = if self.0.sampled() { 16 } else { 64 };
+        fold(self.0.rows.div_ceil(own) as usize * self.0.directions as usize)
+    }
+
+    fn cost(&self) -> Cost {
+        let pairs = self.0.pairs() * f64::from(self.0.directions);
+        Cost { bytes: self.0.read_bytes(), flops: pairs * (2.0 * f64::from(self.0.width) + 7.0) }
+    }
+
+    fn run(&self, args: &mut Args) {
+        let p = &self.0;
+        let rows = p.rows as usize;
+        let (z, tau, keys) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<u32>(2));
+        if p.sampled() {
+            let offsets = args.read::<u32>(3);
+            let stats = args.write::<[f32; 4]>(4);
+            stats.par_iter_mut().enumerate().for_each(|(at, stats)| {
+                let (side, i) = (p.first as usize + at / rows, at % rows);
+                let inverse = 1.0 / tau[i];
+                let mut online = Online::EMPTY;
+                for c in std::iter::once(0).chain(offsets.iter().map(|&c| c as usize)) {
+                    let j = (i + c) % rows;
+                    if p.allowed(keys, i, j) {
+                        online.add(dot(p, z, side, i, j), inverse, c == 0);
+                    }
+                }
+                *stats = online.stats();
+            });
+            return;
+        }
+        let stats = args.write::<[f32; 4]>(3);
+        let scratch = args.scratch(BLOCK * PANEL * WAVE.min(rows.div_ceil(BLOCK)));
+        for (direction, stats) in stats.chunks_mut(rows).enumerate() {
+            let side = p.first as usize + direction;
+            for (wave, stats) in stats.chunks_mut(BLOCK * WAVE).enumerate() {
+                let tasks = stats.par_chunks_mut(BLOCK).zip(scratch.par_chunks_mut(BLOCK * PANEL));
+                tasks.enumerate().for_each(|(block, (stats, s))| {
+                    let start = (wave * WAVE + block) * BLOCK;
+                    let mut online = [Online::EMPTY; BLOCK];
+                    for panel in (0..rows).step_by(PANEL) {
+                        let others = panel..(panel + PANEL).min(rows);
+                        p.scores(z, side, start..start + stats.len(), others.clone(), s);
+                        for (r, online) in online[..stats.len()].iter_mut().enumerate() {
+                            let i = start + r;
+                            let inverse = 1.0 / tau[i];
+                            for (j, &s) in others.clone().zip(&s[r * PANEL..]) {
+                                if p.allowed(keys, i, j) {
+                                    online.add(s, inverse, i == j);
+                                }
+                            }
+                        }
+                    }
+                    for (stats, online) in stats.iter_mut().zip(&online) {
+                        *stats = online.stats();
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// <row i of `side`, row j of the other side>.
+fn dot(p: &Params, z: &[f32], side: usize, i: usize, j: usize) -> f32 {
+    let width = p.width as usize;
+    let (a, b) = (&z[p.offset(i, side)..][..width], &z[p.offset(j, 1 - side)..][..width]);
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+struct Losses(Params);
+
+impl Op for Losses {
+    fn kernel(&self) -> &'static Kernel {
+        &LOSSES
+    }
+
+    fn params(&self) -> &[u8] {
+        bytemuck::bytes_of(&self.0)
+    }
+
+    fn workgroups(&self) -> [u32; 3] {
+        fold(self.0.rows.div_ceil(64) as usize)
+    }
+
+    fn cost(&self) -> Cost {
+        let (rows, directions) = (f64::from(self.0.rows), f64::from(self.0.directions));
+        Cost { bytes: 4.0 * rows * (2.0 + 4.0 * directions), flops: 6.0 * rows * directions }
+    }
+
+    fn run(&self, args: &mut Args) {
+        let p = &self.0;
+        let (tau, stats) = (args.read::<f32>(0), args.read::<[f32; 4]>(1));
+        let losses = args.write::<f32>(2);
+        let of = |[lse, _, n, positive]: [f32; 4], tau: f32| {
+            let alone = n < 1.5;
+            if p.robust != 0 {
+                let spread = if alone { 0.0 } else { tau * (lse - positive / tau - n.ln()) };
+                spread + p.rho * tau
+            } else if alone {
+                0.0
+            } else {
+                lse - positive / tau
+            }
+        };
+        let rows = p.rows as usize;
+        losses.par_iter_mut().enumerate().with_min_len(4096).for_each(|(i, loss)| {
+            *loss = of(stats[i], tau[i]);
+            if p.directions > 1 {
+                *loss = 0.5 * (*loss + of(stats[rows + i], tau[i]));
+            }
+        });
+    }
+}
+
+struct Slopes(Params);
+
+impl Op for Slopes {
+    fn kernel(&self) -> &'static Kernel {
+        &SLOPES
+    }
+
+    fn params(&self) -> &[u8] {
+        bytemuck::bytes_of(&self.0)
+    }
+
+    fn workgroups(&self) -> [u32; 3] {
+        fold(self.0.rows.div_ceil(64) as usize)
+    }
+
+    fn cost(&self) -> Cost {
+        let (rows, directions) = (f64::from(self.0.rows), f64::from(self.0.directions));
+        Cost { bytes: 4.0 * rows * (2.0 + f64::from(self.0.accumulate) + 4.0 * directions), flops: 9.0 * rows * directions }
+    }
+
+    fn run(&self, args: &mut Args) {
+        let p = &self.0;
+        let (tau, stats) = (args.read::<f32>(0), args.read::<[f32; 4]>(1));
+        let dtau = args.write::<f32>(2);
+        let of = |[lse, mean, n, positive]: [f32; 4], tau: f32| {
+            let alone = n < 1.5;
+            if p.robust != 0 {
+                let spread = if alone { 0.0 } else { lse - positive / tau - n.ln() - (mean - positive) / tau };
+                spread + p.rho
+            } else if alone {
+                0.0
+            } else {
+                (positive - mean) / tau / tau
+            }
+        };
+        let rows = p.rows as usize;
+        dtau.par_iter_mut().enumerate().with_min_len(4096).for_each(|(i, dtau)| {
+            let mut slope = of(stats[i], tau[i]);
+            if p.directions > 1 {
+                slope += of(stats[rows + i], tau[i]);
+            }
+            let gradient = p.scale * slope;
+            *dtau = if p.accumulate != 0 { *dtau + gradient } else { gradient };
+        });
+    }
+}
+
+struct Gradient(Params);
+
+impl Op for Gradient {
+    fn kernel(&self) -> &'static Kernel {
+        if self.0.sampled() { &GRADIENT_SAMPLED } else { &GRADIENT }
+    }
+
+    fn params(&self) -> &[u8] {
+        bytemuck::bytes_of(&self.0)
+    }
+
+    fn workgroups(&self) -> [u32; 3] {
+        let own = if self.0.sampled() { 16 } else { 64 };
+        fold(2 * self.0.rows.div_ceil(own) as usize * self.0.width.div_ceil(64) as usize)
+    }
+
+    fn cost(&self) -> Cost {
+        // Both sides go over the pairs, sampled ones in both roles where both directions are on.
+        let roles = if self.0.sampled() { f64::from(self.0.directions) } else { 1.0 };
+        let flops = 2.0 * roles * self.0.pairs() * (4.0 * f64::from(self.0.width) + 10.0);
+        let written = 4.0 * self.0.numbers() * (1.0 + f64::from(self.0.accumulate));
+        Cost { bytes: self.0.read_bytes() + written, flops }
+    }
+
+    fn run(&self, args: &mut Args) {
+        let p = &self.0;
+        let (rows, width) = (p.rows as usize, p.width as usize);
+        let (z, tau, keys, stats) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<u32>(2), args.read::<[f32; 4]>(3));
+        if p.sampled() {
+            let offsets = args.read::<u32>(4);
+            let dz = args.write::<f32>(5);
+            dz.par_chunks_mut(width).enumerate().for_each(|(at, dz)| {
+                let (i, side) = (at / 2, at % 2);
+                if p.accumulate == 0 {
+                    dz.fill(0.0);
+                }
+                for anchored in [true, false] {
+                    for c in std::iter::once(0).chain(offsets.iter().map(|&c| c as usize)) {
+                        let j = (i + if anchored { c } else { rows - c }) % rows;
+                        let (a, direction) = if anchored { (i, side) } else { (j, 1 - side) };
+                        let anchor = p.anchor(tau, stats, a, direction);
+                        if anchor.weight == 0.0 || !p.allowed(keys, i, j) {
+                            continue;
+                        }
+                        let g = anchor.g(dot(p, z, side, i, j), c == 0);
+                        let other = &z[p.offset(j, 1 - side)..][..width];
+                        dz.iter_mut().zip(other).for_each(|(dz, z)| *dz += g * z);
+                    }
+                }
+            });
+            return;
+        }
+        let dz = args.write::<f32>(4);
+        let scratch = args.scratch(BLOCK * PANEL * WAVE.min(rows.div_ceil(BLOCK)));
+        for (wave, dz) in dz.chunks_mut(2 * width * BLOCK * WAVE).enumerate() {
+            let tasks = dz.par_chunks_mut(2 * width * BLOCK).zip(scratch.par_chunks_mut(BLOCK * PANEL));
+            tasks.enumerate().for_each(|(block, (dz, s))| {
+                let start = (wave * WAVE + block) * BLOCK;
+                let own = start..start + dz.len() / (2 * width);
+                if p.accumulate == 0 {
+                    dz.fill(0.0);
+                }
+                for side in 0..2 {
+                    for panel in (0..rows).step_by(PANEL) {
+                        let others = panel..(panel + PANEL).min(rows);
+                        p.scores(z, side, own.clone(), others.clone(), s);
+                        let theirs: Vec<Anchor> = others.clone().map(|j| p.anchor(tau, stats, j, 1 - side)).collect();
+                        for (i, s) in own.clone().zip(s.chunks_mut(PANEL)) {
+                            let mine = p.anchor(tau, stats, i, side);
+                            for ((j, s), theirs) in others.clone().zip(s).zip(&theirs) {
+                                let itself = i == j;
+                                *s = if p.allowed(keys, i, j) { mine.g(*s, itself) + theirs.g(*s, itself) } else { 0.0 };
+                            }
+                        }
+                        let g = Matrix { data: s, row: PANEL, column: 1 };
+                        let other = Matrix { data: &z[p.offset(panel, 1 - side)..], row: 2 * width, column: 1 };
+                        product(own.len(), width, others.len(), &mut dz[side * width..], 2 * width, true, g, other);
+                    }
+                }
+            });
+        }
+    }
+}
+
+/// The contrastive loss: per-row losses [rows] (with both directions the mean of the two, not weighted by lambda) from `z`
+/// [rows, 2 * width], unit rows of z_ctr and z_cvr, and `tau` [rows].
+///
+/// It is a loss: its backward pass starts from nothing and gives `z`, and `tau` with `tau_gradient`, the gradient of
+/// `weight` * mean over rows. Reads [`Input::MaskKey`] [rows] with `masked` and [`Input::Offsets`] [K] with `negatives` = K;
+/// offsets are distinct and lie in [1, rows).
+pub fn contrast(g: &mut Graph, z: TensorId, tau: TensorId, spec: Contrast) -> TensorId {
+    let Contrast { rows, width, negatives, .. } = spec;
+    assert_eq!(g.get(z).len, rows * 2 * width, "contrast: {} is not [{rows}, 2 * {width}]", g.get(z).name);
+    assert_eq!(g.get(tau).len, rows, "contrast: {} is not [{rows}]", g.get(tau).name);
+    assert!(negatives == 0 || negatives < rows, "contrast: {negatives} other rows of {rows} cannot be drawn");
+    let params = spec.params();
+    // Without a mask the kernels never read their keys, but something must be bound.
+    let keys = if spec.masked { g.input(Input::MaskKey, rows) } else { tau };
+    let offsets = (negatives > 0).then(|| g.input(Input::Offsets, negatives));
+    let stats = g.transient("contrast statistics", params.directions as usize * rows * 4);
+    let losses = g.transient("contrast losses", rows);
+    match offsets {
+        Some(offsets) => g.push(Stats(params), &[z, tau, keys, offsets, stats]),
+        None => g.push(Stats(params), &[z, tau, keys, stats]),
+    }
+    g.push(Losses(params), &[tau, stats, losses]);
+    g.on_backward(move |g| {
+        let (dz, accumulate) = g.gradient_target(z);
+        let op = Gradient(Params { accumulate: accumulate.into(), ..params });
+        match offsets {
+            Some(offsets) => g.push(op, &[z, tau, keys, stats, offsets, dz]),
+            None => g.push(op, &[z, tau, keys, stats, dz]),
+        }
+        if spec.tau_gradient {
+            let (dtau, accumulate) = g.gradient_target(tau);
+            g.push(Slopes(Params { accumulate: accumulate.into(), ..params }), &[tau, stats, dtau]);
+        }
+    });
+    losses
+}
+
+/// Rows of unit length, `2 * rows` of them.
+fn units(seed: u64, rows: usize, width: usize) -> Vec<f32> {
+    let mut z = normals(seed, rows * 2 * width, 1.0);
+    for row in z.chunks_mut(width) {
+        let length = row.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-6);
+        row.iter_mut().for_each(|x| *x /= length);
+    }
+    z
+}
+
+/// `k` distinct offsets in [1, rows).
+fn offsets(rows: usize, k: usize) -> Vec<u32> {
+    let mut all: Vec<u32> = (1..rows as u32).collect();
+    let draws = integers(9, k, u32::MAX);
+    for i in 0..k {
+        let other = i + draws[i] as usize % (all.len() - i);
+        all.swap(i, other);
+    }
+    all.truncate(k);
+    all
+}
+
+struct Try {
+    spec: Contrast,
+    /// tau is `tau.0` times up to `tau.1`.
+    tau: (f32, f32),
+    /// Distinct keys, 0 among them; 1: all rows have the same.
+    keys: u32,
+    equal: bool,
+    accumulate: bool,
+}
+
+fn case(name: String, t: Try) -> Case {
+    let Contrast { rows, width, negatives, masked, .. } = t.spec;
+    let mut case = Case::new(name, rows.max(width), move |s| {
+        let mut z = units(1, rows, width);
+        if t.equal {
+            let first = z[..width].to_vec();
+            z.chunks_mut(width).for_each(|row| row.copy_from_slice(&first));
+        }
+        let tau: Vec<f32> = integers(2, rows, 1000).iter().map(|&x| t.tau.0 * t.tau.1.powf(x as f32 / 999.0)).collect();
+        let (z, tau) = (s.input(&z), s.input(&tau));
+        if masked {
+            let keys = match t.keys {
+                1 => vec![7; rows],
+                n => integers(3, rows, n),
+            };
+            s.input_as(Input::MaskKey, &keys);
+        }
+        if negatives > 0 {
+            s.input_as(Input::Offsets, &offsets(rows, negatives));
+        }
+        let losses = contrast(&mut s.graph, z, tau, t.spec);
+        if t.accumulate {
+            let (dz, dtau) = (normals(4, rows * 2 * width, 0.01), normals(5, rows, 0.01));
+            let (dz, dtau) = (s.state_tensor("dz", &dz), s.state_tensor("dtau", &dtau));
+            s.graph.seed(z, dz);
+            s.graph.seed(tau, dtau);
+        }
+        s.graph.backward();
+        s.graph.output(losses);
+        for tensor in [z, tau] {
+            if let Some(gradient) = s.graph.gradient(tensor) {
+                s.graph.output(gradient);
+            }
+        }
+    });
+    // A rounding of S, some 2^-23, is multiplied by 1 / tau in the exponent.
+    case.rel = super::check::REL.max(3e-7 / t.tau.0);
+    case
+}
+
+/// Ragged shapes under all variants; masks that leave some or all candidates out; temperatures from 1e-3 to 100; equal rows.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let usual = Contrast {
+        rows: 0,
+        width: 0,
+        weight: 0.7,
+        direction: Direction::Both,
+        objective: Objective::Robust,
+        rho: 0.9,
+        negatives: 0,
+        masked: false,
+        tau_gradient: true,
+    };
+    let shapes = [(1, 3), (2, 1), (63, 32), (64, 33), (65, 64), (130, 3), (257, 16), (70, 130)];
+    let mut number = 0;
+    for (rows, width) in shapes {
+        for negatives in [0, 1, 5, 20] {
+            if negatives >= rows.max(1) {
+                continue;
+            }
+            for (direction, objective) in [
+                (Direction::Both, Objective::Robust),
+                (Direction::Both, Objective::Infonce),
+                (Direction::CtrToCvr, Objective::Infonce),
+                (Direction::CvrToCtr, Objective::Robust),
+            ] {
+                number += 1;
+                // Masks and gradients that are there already fall on every variant and shape in turn.
+                let (masked, accumulate) = (number % 3 == 0, number % 4 < 2);
+                let spec = Contrast { rows, width, negatives, direction, objective, masked, ..usual };
+                let (on, to) = (if masked { " masked" } else { "" }, if accumulate { " accumulated" } else { "" });
+                let name = format!("contrast {rows}x{width} K={negatives} {direction:?} {objective:?}{on}{to}");
+                cases.push(case(name, Try { spec, tau: (0.05, 20.0), keys: 9, equal: false, accumulate }));
+            }
+        }
+    }
+    for negatives in [0, 7] {
+        for objective in [Objective::Robust, Objective::Infonce] {
+            let spec = Contrast { rows: 66, width: 32, negatives, objective, ..usual };
+            let name = |what: &str| format!("contrast K={negatives} {objective:?} {what}");
+            let tried = |spec, tau, keys, equal| Try { spec, tau, keys, equal, accumulate: false };
+            cases.push(case(name("tau 1e-3"), tried(spec, (1e-3, 1.0), 0, false)));
+            cases.push(case(name("tau 1e-3 to 100"), tried(spec, (1e-3, 1e5), 0, false)));
+            cases.push(case(name("tau 100"), tried(spec, (100.0, 1.0), 0, false)));
+            cases.push(case(name("equal rows"), tried(spec, (0.05, 20.0), 0, true)));
+            let masked = Contrast { masked: true, ..spec };
+            cases.push(case(name("two keys, 0 and another"), tried(masked, (0.05, 20.0), 2, false)));
+            cases.push(case(name("one key for all"), tried(masked, (1e-3, 1e5), 1, false)));
+            let fixed = Contrast { tau_gradient: false, ..spec };
+            cases.push(case(name("fixed tau"), tried(fixed, (0.1, 1.0), 0, false)));
+        }
+    }
+    cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_without_negatives_has_no_loss_and_no_gradient() {
+        for negatives in [0, 7] {
+            for objective in [Objective::Robust, Objective::Infonce] {
+                let name = format!("contrast K={negatives} {objective:?} one key for all");
+                let case = cases().into_iter().find(|c| c.name == name).expect("the case is there");
+                let results = case.on_cpu().expect("the CPU runs it");
+                let rho = if objective == Objective::Robust { 0.9 } else { 0.0 };
+                let tau = integers(2, 66, 1000);
+                for (i, &loss) in results[0].1.iter().enumerate() {
+                    assert_eq!(f32::from_bits(loss), rho * (1e-3 * 1e5f32.powf(tau[i] as f32 / 999.0)));
+                }
+                assert!(results[1].1.iter().all(|&g| f32::from_bits(g) == 0.0), "{name}: gradient to z");
+                assert!(results[2].1.iter().all(|&g| (f32::from_bits(g) - 0.7 / 66.0 * rho).abs() < 1e-8));
+            }
+        }
+    }
+}

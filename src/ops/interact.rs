@@ -1,0 +1,152 @@
+//! u = [a_ctr, a_cvr, a_ctr * a_cvr]: the input of the relatedness network from the towers' last hidden layers.
+
+use super::check::{Case, normals};
+use super::{Access, Args, Cost, Kernel, Op, fold, params};
+use crate::graph::{Graph, TensorId};
+use rayon::prelude::*;
+
+const SOURCE: &str = include_str!("../../shaders/interact.wgsl");
+
+params! {
+    struct Params {
+        rows: u32,
+        width: u32,
+        accumulate: u32,
+        pad: u32,
+    }
+}
+
+static FORWARD: Kernel = Kernel {
+    name: "interact",
+    source: SOURCE,
+    entry: "forward",
+    bindings: &[(1, Access::Read), (2, Access::Write)],
+    params_size: Params::SIZE,
+    fields: Params::FIELDS,
+};
+
+static BACKWARD: Kernel = Kernel {
+    name: "interact backward",
+    source: SOURCE,
+    entry: "backward",
+    bindings: &[(1, Access::Read), (3, Access::Read), (4, Access::Update)],
+    params_size: Params::SIZE,
+    fields: Params::FIELDS,
+};
+
+impl Params {
+    fn elements(&self) -> usize {
+        self.rows as usize * self.width as usize
+    }
+}
+
+struct Forward(Params);
+
+impl Op for Forward {
+    fn kernel(&self) -> &'static Kernel {
+        &FORWARD
+    }
+
+    fn params(&self) -> &[u8] {
+        bytemuck::bytes_of(&self.0)
+    }
+
+    fn workgroups(&self) -> [u32; 3] {
+        fold(self.0.elements().div_ceil(256))
+    }
+
+    fn cost(&self) -> Cost {
+        let n = self.0.elements() as f64;
+        Cost { bytes: 20.0 * n, flops: n }
+    }
+
+    fn run(&self, args: &mut Args) {
+        let width = self.0.width as usize;
+        let a = args.read::<f32>(0);
+        let u = args.write::<f32>(1);
+        u.par_chunks_mut(3 * width).zip(a.par_chunks(2 * width)).for_each(|(u, a)| {
+            u[..2 * width].copy_from_slice(a);
+            for c in 0..width {
+                u[2 * width + c] = a[c] * a[width + c];
+            }
+        });
+    }
+}
+
+struct Backward(Params);
+
+impl Op for Backward {
+    fn kernel(&self) -> &'static Kernel {
+        &BACKWARD
+    }
+
+    fn params(&self) -> &[u8] {
+        bytemuck::bytes_of(&self.0)
+    }
+
+    fn workgroups(&self) -> [u32; 3] {
+        fold(self.0.elements().div_ceil(256))
+    }
+
+    fn cost(&self) -> Cost {
+        let n = self.0.elements() as f64;
+        Cost { bytes: 4.0 * n * (7.0 + 2.0 * f64::from(self.0.accumulate)), flops: 4.0 * n }
+    }
+
+    fn run(&self, args: &mut Args) {
+        let width = self.0.width as usize;
+        let (a, du) = (args.read::<f32>(0), args.read::<f32>(1));
+        let da = args.write::<f32>(2);
+        let accumulate = self.0.accumulate != 0;
+        da.par_chunks_mut(2 * width).zip(a.par_chunks(2 * width)).zip(du.par_chunks(3 * width)).for_each(|((da, a), du)| {
+            for c in 0..2 * width {
+                let other = if c < width { a[c + width] } else { a[c - width] };
+                let gradient = du[c] + du[2 * width + c % width] * other;
+                da[c] = if accumulate { da[c] + gradient } else { gradient };
+            }
+        });
+    }
+}
+
+/// u [rows, 3 * width] = [a_ctr, a_cvr, a_ctr * a_cvr] from `a` [rows, 2 * width] = [a_ctr, a_cvr]. Without `pass_gradient`
+/// no gradient reaches `a` from here, so that the relatedness network learns without bending the towers.
+pub fn interact(g: &mut Graph, a: TensorId, rows: usize, width: usize, pass_gradient: bool) -> TensorId {
+    assert_eq!(g.get(a).len, rows * 2 * width, "interact: {} is not [{rows}, 2 * {width}]", g.get(a).name);
+    let params = Params { rows: rows as u32, width: width as u32, accumulate: 0, pad: 0 };
+    let u = g.transient("interaction", rows * 3 * width);
+    g.push(Forward(params), &[a, u]);
+    if pass_gradient {
+        g.on_backward(move |g| {
+            let Some(du) = g.gradient(u) else { return };
+            let (da, accumulate) = g.gradient_target(a);
+            g.push(Backward(Params { accumulate: accumulate.into(), ..params }), &[a, du, da]);
+        });
+    }
+    u
+}
+
+/// Ragged shapes, with and without a gradient that is there already.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (rows, width) in [(1, 1), (2, 3), (63, 32), (65, 33), (130, 64), (257, 5)] {
+        for accumulate in [false, true] {
+            let name = format!("interact {rows}x{width}{}", if accumulate { " accumulated" } else { "" });
+            cases.push(Case::new(name, 3, move |s| {
+                let a = s.input(&normals(1, rows * 2 * width, 1.0));
+                let u = interact(&mut s.graph, a, rows, width, true);
+                let du = s.input(&normals(2, rows * 3 * width, 1.0));
+                s.graph.seed(u, du);
+                if accumulate {
+                    let again = interact(&mut s.graph, a, rows, width, true);
+                    let d_again = s.input(&normals(3, rows * 3 * width, 20.0));
+                    s.graph.seed(again, d_again);
+                }
+                s.graph.backward();
+                let da = s.graph.gradient(a).expect("a has a gradient");
+                s.graph.output(u);
+                s.graph.output(da);
+            }));
+        }
+    }
+    cases
+}

@@ -1,0 +1,237 @@
+//! tau = min + (max - min) * sigmoid(r): the InfoNCE temperature of each row, predicted, learned as one number, or fixed.
+
+use super::check::{Case, normals};
+use super::{Access, Args, Cost, Kernel, Op, fold, params};
+use crate::graph::{Graph, TensorId};
+use rayon::prelude::*;
+
+const SOURCE: &str = include_str!("../../shaders/temperature.wgsl");
+
+params! {
+    struct Params {
+        rows: u32,
+        task: u32,
+        low: f32,
+        span: f32,
+        accumulate: u32,
+        pad0: u32,
+        pad1: u32,
+        pad2: u32,
+    }
+}
+
+impl Params {
+    fn new(rows: usize, task: bool, low: f32, span: f32) -> Params {
+        Params { rows: rows as u32, task: task.into(), low, span, accumulate: 0, pad0: 0, pad1: 0, pad2: 0 }
+    }
+
+    /// sigmoid(r) and its derivative.
+    fn sigmoid(r: f32) -> (f32, f32) {
+        let e = (-r.abs()).exp();
+        (if r >= 0.0 { 1.0 } else { e } / (1.0 + e), e / ((1.0 + e) * (1.0 + e)))
+    }
+}
+
+static FORWARD: Kernel = Kernel {
+    name: "temperature",
+    source: SOURCE,
+    entry: "forward",
+    bindings: &[(1, Access::Read), (2, Access::Write)],
+    params_size: Params::SIZE,
+    fields: Params::FIELDS,
+};
+
+static CONSTANT: Kernel = Kernel {
+    name: "constant",
+    source: SOURCE,
+    entry: "constant",
+    bindings: &[(2, Access::Write)],
+    params_size: Params::SIZE,
+    fields: Params::FIELDS,
+};
+
+static BACKWARD_INSTANCE: Kernel = Kernel {
+    name: "temperature backward",
+    source: SOURCE,
+    entry: "backward_instance",
+    bindings: &[(1, Access::Read), (3, Access::Read), (4, Access::Update)],
+    params_size: Params::SIZE,
+    fields: Params::FIELDS,
+};
+
+static BACKWARD_TASK: Kernel = Kernel {
+    name: "temperature backward, one for all",
+    source: SOURCE,
+    entry: "backward_task",
+    bindings: &[(1, Access::Read), (3, Access::Read), (4, Access::Update)],
+    params_size: Params::SIZE,
+    fields: Params::FIELDS,
+};
+
+struct Forward(Params);
+
+impl Op for Forward {
+    fn kernel(&self) -> &'static Kernel {
+        &FORWARD
+    }
+
+    fn params(&self) -> &[u8] {
+        bytemuck::bytes_of(&self.0)
+    }
+
+    fn workgroups(&self) -> [u32; 3] {
+        fold(self.0.rows.div_ceil(64) as usize)
+    }
+
+    fn cost(&self) -> Cost {
+        let n = f64::from(self.0.rows);
+        Cost { bytes: 4.0 * if self.0.task != 0 { n + 1.0 } else { 2.0 * n }, flops: 5.0 * n }
+    }
+
+    fn run(&self, args: &mut Args) {
+        let Params { task, low, span, .. } = self.0;
+        let r = args.read::<f32>(0);
+        let tau = args.write::<f32>(1);
+        tau.par_iter_mut().enumerate().with_min_len(4096).for_each(|(i, tau)| {
+            *tau = low + span * Params::sigmoid(r[if task != 0 { 0 } else { i }]).0;
+        });
+    }
+}
+
+struct Constant(Params);
+
+impl Op for Constant {
+    fn kernel(&self) -> &'static Kernel {
+        &CONSTANT
+    }
+
+    fn params(&self) -> &[u8] {
+        bytemuck::bytes_of(&self.0)
+    }
+
+    fn workgroups(&self) -> [u32; 3] {
+        fold(self.0.rows.div_ceil(64) as usize)
+    }
+
+    fn cost(&self) -> Cost {
+        Cost { bytes: 4.0 * f64::from(self.0.rows), flops: 0.0 }
+    }
+
+    fn run(&self, args: &mut Args) {
+        args.write::<f32>(0).fill(self.0.low);
+    }
+}
+
+struct Backward(Params);
+
+impl Op for Backward {
+    fn kernel(&self) -> &'static Kernel {
+        if self.0.task != 0 { &BACKWARD_TASK } else { &BACKWARD_INSTANCE }
+    }
+
+    fn params(&self) -> &[u8] {
+        bytemuck::bytes_of(&self.0)
+    }
+
+    fn workgroups(&self) -> [u32; 3] {
+        if self.0.task != 0 { [1, 1, 1] } else { fold(self.0.rows.div_ceil(64) as usize) }
+    }
+
+    fn cost(&self) -> Cost {
+        let n = f64::from(self.0.rows);
+        if self.0.task != 0 {
+            Cost { bytes: 4.0 * (n + 2.0), flops: n }
+        } else {
+            Cost { bytes: 4.0 * n * (3.0 + f64::from(self.0.accumulate)), flops: 6.0 * n }
+        }
+    }
+
+    fn run(&self, args: &mut Args) {
+        let Params { task, span, accumulate, .. } = self.0;
+        let (r, dtau) = (args.read::<f32>(0), args.read::<f32>(1));
+        let dr = args.write::<f32>(2);
+        if task != 0 {
+            // The kernel's order: 256 lanes, then a tree.
+            let mut part: Vec<f32> = (0..256).map(|lane| dtau.iter().skip(lane).step_by(256).sum()).collect();
+            let mut step = 128;
+            while step > 0 {
+                for i in 0..step {
+                    part[i] += part[i + step];
+                }
+                step /= 2;
+            }
+            let gradient = part[0] * (span * Params::sigmoid(r[0]).1);
+            dr[0] = if accumulate != 0 { dr[0] + gradient } else { gradient };
+            return;
+        }
+        dr.par_iter_mut().zip(r).zip(dtau).with_min_len(4096).for_each(|((dr, &r), &dtau)| {
+            let gradient = dtau * (span * Params::sigmoid(r).1);
+            *dr = if accumulate != 0 { *dr + gradient } else { gradient };
+        });
+    }
+}
+
+/// tau [rows] = min + (max - min) * sigmoid(r). `r` is [rows], or with `task` [1], one number for all rows whose gradient is
+/// the sum over them.
+pub fn temperature(g: &mut Graph, r: TensorId, rows: usize, task: bool, min: f32, max: f32) -> TensorId {
+    assert_eq!(g.get(r).len, if task { 1 } else { rows }, "temperature: {} has the wrong length", g.get(r).name);
+    let params = Params::new(rows, task, min, max - min);
+    let tau = g.transient("tau", rows);
+    g.push(Forward(params), &[r, tau]);
+    g.on_backward(move |g| {
+        let Some(dtau) = g.gradient(tau) else { return };
+        let (dr, accumulate) = g.gradient_target(r);
+        g.push(Backward(Params { accumulate: accumulate.into(), ..params }), &[r, dtau, dr]);
+    });
+    tau
+}
+
+/// `value` in each of `rows` rows: a fixed temperature.
+pub fn constant(g: &mut Graph, rows: usize, value: f32) -> TensorId {
+    let filled = g.transient("constant", rows);
+    g.push(Constant(Params::new(rows, false, value, 0.0)), &[filled]);
+    filled
+}
+
+/// Ragged shapes, r far out on both sides, one r for all rows, more workgroups than a dimension holds.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (rows, scale) in [(1, 1.0), (2, 1.0), (63, 20.0), (64, 1.0), (65, 1000.0), (257, 1.0), (1025, 3.0)] {
+        for task in [false, true] {
+            for accumulate in [false, true] {
+                let (of, on) = (if task { "task" } else { "instance" }, if accumulate { " accumulated" } else { "" });
+                cases.push(Case::new(
+                    format!("temperature {of} {rows} r~{scale}{on}"),
+                    if task { rows } else { 1 },
+                    move |s| {
+                        let r = s.input(&normals(1, if task { 1 } else { rows }, scale));
+                        let dtau = s.input(&normals(2, rows, 1.0));
+                        let tau = temperature(&mut s.graph, r, rows, task, 0.05, 1.0);
+                        s.graph.seed(tau, dtau);
+                        if accumulate {
+                            let again = temperature(&mut s.graph, r, rows, task, 1e-3, 100.0);
+                            let d_again = s.input(&normals(3, rows, 1.0));
+                            s.graph.seed(again, d_again);
+                        }
+                        s.graph.backward();
+                        let dr = s.graph.gradient(r).expect("r has a gradient");
+                        s.graph.output(tau);
+                        s.graph.output(dr);
+                    },
+                ));
+            }
+        }
+    }
+    cases.push(Case::new("temperature instance 4194305, folded workgroups", 1, |s| {
+        let rows = 64 * 65_536 + 1;
+        let r: Vec<f32> = (0..rows).map(|i| (i % 1021) as f32 * 0.01 - 5.0).collect();
+        let r = s.input(&r);
+        let tau = temperature(&mut s.graph, r, rows, false, 0.05, 1.0);
+        s.graph.output(tau);
+    }));
+    cases.push(Case::new("constant 130", 1, |s| {
+        let filled = constant(&mut s.graph, 130, 0.2);
+        s.graph.output(filled);
+    }));
+    cases
+}

@@ -1,0 +1,254 @@
+//! Finite differences through chains of ops on the CPU executor: every op stands in the middle, behind parameters and before
+//! a weighted sum or other ops, so that no factor of an upstream gradient goes missing unseen.
+
+use tauten::config::{Direction, Objective};
+use tauten::device::{Device, cpu::Cpu};
+use tauten::graph::{Graph, Initial, Input, Parameter, ParameterKind, Part, Plan, StateId, StateLayout, TensorId};
+use tauten::ops::check::normals;
+use tauten::ops::contrast::{Contrast, contrast};
+use tauten::ops::interact::interact;
+use tauten::ops::normalize::normalize;
+use tauten::ops::temperature::{constant, temperature};
+
+/// A graph from parameters to a loss: the sum of weighted outputs.
+struct Chain {
+    graph: Graph,
+    state: StateLayout,
+    parameters: (StateId, Vec<f32>),
+    gradients: StateId,
+    names: Vec<(String, usize)>,
+    inputs: Vec<(Input, Vec<u32>)>,
+    weights: Vec<Vec<f32>>,
+}
+
+impl Chain {
+    /// A chain with these parameters, each a tensor.
+    fn new(parameters: &[(&str, Vec<f32>)]) -> (Chain, Vec<TensorId>) {
+        let mut state = StateLayout::default();
+        let values: Vec<f32> = parameters.iter().flat_map(|(_, v)| v.iter().copied()).collect();
+        let (buffer, gradients) = (state.add("parameters", values.len()), state.add("gradients", values.len()));
+        let mut graph = Graph::new();
+        let (mut offset, mut tensors, mut names) = (0, Vec::new(), Vec::new());
+        for (name, values) in parameters {
+            let parameter = Parameter {
+                name: name.to_string(),
+                shape: vec![values.len()],
+                initial: Initial::Constant(0.0),
+                kind: ParameterKind::Dense,
+                parts: vec![Part { state: buffer, offset, len: values.len() }],
+            };
+            tensors.push(graph.parameter(&parameter, Some(gradients)));
+            names.extend((0..values.len()).map(|i| (name.to_string(), i)));
+            offset += values.len();
+        }
+        let parameters = (buffer, values);
+        (Chain { graph, state, parameters, gradients, names, inputs: Vec::new(), weights: Vec::new() }, tensors)
+    }
+
+    fn input<T: bytemuck::Pod>(&mut self, input: Input, values: &[T]) -> TensorId {
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(values);
+        self.inputs.push((input, words.clone()));
+        self.graph.input(input, words.len())
+    }
+
+    /// Adds the weighted sum of `tensor`, which no op uses, to the loss.
+    fn weigh(&mut self, tensor: TensorId) {
+        let number = self.weights.len();
+        let weights = normals(100 + number as u64, self.graph.get(tensor).len, 1.0);
+        let seed = self.input(Input::Other(number), &weights);
+        self.graph.seed(tensor, seed);
+        self.graph.output(tensor);
+        self.weights.push(weights);
+    }
+
+    /// Adds `weight` times the mean of per-row losses, whose backward pass starts by itself, to the loss.
+    fn mean(&mut self, losses: TensorId, weight: f32) {
+        let rows = self.graph.get(losses).len;
+        self.graph.output(losses);
+        self.weights.push(vec![weight / rows as f32; rows]);
+    }
+
+    /// Compares every element of the gradient with the difference quotient of fourth order.
+    fn check(mut self, what: &str) {
+        self.graph.backward();
+        let Chain { graph, state, parameters: (buffer, values), gradients, names, mut inputs, weights } = self;
+        let plan = Plan::new(graph);
+        inputs.sort_by_key(|&(input, _)| input);
+        let bytes: Vec<&[u8]> = inputs.iter().map(|(_, words)| bytemuck::cast_slice(words)).collect();
+        let mut device = Cpu::new(&state.buffers, vec![plan]).expect("the CPU executor");
+        let mut outputs = Vec::new();
+        let mut loss = |at: usize, by: f32, gradient: Option<&mut Vec<u32>>| -> f64 {
+            let mut moved = values.clone();
+            moved[at] += by;
+            device.write(buffer, 0, bytemuck::cast_slice(&moved)).expect("a write");
+            device.submit(0, &bytes).expect("a step");
+            device.receive(0, &mut outputs).expect("its outputs");
+            if let Some(words) = gradient {
+                device.read(gradients, 0, words).expect("the gradients");
+            }
+            let terms = weights.iter().zip(&outputs).flat_map(|(w, o)| w.iter().zip(o));
+            terms.map(|(&w, &o)| f64::from(w) * f64::from(o)).sum()
+        };
+        // What is in the buffer before must not matter.
+        let mut words = vec![0u32; values.len()];
+        loss(0, 0.0, None);
+        loss(0, 0.0, Some(&mut words));
+        let gradient: Vec<f32> = words.iter().map(|&w| f32::from_bits(w)).collect();
+        let scale = gradient.iter().fold(0f32, |m, g| m.max(g.abs()));
+        assert!(scale > 0.0, "{what}: no gradient arrives");
+        let h = 0.02;
+        for (i, (name, index)) in names.iter().enumerate() {
+            // The step that f32 makes of h.
+            let step = f64::from((values[i] + h) - values[i]);
+            let near = loss(i, h, None) - loss(i, -h, None);
+            let far = loss(i, 2.0 * h, None) - loss(i, -2.0 * h, None);
+            let wanted = (8.0 * near - far) / (12.0 * step);
+            let error = (wanted - f64::from(gradient[i])).abs();
+            let allowed = 4e-4 * (f64::from(scale) + wanted.abs());
+            assert!(error <= allowed, "{what}: {name}[{index}]: {} from the graph, {wanted} by differences", gradient[i]);
+        }
+    }
+}
+
+/// `rows` vectors of lengths around 2, away from 0 where the step would be large.
+fn vectors(seed: u64, rows: usize, width: usize) -> Vec<f32> {
+    normals(seed, rows * width, 1.0).iter().map(|x| x + 0.5f32.copysign(*x)).collect()
+}
+
+#[test]
+fn normalize_and_interact() {
+    let (rows, width) = (4, 5);
+    let (mut chain, t) = Chain::new(&[("y", vectors(1, rows * 2, width))]);
+    let z = normalize(&mut chain.graph, t[0], rows, 2, width);
+    // Twice, so that one of the two adds to the gradient of z.
+    for _ in 0..2 {
+        let u = interact(&mut chain.graph, z, rows, width, true);
+        chain.weigh(u);
+    }
+    chain.check("normalize, interact");
+}
+
+#[test]
+fn normalize_below_the_floor() {
+    // z is linear there with slope 1e6: parameters cannot move by a useful step, so the gradient is known by hand.
+    let (rows, width) = (2, 3);
+    let (mut chain, t) = Chain::new(&[("y", normals(1, rows * width, 1e-8))]);
+    let z = normalize(&mut chain.graph, t[0], rows, 1, width);
+    chain.weigh(z);
+    chain.graph.backward();
+    let Chain { graph, state, parameters: (buffer, values), gradients, inputs, weights, .. } = chain;
+    let mut device = Cpu::new(&state.buffers, vec![Plan::new(graph)]).expect("the CPU executor");
+    device.write(buffer, 0, bytemuck::cast_slice(&values)).expect("a write");
+    device.submit(0, &[bytemuck::cast_slice(&inputs[0].1)]).expect("a step");
+    let mut words = vec![0u32; values.len()];
+    device.read(gradients, 0, &mut words).expect("the gradients");
+    for (&g, w) in words.iter().zip(&weights[0]) {
+        let wanted = w * 1e6;
+        assert!((f32::from_bits(g) - wanted).abs() <= 1e-6 * wanted.abs());
+    }
+}
+
+#[test]
+fn temperature_of_rows_and_of_the_task() {
+    let rows = 6;
+    for task in [false, true] {
+        let (mut chain, t) = Chain::new(&[("r", normals(2, if task { 1 } else { rows }, 1.0))]);
+        // Two uses of r and two of the first tau.
+        let tau = temperature(&mut chain.graph, t[0], rows, task, 0.05, 1.0);
+        for _ in 0..2 {
+            let u = interact(&mut chain.graph, tau, rows / 2, 1, true);
+            chain.weigh(u);
+        }
+        let wide = temperature(&mut chain.graph, t[0], rows, task, 0.5, 7.0);
+        chain.weigh(wide);
+        chain.check(if task { "temperature of the task" } else { "temperature of rows" });
+    }
+}
+
+#[test]
+fn stopped_gradients_stay_stopped() {
+    let (rows, width) = (3, 2);
+    let (mut chain, t) = Chain::new(&[("a", vectors(1, rows * 2, width))]);
+    let u = interact(&mut chain.graph, t[0], rows, width, false);
+    chain.weigh(u);
+    chain.graph.backward();
+    assert!(chain.graph.gradient(t[0]).is_none());
+}
+
+#[test]
+fn contrast_of_all_kinds() {
+    let (rows, width) = (7, 3);
+    for negatives in [0, 1, 3] {
+        for direction in [Direction::CtrToCvr, Direction::CvrToCtr, Direction::Both] {
+            for objective in [Objective::Infonce, Objective::Robust] {
+                for masked in [false, true] {
+                    for task in [None, Some(false), Some(true)] {
+                        let r = normals(4, if task == Some(true) { 1 } else { rows }, 1.0);
+                        let (mut chain, t) = Chain::new(&[("y", vectors(3, rows * 2, width)), ("r", r)]);
+                        let z = normalize(&mut chain.graph, t[0], rows, 2, width);
+                        let tau = match task {
+                            Some(task) => temperature(&mut chain.graph, t[1], rows, task, 0.3, 2.0),
+                            None => constant(&mut chain.graph, rows, 0.5),
+                        };
+                        let spec = Contrast {
+                            rows,
+                            width,
+                            weight: 3.0,
+                            direction,
+                            objective,
+                            rho: 0.7,
+                            negatives,
+                            masked,
+                            tau_gradient: task.is_some(),
+                        };
+                        if masked {
+                            chain.input(Input::MaskKey, &[0u32, 5, 5, 8, 0, 8, 5]);
+                        }
+                        if negatives > 0 {
+                            chain.input(Input::Offsets, &[4u32, 1, 3][..negatives]);
+                        }
+                        let losses = contrast(&mut chain.graph, z, tau, spec);
+                        chain.mean(losses, 3.0);
+                        // Other users of z and tau: their gradients come first and the contrast adds to them.
+                        let u = interact(&mut chain.graph, z, rows, width, true);
+                        chain.weigh(u);
+                        if let Some(task) = task {
+                            let other = temperature(&mut chain.graph, t[1], rows, task, 0.0, 1.0);
+                            chain.weigh(other);
+                        } else {
+                            // Without a temperature to learn r is used by nothing else.
+                            let other = temperature(&mut chain.graph, t[1], rows, false, 0.0, 1.0);
+                            chain.weigh(other);
+                        }
+                        chain.check(&format!("{negatives} {direction:?} {objective:?} masked {masked} task {task:?}"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn two_contrasts_share_z_and_tau() {
+    let (rows, width) = (6, 4);
+    let (mut chain, t) = Chain::new(&[("y", vectors(3, rows * 2, width)), ("r", normals(4, rows, 1.0))]);
+    let z = normalize(&mut chain.graph, t[0], rows, 2, width);
+    let tau = temperature(&mut chain.graph, t[1], rows, false, 0.3, 2.0);
+    chain.input(Input::Offsets, &[4u32, 1, 3]);
+    for (weight, negatives, objective) in [(2.0, 0, Objective::Robust), (0.5, 3, Objective::Infonce)] {
+        let spec = Contrast {
+            rows,
+            width,
+            weight,
+            direction: Direction::Both,
+            objective,
+            rho: 0.7,
+            negatives,
+            masked: false,
+            tau_gradient: true,
+        };
+        let losses = contrast(&mut chain.graph, z, tau, spec);
+        chain.mean(losses, weight);
+    }
+    chain.check("two contrasts");
+}

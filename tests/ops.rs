@@ -1,0 +1,85 @@
+//! Every op against its CPU twin, on every adapter there is, with and without the injected checks, twice for equal bits.
+
+use tauten::device::gpu::{Adapter, Checks};
+use tauten::ops::check::cases;
+
+/// A failure that is known to be a driver's.
+struct Expected {
+    backend: &'static str,
+    /// Part of the adapter's name.
+    adapter: &'static str,
+    /// Part of the driver's name and version.
+    driver: &'static str,
+    /// Part of the case's name.
+    case: &'static str,
+    reason: &'static str,
+}
+
+/// What fails by a driver's fault. An entry whose failure no longer occurs turns the test red, to be removed.
+const EXPECTED: &[Expected] = &[];
+
+#[test]
+fn every_op_equals_its_twin_on_every_adapter() {
+    if std::env::var_os("TAUTEN_NO_GPU").is_some_and(|v| v == "1") {
+        println!("skipped: TAUTEN_NO_GPU=1 is set");
+        return;
+    }
+    let adapters = Adapter::all();
+    assert!(
+        !adapters.is_empty(),
+        "there is no adapter to test the shaders on; install a driver (a software one will do) or set TAUTEN_NO_GPU=1"
+    );
+    let only = std::env::var("TAUTEN_CASE").unwrap_or_default();
+    let cases = cases();
+    let cases: Vec<_> = cases.iter().filter(|c| c.name.contains(&only)).collect();
+    let wanted: Vec<_> = cases.iter().map(|c| c.on_cpu().unwrap_or_else(|e| panic!("{} on the CPU: {e}", c.name))).collect();
+    let mut failures = Vec::new();
+    for adapter in &adapters {
+        let described = adapter.describe();
+        let applies = |e: &Expected| {
+            e.backend == adapter.backend() && adapter.name().contains(e.adapter) && adapter.driver().contains(e.driver)
+        };
+        let mut slowest = (0.0, "");
+        let mut met = vec![false; EXPECTED.len()];
+        let mut worst: Vec<(f32, &str)> = Vec::new();
+        for (case, wanted) in cases.iter().zip(&wanted) {
+            let mut failed = Vec::new();
+            let start = std::time::Instant::now();
+            for checks in [Checks::Injected, Checks::None] {
+                let run = || case.on_gpu(adapter.clone(), checks);
+                let result = run().and_then(|first| {
+                    let error = case.compare(wanted, &first)?;
+                    Ok((error, first == run()?))
+                });
+                match result {
+                    Ok((error, true)) => worst.push((error, &case.name)),
+                    Ok((_, false)) => failed.push(format!("{checks:?}: two runs differ in their bits")),
+                    Err(e) => failed.push(format!("{checks:?}: {e}")),
+                }
+            }
+            let seconds = start.elapsed().as_secs_f64();
+            if seconds > slowest.0 {
+                slowest = (seconds, &case.name);
+            }
+            let expected = EXPECTED.iter().position(|e| applies(e) && case.name.contains(e.case));
+            match (failed.is_empty(), expected) {
+                (true, _) => {}
+                (false, Some(i)) => met[i] = true,
+                (false, None) => failures.extend(failed.iter().map(|f| format!("{described}: case {}: {f}", case.name))),
+            }
+        }
+        for (e, met) in EXPECTED.iter().zip(met) {
+            if applies(e) && !met && only.is_empty() {
+                failures.push(format!("{described}: cases {} pass, expected to fail since {}", e.case, e.reason));
+            }
+        }
+        worst.sort_by(|a, b| b.0.total_cmp(&a.0));
+        worst.dedup_by_key(|w| w.1);
+        // Errors in parts of the tolerance.
+        println!("{described}: {} cases, the slowest {} with {:.1} s; largest errors:", cases.len(), slowest.1, slowest.0);
+        for (error, case) in worst.iter().take(12) {
+            println!("  {error:.3} {case}");
+        }
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}

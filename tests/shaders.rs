@@ -1,0 +1,263 @@
+//! Every shader: valid for naga, for Tint and in SPIR-V, translatable to MSL and HLSL, within the limits that WebGPU
+//! guarantees; and every kernel of the host laid out as its shader says.
+
+use naga::back::{self, PipelineConstants};
+use naga::valid::{Capabilities, GlobalUse, ModuleInfo, ValidationFlags, Validator};
+use naga::{AddressSpace, Module, ShaderStage, StorageAccess, TypeInner};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use tauten::graph::Plan;
+use tauten::ops::check::{Setup, cases};
+use tauten::ops::{Access, Kernel};
+
+/// File and text of every shader.
+fn shaders() -> Vec<(PathBuf, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
+        .expect("the folder of the shaders")
+        .map(|entry| entry.expect("a file").path())
+        .filter(|path| path.extension().is_some_and(|e| e == "wgsl"))
+        .collect();
+    files.sort();
+    assert!(!files.is_empty(), "there are no shaders");
+    files.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path).expect("a readable shader"))).collect()
+}
+
+/// Parses and validates with nothing but what every WebGPU device has.
+fn parse(source: &str) -> Result<(Module, ModuleInfo), String> {
+    let module = naga::front::wgsl::parse_str(source).map_err(|e| e.emit_to_string(source))?;
+    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::empty());
+    let info = validator.validate(&module).map_err(|e| e.emit_to_string(source))?;
+    Ok((module, info))
+}
+
+/// A kernel with one set of values for its constants.
+struct Used {
+    kernel: &'static Kernel,
+    constants: Vec<(&'static str, f64)>,
+}
+
+impl Used {
+    fn describe(&self) -> String {
+        format!("kernel {} (entry point {}, constants {:?})", self.kernel.name, self.kernel.entry, self.constants)
+    }
+
+    /// The module with this kernel's constants put in.
+    fn module(&self) -> Result<(Module, ModuleInfo), String> {
+        let (module, info) = parse(self.kernel.source)?;
+        let mut constants = PipelineConstants::default();
+        constants.extend(self.constants.iter().map(|&(name, value)| (name.to_string(), value)));
+        let entry = Some((ShaderStage::Compute, self.kernel.entry));
+        let (module, info) = back::pipeline_constants::process_overrides(&module, &info, entry, &constants)
+            .map_err(|e| format!("{}: {e}", self.describe()))?;
+        Ok((module.into_owned(), info.into_owned()))
+    }
+}
+
+/// Every kernel that the cases use, with each set of constants once.
+fn used() -> Vec<Used> {
+    let mut used = BTreeMap::new();
+    for case in cases() {
+        let mut setup = Setup::default();
+        (case.build)(&mut setup);
+        for node in Plan::new(setup.graph).nodes {
+            let (kernel, constants) = (node.op.kernel(), node.op.overrides().to_vec());
+            let bits: Vec<(&str, u64)> = constants.iter().map(|&(name, value)| (name, value.to_bits())).collect();
+            used.insert((kernel.source, kernel.entry, kernel.name, bits), Used { kernel, constants });
+        }
+    }
+    used.into_values().collect()
+}
+
+fn report(failures: &[String]) {
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Whether a program can be started at all.
+fn installed(program: &str) -> bool {
+    Command::new(program).arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok()
+}
+
+/// Runs a checker; its words where it is not content.
+fn run(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{command:?}: {}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+}
+
+#[test]
+fn every_shader_is_valid_for_naga() {
+    let failures: Vec<String> =
+        shaders().iter().filter_map(|(path, source)| parse(source).err().map(|e| format!("{}: {e}", path.display()))).collect();
+    report(&failures);
+}
+
+/// Tint refuses what naga lets pass: barriers in control flow that is not uniform.
+#[test]
+fn every_shader_is_valid_for_tint() {
+    if !installed("tint") {
+        println!("NOT CHECKED: tint is not on PATH, so nobody has looked at the uniformity of barriers");
+        return;
+    }
+    let failures: Vec<String> =
+        shaders().iter().filter_map(|(path, _)| run(Command::new("tint").args(["--format", "wgsl"]).arg(path)).err()).collect();
+    report(&failures);
+}
+
+#[test]
+fn every_entry_point_is_used_by_a_case() {
+    let used = used();
+    let mut failures = Vec::new();
+    for (path, source) in shaders() {
+        let Ok((module, _)) = parse(&source) else { continue };
+        for entry in module.entry_points {
+            if !used.iter().any(|u| u.kernel.source == source && u.kernel.entry == entry.name) {
+                failures.push(format!("{}: no case of ops::check::cases() runs {}", path.display(), entry.name));
+            }
+        }
+    }
+    report(&failures);
+}
+
+#[test]
+fn every_kernel_translates_to_every_language() {
+    let validator = installed("spirv-val");
+    assert!(
+        validator || std::env::var_os("TAUTEN_NO_SPIRV_VAL").is_some_and(|v| v == "1"),
+        "spirv-val (SPIRV-Tools) is not on PATH; install it or set TAUTEN_NO_SPIRV_VAL=1"
+    );
+    if !validator {
+        println!("NOT CHECKED: spirv-val, since TAUTEN_NO_SPIRV_VAL=1 is set");
+    }
+    let mut failures = Vec::new();
+    for used in used() {
+        if let Err(e) = translate(&used, validator) {
+            failures.push(format!("{}: {e}", used.describe()));
+        }
+    }
+    report(&failures);
+}
+
+fn translate(used: &Used, validator: bool) -> Result<(), String> {
+    let (module, info) = used.module()?;
+    let entry = used.kernel.entry.to_string();
+    let options = back::spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: entry.clone() };
+    let words = back::spv::write_vec(&module, &info, &back::spv::Options::default(), Some(&options))
+        .map_err(|e| format!("SPIR-V: {e}"))?;
+    if validator {
+        let file = tempfile::NamedTempFile::new().map_err(|e| e.to_string())?;
+        std::fs::write(file.path(), bytemuck::cast_slice(&words)).map_err(|e| e.to_string())?;
+        run(Command::new("spirv-val").args(["--target-env", "vulkan1.1"]).arg(file.path()))?;
+    }
+    let options = back::msl::Options { lang_version: (2, 0), ..Default::default() };
+    let pipeline =
+        back::msl::PipelineOptions { entry_point: Some((ShaderStage::Compute, entry.clone())), ..Default::default() };
+    back::msl::write_string(&module, &info, &options, &pipeline).map_err(|e| format!("MSL: {e}"))?;
+    let pipeline = back::hlsl::PipelineOptions { entry_point: Some((ShaderStage::Compute, entry)) };
+    let options = back::hlsl::Options::default();
+    let mut text = String::new();
+    back::hlsl::Writer::new(&mut text, &options, &pipeline).write(&module, &info, None).map_err(|e| format!("HLSL: {e}"))?;
+    Ok(())
+}
+
+#[test]
+fn every_kernel_is_laid_out_as_its_shader_says() {
+    let mut failures = Vec::new();
+    for used in used() {
+        match used.module() {
+            Ok((module, info)) => failures.extend(compare(used.kernel, &module, &info)),
+            Err(e) => failures.push(e),
+        }
+    }
+    failures.sort();
+    failures.dedup();
+    report(&failures);
+}
+
+/// Everything in which a kernel differs from its entry point, or the entry point from WebGPU's limits.
+fn compare(kernel: &Kernel, module: &Module, info: &ModuleInfo) -> Vec<String> {
+    let mut failures = Vec::new();
+    let mut fail = |what: String| failures.push(format!("kernel {} (entry point {}): {what}", kernel.name, kernel.entry));
+    let Some(index) = module.entry_points.iter().position(|e| e.name == kernel.entry) else {
+        fail("there is no such entry point".into());
+        return failures;
+    };
+    let size = module.entry_points[index].workgroup_size;
+    if size.iter().product::<u32>() > 256 {
+        fail(format!("workgroups of {size:?} are more than 256 invocations"));
+    }
+    let uses = info.get_entry_point(index);
+    let (mut shared, mut storage) = (0, 0);
+    let mut unbound: BTreeSet<u32> = kernel.bindings.iter().map(|&(binding, _)| binding).collect();
+    if unbound.len() != kernel.bindings.len() {
+        fail("two arguments have the same binding".into());
+    }
+    let mut params = false;
+    for (handle, variable) in module.global_variables.iter() {
+        if uses[handle].is_empty() {
+            continue;
+        }
+        let ty = &module.types[variable.ty];
+        let name = variable.name.as_deref().unwrap_or("?");
+        if variable.space == AddressSpace::WorkGroup {
+            shared += ty.inner.size(module.to_ctx());
+        }
+        let Some(at) = &variable.binding else { continue };
+        if at.group != 0 {
+            fail(format!("{name} is in bind group {}", at.group));
+        }
+        if at.binding == 0 {
+            params = true;
+            if variable.space != AddressSpace::Uniform {
+                fail("binding 0 is no uniform".into());
+            }
+            let TypeInner::Struct { members, span } = &ty.inner else {
+                fail("binding 0 is no struct".into());
+                continue;
+            };
+            if *span as usize != kernel.params_size {
+                fail(format!("Params are {span} bytes in the shader, {} on the host", kernel.params_size));
+            }
+            let fields: Vec<(&str, usize)> =
+                members.iter().map(|m| (m.name.as_deref().unwrap_or("?"), m.offset as usize)).collect();
+            if fields != kernel.fields {
+                fail(format!("Params are {fields:?} in the shader, {:?} on the host", kernel.fields));
+            }
+            continue;
+        }
+        unbound.remove(&at.binding);
+        let Some(&(_, access)) = kernel.bindings.iter().find(|&&(binding, _)| binding == at.binding) else {
+            fail(format!("{name} at binding {} is used, but nothing is bound there", at.binding));
+            continue;
+        };
+        storage += u32::from(variable.space != AddressSpace::Uniform);
+        let both = StorageAccess::LOAD | StorageAccess::STORE;
+        let right = match access {
+            Access::Uniform => variable.space == AddressSpace::Uniform,
+            Access::Read => variable.space == AddressSpace::Storage { access: StorageAccess::LOAD },
+            Access::Write | Access::Update => variable.space == AddressSpace::Storage { access: both },
+        };
+        if !right {
+            fail(format!("{name} at binding {} is {:?}, bound as {access:?}", at.binding, variable.space));
+        }
+        if access == Access::Write && uses[handle].contains(GlobalUse::READ) {
+            fail(format!("{name} at binding {} is read, but bound as written alone", at.binding));
+        }
+    }
+    if !params {
+        fail("its Params are not used".into());
+    }
+    for binding in unbound {
+        fail(format!("an argument is bound at {binding}, which the shader does not use"));
+    }
+    if storage > 8 {
+        fail(format!("{storage} storage buffers are more than 8"));
+    }
+    if shared > 16 << 10 {
+        fail(format!("{shared} bytes of workgroup memory are more than 16 KiB"));
+    }
+    failures
+}
