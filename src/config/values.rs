@@ -160,7 +160,7 @@ impl Default for Model {
             hidden: vec![128, 64],
             tower: vec![64, 32],
             activation: Activation::Relu,
-            embedding_std: 0.05,
+            embedding_std: 0.01,
         }
     }
 }
@@ -310,7 +310,7 @@ pub struct Loss {
 
 impl Default for Loss {
     fn default() -> Self {
-        Loss { ctr: 1.0, ctcvr: 1.0, cvr: 0.0 }
+        Loss { ctr: 1.0, ctcvr: 1.0, cvr: 0.5 }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The CPU executor: runs each op's twin on the plan's buffers.
 
 use super::{Device, RING};
-use crate::graph::{Input, Place, Plan, StateBuffer, StateId};
+use crate::graph::{Input, Place, Plan, StateBuffer, StateId, shared_slots};
 use crate::ops::{Args, View};
 use crate::{Error, Result};
 use std::collections::VecDeque;
@@ -38,17 +38,8 @@ impl Cpu {
     /// Memory that is not there.
     pub fn new(state: &[StateBuffer], plans: Vec<Plan>) -> Result<Cpu> {
         let mut state: Vec<Vec<u32>> = state.iter().map(|b| zeroed(b.len, &b.name)).collect::<Result<_>>()?;
-        // Programs run one after the other, so they share their slots.
-        let mut sizes: Vec<usize> = Vec::new();
-        for plan in &plans {
-            for (i, &words) in plan.slots.iter().enumerate() {
-                match sizes.get_mut(i) {
-                    Some(size) => *size = words.max(*size),
-                    None => sizes.push(words),
-                }
-            }
-        }
-        let mut slots: Vec<Vec<u32>> = sizes.iter().map(|&len| zeroed(len, "activations")).collect::<Result<_>>()?;
+        let mut slots: Vec<Vec<u32>> =
+            shared_slots(&plans).into_iter().map(|len| zeroed(len, "activations")).collect::<Result<_>>()?;
         let slot_words: Vec<*mut u32> = slots.iter_mut().map(|s| s.as_mut_ptr()).collect();
         let slots = std::rc::Rc::new(slots);
         let programs = plans

@@ -95,11 +95,6 @@ impl Plan {
         Plan { nodes: planned, inputs, outputs, slots, transient_words }
     }
 
-    /// Bytes of inputs and slots.
-    pub fn bytes(&self) -> u64 {
-        4 * (self.slots.iter().sum::<usize>() + self.inputs.iter().map(|&(_, len)| len).sum::<usize>()) as u64
-    }
-
     /// The largest binding of any node with its tensor's name, in bytes.
     pub fn largest_binding(&self) -> (u64, &str) {
         let mut largest = (0, "");
@@ -112,6 +107,18 @@ impl Plan {
         }
         largest
     }
+}
+
+/// The sizes in words of the slots that programs share, since they run one after the other.
+pub fn shared_slots(plans: &[Plan]) -> Vec<usize> {
+    let most = plans.iter().map(|p| p.slots.len()).max().unwrap_or(0);
+    (0..most).map(|i| plans.iter().filter_map(|p| p.slots.get(i)).max().copied().unwrap_or(0)).collect()
+}
+
+/// Bytes of the plans' inputs and shared slots.
+pub fn working_bytes(plans: &[Plan]) -> u64 {
+    let inputs = plans.iter().flat_map(|p| &p.inputs).map(|&(_, words)| words);
+    shared_slots(plans).into_iter().chain(inputs).map(|words| words as u64 * 4).sum()
 }
 
 /// First and last node that use each transient tensor; an output lives to the end.
@@ -161,7 +168,13 @@ fn assign_slots(tensors: &[Tensor], lives: &[Option<(usize, usize)>]) -> (Vec<Op
         slots[slot] = (slots[slot].0.max(len), last);
         slot_of[i] = Some(slot);
     }
-    (slot_of, slots.into_iter().map(|(words, _)| words).collect())
+    // Largest first, so that plans that share their slots waste little.
+    let mut by_size: Vec<usize> = (0..slots.len()).collect();
+    by_size.sort_by_key(|&s| std::cmp::Reverse(slots[s].0));
+    let mut rank = vec![0; slots.len()];
+    by_size.iter().enumerate().for_each(|(r, &s)| rank[s] = r);
+    let slot_of = slot_of.into_iter().map(|slot: Option<usize>| slot.map(|s| rank[s])).collect();
+    (slot_of, by_size.into_iter().map(|s| slots[s].0).collect())
 }
 
 /// A written argument overlaps no other argument of its op, and no buffer is bound read-only and writable at once: the

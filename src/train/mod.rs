@@ -1,3 +1,4 @@
 //! The training loop and what it measures.
 
 pub mod metrics;
+pub mod session;

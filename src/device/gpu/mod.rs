@@ -7,7 +7,7 @@ mod pipelines;
 pub use adapter::Adapter;
 
 use super::{Device, RING, cpu};
-use crate::graph::{Input, Place, Plan, StateBuffer, StateId};
+use crate::graph::{Input, Place, Plan, StateBuffer, StateId, shared_slots};
 use crate::{Error, Result};
 use adapter::{Fault, Needs, report};
 use pipelines::Pipelines;
@@ -139,15 +139,10 @@ impl Gpu {
         };
         let storage = wgpu::BufferUsages::STORAGE;
         let state: Vec<wgpu::Buffer> = state.iter().map(|b| buffer(&b.name, b.len, storage)).collect();
-        // Programs run one after the other, so they share their slots.
-        let slots: Arc<Vec<wgpu::Buffer>> = Arc::new(
-            (0..plans.iter().map(|p| p.slots.len()).max().unwrap_or(0))
-                .map(|i| {
-                    let words = plans.iter().filter_map(|p| p.slots.get(i)).max().copied().unwrap_or(1);
-                    buffer(&format!("slot {i}"), words, storage)
-                })
-                .collect(),
-        );
+        let slots = shared_slots(&plans);
+        let slots: Vec<wgpu::Buffer> =
+            slots.iter().enumerate().map(|(i, &words)| buffer(&format!("slot {i}"), words, storage)).collect();
+        let slots = Arc::new(slots);
         let ops = plans.iter().flat_map(|p| p.nodes.iter().map(|n| &*n.op));
         let pipelines = Pipelines::new(&device, adapter.info(), checks, ops);
         let programs = plans

@@ -1,0 +1,356 @@
+//! A model on a device: its programs, its parameters in and out, minibatches as the plans' inputs.
+
+use crate::config::{Config, DenseRule, Negatives};
+use crate::data::batch::{BatchLayout, Minibatch};
+use crate::device::{Choice, Device};
+use crate::graph::{Input, Parameter, Plan, StateId, Step};
+use crate::model::{Model, Schema, parameters::initial_values};
+use crate::random::{Purpose, Stream};
+use crate::{Error, Result};
+use bytemuck::Zeroable;
+
+/// Words of an array that are moved between host and device at a time.
+const TRANSFER: usize = 1 << 22;
+
+/// What a program of a session does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Losses, gradients and updates over minibatches of so many rows. Output: the report.
+    Train(usize),
+    /// Logits (and instance temperatures) of so many rows at most.
+    Infer(usize),
+}
+
+/// A model on an opened device.
+pub struct Session {
+    model: Model,
+    device: Box<dyn Device>,
+    programs: Vec<Program>,
+    offsets: Vec<u32>,
+}
+
+struct Program {
+    role: Role,
+    inputs: Vec<(Input, usize)>,
+}
+
+impl Session {
+    /// Builds the model for the chosen device and opens it with a program for each role. `line` receives the plan in words before
+    /// anything is allocated.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Model::new`] and [`Choice::open`]; a plan over the memory budget.
+    pub fn open(
+        config: &Config,
+        schema: &Schema,
+        choice: Choice,
+        roles: &[Role],
+        line: &mut dyn FnMut(String),
+    ) -> Result<Session> {
+        let model = Model::new(config, schema, choice.limits())?;
+        let plans: Vec<Plan> = roles
+            .iter()
+            .map(|role| match *role {
+                Role::Train(rows) => model.training_plan(rows),
+                Role::Infer(rows) => model.inference_plan(rows),
+            })
+            .collect();
+        Session::with_plans(model, choice, roles, plans, line)
+    }
+
+    /// As [`Session::open`] with plans of one's own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::open`].
+    pub fn with_plans(
+        model: Model,
+        choice: Choice,
+        roles: &[Role],
+        plans: Vec<Plan>,
+        line: &mut dyn FnMut(String),
+    ) -> Result<Session> {
+        let memory = Memory::of(&model, &plans);
+        line(memory.describe());
+        let budget = model.config().train.memory_mib << 20;
+        if budget > 0 && memory.total() > budget {
+            return Err(Error::user(format!(
+                "train.memory_mib: the plan takes {} of {} allowed; lower train.batch_size, train.evaluate_batch_size or \
+                 features.dim, or raise features.min_count",
+                mib(memory.total()),
+                mib(budget)
+            )));
+        }
+        let programs = roles.iter().zip(&plans).map(|(&role, p)| Program { role, inputs: p.inputs.clone() }).collect();
+        let device = choice.open(&model.state().buffers, plans)?;
+        Ok(Session { model, device, programs, offsets: Vec::new() })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The device in words.
+    pub fn device_name(&self) -> &str {
+        self.device.name()
+    }
+
+    /// What minibatches must hold for this model.
+    pub fn batch_layout(&self) -> BatchLayout {
+        batch_layout(&self.model)
+    }
+
+    /// Gives every parameter its first values under the configured seed.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports.
+    pub fn initialize(&mut self) -> Result<()> {
+        let seed = self.model.config().seed;
+        for parameter in self.model.parameters().to_vec() {
+            self.write_array(&parameter, |from, words| {
+                initial_values(&parameter, seed, from, bytemuck::cast_slice_mut(words));
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Writes an array of the state; `fill(from, words)` gives its elements from number `from` on.
+    ///
+    /// # Errors
+    ///
+    /// Those of `fill` and of the device.
+    pub fn write_array(
+        &mut self,
+        array: &Parameter,
+        mut fill: impl FnMut(usize, &mut [u32]) -> Result<()>,
+    ) -> Result<()> {
+        let mut words = Vec::new();
+        let mut from = 0;
+        for part in &array.parts {
+            let mut done = 0;
+            while done < part.len {
+                let n = TRANSFER.min(part.len - done);
+                words.resize(n, 0);
+                fill(from, &mut words)?;
+                self.device.write(part.state, part.offset + done, &words)?;
+                done += n;
+                from += n;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads an array of the state piece by piece, in order.
+    ///
+    /// # Errors
+    ///
+    /// Those of `take` and of the device.
+    pub fn read_array(&mut self, array: &Parameter, mut take: impl FnMut(&[u32]) -> Result<()>) -> Result<()> {
+        let mut words = Vec::new();
+        for part in &array.parts {
+            let mut done = 0;
+            while done < part.len {
+                let n = TRANSFER.min(part.len - done);
+                words.resize(n, 0);
+                self.device.read(part.state, part.offset + done, &mut words)?;
+                take(&words)?;
+                done += n;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads words of a state buffer.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports.
+    pub fn read(&mut self, state: StateId, offset: usize, words: &mut [u32]) -> Result<()> {
+        self.device.read(state, offset, words)
+    }
+
+    /// The number of the program with this role.
+    ///
+    /// # Errors
+    ///
+    /// None has it.
+    pub fn program(&self, role: Role) -> Result<usize> {
+        self.programs
+            .iter()
+            .position(|p| p.role == role)
+            .ok_or_else(|| Error::system(format!("no program for {role:?} was planned")))
+    }
+
+    /// Starts training step number `step` (from 0) on `batch`.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports.
+    pub fn train(&mut self, program: usize, step: u64, batch: &Minibatch) -> Result<()> {
+        let scalars = self.prepare(step, batch);
+        let inputs = bind(&self.programs[program].inputs, batch, &scalars, &self.offsets);
+        self.device.submit(program, &inputs)
+    }
+
+    /// Starts inference on `batch`, which may have fewer rows than the program.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports.
+    pub fn infer(&mut self, program: usize, batch: &Minibatch) -> Result<()> {
+        let step = Step::zeroed();
+        let inputs = bind(&self.programs[program].inputs, batch, &step, &[]);
+        self.device.submit(program, &inputs)
+    }
+
+    /// Steps of `program` under way.
+    pub fn in_flight(&self, program: usize) -> usize {
+        self.device.in_flight(program)
+    }
+
+    /// The outputs of the oldest step of `program` under way.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports.
+    pub fn receive(&mut self, program: usize, outputs: &mut Vec<Vec<f32>>) -> Result<()> {
+        self.device.receive(program, outputs)
+    }
+
+    /// Which op first writes a NaN or an infinity when training step `step` on `batch` is run again, if one does.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports.
+    pub fn first_nonfinite(&mut self, program: usize, step: u64, batch: &Minibatch) -> Result<Option<String>> {
+        let scalars = self.prepare(step, batch);
+        let inputs = bind(&self.programs[program].inputs, batch, &scalars, &self.offsets);
+        self.device.first_nonfinite(program, &inputs)
+    }
+
+    /// The step's scalars; draws its sampled negatives.
+    fn prepare(&mut self, step: u64, batch: &Minibatch) -> Step {
+        let config = self.model.config();
+        let k = self.model.sampled_negatives(batch.rows);
+        if config.contrast.negatives != Negatives::InBatch {
+            draw_offsets(config.seed, step, batch.rows, k, &mut self.offsets);
+        }
+        scalars(config, step, batch.clicks())
+    }
+}
+
+/// What minibatches must hold for `model`.
+pub fn batch_layout(model: &Model) -> BatchLayout {
+    let numeric = model.config().features.numeric.len();
+    BatchLayout { tables: model.layouts().to_vec(), numeric, mask: model.mask() }
+}
+
+/// The scalars of training step number `step` (from 0).
+fn scalars(config: &Config, step: u64, clicks: usize) -> Step {
+    let dense = &config.optimizer.dense;
+    // In f64: 1 - beta^t loses its digits in f32 when t is small.
+    let correction = |beta: f32| (1.0 - f64::from(beta).powf((step + 1) as f64)) as f32;
+    let (correction1, correction2) = match dense.kind {
+        DenseRule::Adamw => (correction(dense.beta1), correction(dense.beta2)),
+        DenseRule::Adagrad | DenseRule::Sgd => (1.0, 1.0),
+    };
+    Step {
+        dense_lr: dense.lr,
+        embedding_lr: config.optimizer.embedding.lr,
+        correction1,
+        correction2,
+        inverse_clicks: if clicks > 0 { 1.0 / clicks as f32 } else { 0.0 },
+        pad: [0.0; 3],
+    }
+}
+
+/// Draws `k` distinct offsets in 1..rows, ascending (Floyd's algorithm, CACM 30(9), 1987).
+fn draw_offsets(seed: u64, step: u64, rows: usize, k: usize, offsets: &mut Vec<u32>) {
+    let stream = Stream::new(seed, Purpose::Negatives, step);
+    offsets.clear();
+    for (i, most) in (rows - k..rows).enumerate() {
+        let drawn = 1 + ((u64::from(stream.word(i as u64)) * most as u64) >> 32) as u32;
+        let taken = offsets.contains(&drawn);
+        offsets.push(if taken { most as u32 } else { drawn });
+    }
+    offsets.sort_unstable();
+}
+
+/// The plan's inputs as bytes.
+fn bind<'a>(inputs: &[(Input, usize)], batch: &'a Minibatch, step: &'a Step, offsets: &'a [u32]) -> Vec<&'a [u8]> {
+    let bytes = |input: Input| -> &'a [u8] {
+        match input {
+            Input::Step => bytemuck::bytes_of(step),
+            Input::Labels => bytemuck::cast_slice(&batch.labels),
+            Input::Numeric => bytemuck::cast_slice(&batch.numeric),
+            Input::MaskKey => bytemuck::cast_slice(&batch.mask_key),
+            Input::Offsets => bytemuck::cast_slice(offsets),
+            Input::Ids(t) => bytemuck::cast_slice(&batch.tables[t].ids),
+            Input::Segments(t) => bytemuck::cast_slice(&batch.tables[t].segments),
+            Input::Occurrences(t) => bytemuck::cast_slice(&batch.tables[t].occurrences),
+            Input::Chunks(t) => bytemuck::cast_slice(&batch.tables[t].chunks),
+            Input::Other(_) => &[],
+        }
+    };
+    inputs.iter().map(|&(input, _)| bytes(input)).collect()
+}
+
+/// Device memory of a session, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Embedding tables and their optimizer state.
+    pub tables: u64,
+    /// Dense parameters, gradients and optimizer state.
+    pub dense: u64,
+    /// Inputs and activations; activations whose lives don't overlap share memory.
+    pub working: u64,
+    /// Activations if none were shared.
+    pub unshared: u64,
+    /// Nodes of all programs.
+    pub ops: usize,
+}
+
+impl Memory {
+    fn of(model: &Model, plans: &[Plan]) -> Memory {
+        let dense: u64 = model
+            .state()
+            .buffers
+            .iter()
+            .filter(|b| b.name.starts_with("dense") || b.name == "health")
+            .map(|b| b.len as u64 * 4)
+            .sum();
+        Memory {
+            tables: model.state().bytes() - dense,
+            dense,
+            working: crate::graph::working_bytes(plans),
+            unshared: plans.iter().map(|p| p.transient_words as u64 * 4).max().unwrap_or(0),
+            ops: plans.iter().map(|p| p.nodes.len()).sum(),
+        }
+    }
+
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.tables + self.dense + self.working
+    }
+
+    /// In one line.
+    pub fn describe(&self) -> String {
+        format!(
+            "plan: {} ops; memory {} = tables {} + dense {} + inputs and activations {} ({} without sharing)",
+            self.ops,
+            mib(self.total()),
+            mib(self.tables),
+            mib(self.dense),
+            mib(self.working),
+            mib(self.unshared)
+        )
+    }
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64)
+}

@@ -1,0 +1,267 @@
+//! Whole models against PyTorch in float64: losses, every gradient, parameters after one and two optimizer steps, on the CPU
+//! twins and on every adapter present. `goldens/make.py` makes the files.
+
+mod common;
+
+use safetensors::{Dtype, SafeTensors};
+use std::collections::HashMap;
+use std::path::Path;
+use tauten::config::Config;
+use tauten::data::batch::{BatchBuilder, Minibatch, RowSource};
+use tauten::device::{Choice, Limits};
+use tauten::graph::{Parameter, ParameterKind, Plan};
+use tauten::model::{Model, Schema};
+use tauten::ops::report::Report;
+use tauten::train::session::{Role, Session, batch_layout};
+
+struct Golden {
+    name: String,
+    tensors: HashMap<String, Vec<f64>>,
+    rows: HashMap<String, usize>,
+    config: Config,
+    schema: Schema,
+}
+
+impl Golden {
+    fn read(path: &Path) -> Golden {
+        let bytes = std::fs::read(path).unwrap();
+        let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
+        let metadata = header.metadata().clone().unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let (mut tensors, mut rows) = (HashMap::new(), HashMap::new());
+        for (name, view) in file.iter() {
+            let data = view.data();
+            let values: Vec<f64> = match view.dtype() {
+                Dtype::F32 => data.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect(),
+                Dtype::F64 => data.chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect(),
+                Dtype::I32 => data.chunks_exact(4).map(|b| f64::from(i32::from_le_bytes(b.try_into().unwrap()))).collect(),
+                other => panic!("{name}: {other:?}"),
+            };
+            rows.insert(name.to_string(), view.shape().first().copied().unwrap_or(1));
+            tensors.insert(name.to_string(), values);
+        }
+        let list = |key: &str| serde_json::from_str::<Vec<usize>>(&metadata[key]).unwrap();
+        let names: Vec<String> = serde_json::from_str(&metadata["features"]).unwrap();
+        let numeric: usize = metadata["numeric"].parse().unwrap();
+        let categorical: Vec<String> =
+            names.iter().zip(list("dims")).map(|(name, dim)| format!("{{ name = \"{name}\", dim = {dim} }}")).collect();
+        let numbers: Vec<String> = (0..numeric).map(|i| format!("\"n{i}\"")).collect();
+        let text = format!(
+            "[data]\ntrain = [\"x\"]\nvalid = [\"x\"]\n[features]\ncategorical = [{}]\nnumeric = [{}]\n{}",
+            categorical.join(", "),
+            numbers.join(", "),
+            metadata["config"]
+        );
+        let config: Config = toml::from_str(&text).unwrap();
+        let schema = Schema { categorical: names.into_iter().zip(list("vocabulary")).collect(), numeric };
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        Golden { name, tensors, rows, config, schema }
+    }
+
+    fn batch(&self, model: &Model, prefix: &str) -> Option<Minibatch> {
+        let rows = *self.rows.get(&format!("{prefix}.click"))?;
+        let mut builder = BatchBuilder::new(batch_layout(model), true);
+        let mut batch = Minibatch::default();
+        let source = Source { golden: self, prefix: prefix.to_string(), rows };
+        builder.fill(&source, &(0..rows).collect::<Vec<_>>(), &mut batch).unwrap();
+        Some(batch)
+    }
+}
+
+struct Source<'a> {
+    golden: &'a Golden,
+    prefix: String,
+    rows: usize,
+}
+
+impl RowSource for Source<'_> {
+    fn len(&self) -> usize {
+        self.rows
+    }
+    fn read(&self, row: usize, ids: &mut [u32], numeric: &mut [f32]) -> (u8, u8) {
+        let get = |name: &str| &self.golden.tensors[&format!("{}.{name}", self.prefix)];
+        for (i, id) in ids.iter_mut().enumerate() {
+            *id = get("ids")[row * ids.len() + i] as u32;
+        }
+        for (i, value) in numeric.iter_mut().enumerate() {
+            *value = get("numeric")[row * self.golden.schema.numeric + i] as f32;
+        }
+        (get("click")[row] as u8, get("conversion")[row] as u8)
+    }
+}
+
+fn array(session: &mut Session, p: &Parameter) -> Vec<f32> {
+    let mut values = Vec::new();
+    session
+        .read_array(p, |words| {
+            values.extend_from_slice(bytemuck::cast_slice(words));
+            Ok(())
+        })
+        .unwrap();
+    values
+}
+
+/// The first elements that differ by more than `absolute + relative * |wanted|`.
+fn compare(what: &str, got: &[f32], wanted: &[f64], relative: f64, absolute: f64, wrong: &mut Vec<String>) {
+    assert_eq!(got.len(), wanted.len(), "{what}");
+    let mut count = 0;
+    for (i, (&g, &w)) in got.iter().zip(wanted).enumerate() {
+        let within = (f64::from(g) - w).abs() <= absolute + relative * w.abs();
+        if !within {
+            count += 1;
+            if count <= 3 {
+                wrong.push(format!("{what}[{i}]: {g:e}, PyTorch {w:e}"));
+            }
+        }
+    }
+}
+
+fn scale(values: &[f64]) -> f64 {
+    values.iter().fold(0.0, |a, b| a.max(b.abs()))
+}
+
+fn session(golden: &Golden, choice: Choice, limits: Limits, updates: bool) -> (Session, Vec<Minibatch>) {
+    let model = Model::new(&golden.config, &golden.schema, limits).unwrap();
+    let batches: Vec<Minibatch> = ["input", "input2"].iter().filter_map(|p| golden.batch(&model, p)).collect();
+    let mut roles: Vec<Role> = batches.iter().map(|b| Role::Train(b.rows)).collect();
+    roles.dedup();
+    let plans = roles
+        .iter()
+        .map(|r| match *r {
+            Role::Train(rows) => Plan::new(model.training_graph(rows, updates)),
+            Role::Infer(rows) => model.inference_plan(rows),
+        })
+        .collect();
+    let mut session = Session::with_plans(model, choice, &roles, plans, &mut |_| ()).unwrap();
+    for p in session.model().parameters().to_vec() {
+        let values = &golden.tensors[&format!("param.{}", p.name)];
+        session
+            .write_array(&p, |from, words| {
+                for (word, &value) in words.iter_mut().zip(&values[from..]) {
+                    *word = (value as f32).to_bits();
+                }
+                Ok(())
+            })
+            .unwrap();
+    }
+    (session, batches)
+}
+
+fn offsets(golden: &Golden) -> Option<Vec<u32>> {
+    golden.tensors.get("input.offsets").map(|o| o.iter().map(|&x| x as u32).collect())
+}
+
+fn check(golden: &Golden, open: impl Fn() -> Choice, limits: Limits, where_: &str) {
+    let mut wrong = Vec::new();
+    // Losses and gradients.
+    let (mut s, batches) = session(golden, open(), limits, false);
+    let batch = &batches[0];
+    let program = s.program(Role::Train(batch.rows)).unwrap();
+    s.train_with_offsets(program, 0, batch, offsets(golden)).unwrap();
+    let mut outputs = Vec::new();
+    s.receive(program, &mut outputs).unwrap();
+    let report: Report = bytemuck::pod_read_unaligned(bytemuck::cast_slice(&outputs[0]));
+    for (name, got) in [
+        ("loss.ctr", report.ctr),
+        ("loss.ctcvr", report.ctcvr),
+        ("loss.cvr", report.cvr),
+        ("loss.contrast", report.contrast),
+        ("loss.total", report.total),
+    ] {
+        compare(name, &[got], &golden.tensors[name], 2e-5, 1e-6, &mut wrong);
+    }
+    let logits = &golden.tensors["logits"];
+    compare("logits", &outputs[2], logits, 2e-5, 2e-6 * scale(logits), &mut wrong);
+    if let (Some(tau), Some(got)) = (golden.tensors.get("tau"), outputs.get(3)) {
+        compare("tau", got, tau, 1e-5, 1e-6, &mut wrong);
+    }
+    for p in s.model().parameters().to_vec() {
+        let wanted = &golden.tensors[&format!("grad.{}", p.name)];
+        let got = match p.kind {
+            ParameterKind::Dense => {
+                let mut words = vec![0u32; p.len()];
+                let gradients = s.model().gradients();
+                s.read(gradients, p.parts[0].offset, &mut words).unwrap();
+                bytemuck::cast_slice(&words).to_vec()
+            }
+            ParameterKind::Embedding => embedding_gradient(golden, s.model(), batch, &outputs[1], &p),
+        };
+        compare(&format!("grad.{}", p.name), &got, wanted, 1e-4, 2e-5 * scale(wanted) + 1e-9, &mut wrong);
+    }
+    // One step, then another on the same or a second minibatch.
+    let (mut s, batches) = session(golden, open(), limits, true);
+    for (step, prefix) in ["updated", "updated2"].iter().enumerate() {
+        let batch = batches.get(step).unwrap_or(&batches[0]);
+        let program = s.program(Role::Train(batch.rows)).unwrap();
+        s.train_with_offsets(program, step as u64, batch, offsets(golden)).unwrap();
+        s.receive(program, &mut outputs).unwrap();
+        let optimizer = &golden.config.optimizer;
+        for p in s.model().parameters().to_vec() {
+            let wanted = &golden.tensors[&format!("{prefix}.{}", p.name)];
+            let lr = match p.kind {
+                ParameterKind::Dense => optimizer.dense.lr,
+                ParameterKind::Embedding => optimizer.embedding.lr,
+            };
+            // Adam divides a gradient by its own size, so an update is right to the digits that the gradient has.
+            let absolute = 2e-3 * f64::from(lr);
+            let got = array(&mut s, &p);
+            compare(&format!("{prefix}.{}", p.name), &got, wanted, 2e-6, absolute, &mut wrong);
+        }
+    }
+    assert!(wrong.is_empty(), "{} on {where_}:\n{}", golden.name, wrong.join("\n"));
+}
+
+/// The dense gradient [V, D] of a feature's embedding from that of x.
+fn embedding_gradient(golden: &Golden, model: &Model, batch: &Minibatch, dx: &[f32], p: &Parameter) -> Vec<f32> {
+    let feature = golden.schema.categorical.iter().position(|(n, _)| p.name == format!("embedding.{n}")).unwrap();
+    let columns = dx.len() / batch.rows;
+    let mut offset = 0;
+    for (layout, part) in model.layouts().iter().zip(&batch.tables) {
+        if let Some(f) = layout.features.iter().position(|&x| x == feature) {
+            let mut gradient = vec![0f64; p.len()];
+            for b in 0..batch.rows {
+                let row = (part.ids[b * layout.features.len() + f] - layout.offsets[f]) as usize;
+                for d in 0..layout.dim {
+                    gradient[row * layout.dim + d] += f64::from(dx[b * columns + offset + f * layout.dim + d]);
+                }
+            }
+            return gradient.into_iter().map(|g| g as f32).collect();
+        }
+        offset += layout.features.len() * layout.dim;
+    }
+    panic!("no table has {}", p.name);
+}
+
+fn goldens() -> Vec<Golden> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
+    let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    paths.retain(|p| p.extension().is_some_and(|e| e == "safetensors"));
+    paths.sort();
+    assert!(paths.len() >= 20, "goldens are missing");
+    paths.iter().map(|p| Golden::read(p)).collect()
+}
+
+#[test]
+fn twins_match_pytorch() {
+    for golden in goldens() {
+        check(&golden, || Choice::Cpu, Choice::Cpu.limits(), "cpu");
+    }
+}
+
+#[test]
+fn adapters_match_pytorch() {
+    common::for_each_adapter(|name, open| {
+        for golden in goldens() {
+            check(&golden, || Choice::Gpu(Box::new(open())), Limits { binding_bytes: 128 << 20 }, name);
+        }
+    });
+}
+
+/// Tables split into shards of a few rows give what whole tables give.
+#[test]
+fn split_tables_match_pytorch() {
+    let limits = Limits { binding_bytes: 320 };
+    for golden in goldens() {
+        check(&golden, || Choice::Cpu, limits, "cpu with bindings of 320 bytes");
+    }
+}
