@@ -49,7 +49,7 @@ impl Stream {
     /// A standard normal number (Box-Muller, in f64).
     pub fn normal(&self, index: u64) -> f32 {
         let w = self.words((index / 2) as u32);
-        let (a, b) = if index % 2 == 0 { (w[0], w[1]) } else { (w[2], w[3]) };
+        let (a, b) = if index.is_multiple_of(2) { (w[0], w[1]) } else { (w[2], w[3]) };
         let u = (f64::from(a) + 0.5) / 4_294_967_296.0;
         let v = f64::from(b) / 4_294_967_296.0;
         ((-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32

@@ -196,7 +196,7 @@ impl Places<'_> {
             What::Missing { key } => (join(&path, key), " is missing; add it".to_string()),
             What::Value(text) => (path, text),
         };
-        Error::user(format!("{}: key `{}`{}", self.show(&key), one_line(&key), one_line(&text)))
+        Error::user(one_line(&format!("{}: key `{key}`{text}", self.show(&key))))
     }
 }
 
@@ -222,10 +222,10 @@ fn expected(word: &str, allowed: &[&str]) -> String {
     }
 }
 
-/// The one of `allowed` that `word` was most likely meant to be: at most a third of its letters differ.
+/// The one of `allowed` that `word` was most likely meant to be: less than half of its letters differ.
 fn closest<'a>(word: &str, allowed: &[&'a str]) -> Option<&'a str> {
     let near = allowed.iter().map(|a| (distance(word, a), *a)).min()?;
-    (near.0 * 3 <= word.chars().count().max(3)).then_some(near.1)
+    (near.0 * 2 < word.chars().count().max(3)).then_some(near.1)
 }
 
 /// Letters to insert, delete or replace to get from one word to the other (Levenshtein).
@@ -595,13 +595,13 @@ mod tests {
 
     #[test]
     fn syntax_and_keys() {
-        insta::assert_snapshot!(error("numeric = [\n", &[]), @"c.toml:7: no TOML: unclosed array, expected `]`");
+        insta::assert_snapshot!(error("numeric = [\n", &[]), @"c.toml:6: no TOML: unclosed array, expected `]`");
         insta::assert_snapshot!(error("[model]\nencodr = \"mmoe\"", &[]), @"c.toml:7: key `model.encodr` is unknown; expected one of encoder, experts, hidden, tower, activation, embedding_std; did you mean `encoder`?");
         insta::assert_snapshot!(error("[modle]", &[]), @"c.toml:6: key `modle` is unknown; expected one of seed, data, features, model, contrast, loss, optimizer, train, evaluate; did you mean `model`?");
         insta::assert_snapshot!(error("[model]\n\nencoder = \"mmoes\"", &[]), @"c.toml:8: key `model.encoder` is `mmoes`; expected one of shared-bottom, mmoe; did you mean `mmoe`?");
         insta::assert_snapshot!(error("[model]\nencoder = 3", &[]), @"c.toml:7: key `model.encoder` is `3`; expected one of shared-bottom, mmoe");
         insta::assert_snapshot!(error("", &["model.encodr=mmoe"]), @"--set model.encodr=mmoe: key `model.encodr` is unknown; expected one of encoder, experts, hidden, tower, activation, embedding_std; did you mean `encoder`?");
-        insta::assert_snapshot!(error("", &["data.root.x=1", "data.root=3"]), @"--set data.root.x=1: key `data.root` is table; expected a string");
+        insta::assert_snapshot!(error("", &["data.root.x=1", "data.root=3"]), @"--set data.root=3: key `data.root` is integer `3`; expected a string");
     }
 
     #[test]

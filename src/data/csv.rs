@@ -17,6 +17,8 @@ pub(super) struct Csv {
     names: Vec<String>,
     /// Position of each wanted column in a record.
     wanted: Vec<usize>,
+    /// Whether lines end in LF alone, as the header does.
+    lf: bool,
     /// Bytes read of the file on disk.
     position: Arc<AtomicU64>,
 }
@@ -43,7 +45,7 @@ impl Csv {
         let bytes: Box<dyn Read + Send> =
             if gzip { Box::new(MultiGzDecoder::new(std::io::BufReader::with_capacity(1 << 16, file))) } else { Box::new(file) };
         let mut reader = ::csv::ReaderBuilder::new().buffer_capacity(1 << 18).from_reader(bytes);
-        let header = reader.byte_headers().map_err(|e| damaged(path, e, 0))?;
+        let header = reader.byte_headers().map_err(|e| damaged(path, e, 0, None))?.clone();
         let mut names = Vec::with_capacity(header.len());
         for (i, name) in header.iter().enumerate() {
             let name = std::str::from_utf8(name).map_err(|_| {
@@ -70,7 +72,9 @@ impl Csv {
                 }
             })
             .collect::<Result<_>>()?;
-        Ok(Csv { reader, record: ::csv::ByteRecord::new(), names, wanted, position })
+        // The reader has passed the header's LF, but of a CRLF only the CR.
+        let lf = reader.position().line() > 1 + newlines(&header);
+        Ok(Csv { reader, record: ::csv::ByteRecord::new(), names, wanted, lf, position })
     }
 
     /// The header.
@@ -83,15 +87,26 @@ impl Csv {
         self.position.load(Ordering::Relaxed)
     }
 
+    /// The line at which the last record starts, from 1.
+    ///
+    /// The record's own position is where the one before ended: ahead of empty lines and of the LF of a CRLF. So count back from
+    /// where the reader stands now. (Only a last row without a line end, behind empty lines, still counts from the empty lines.)
+    fn line(&self) -> u64 {
+        let back = newlines(&self.record) + u64::from(self.lf);
+        let before = self.record.position().map_or(1, ::csv::Position::line);
+        before.max(self.reader.position().line().saturating_sub(back))
+    }
+
     /// Appends the next rows to an empty block.
     pub(super) fn fill(&mut self, path: &Path, block: &mut Block) -> Result<()> {
         let mut bytes = 0;
         while block.rows < BLOCK_ROWS && bytes < BLOCK_BYTES {
             let row = block.first_row + block.rows as u64 + 1;
-            if !self.reader.read_byte_record(&mut self.record).map_err(|e| damaged(path, e, row))? {
+            let read = self.reader.read_byte_record(&mut self.record);
+            let line = self.line();
+            if !read.map_err(|e| damaged(path, e, row, Some(line)))? {
                 break;
             }
-            let line = self.record.position().map_or(0, ::csv::Position::line);
             for (column, &at) in block.columns.iter_mut().zip(&self.wanted) {
                 // Every record is as long as the header: the reader refuses others.
                 let cell = self.record.get(at).unwrap_or_default();
@@ -113,15 +128,20 @@ impl Csv {
     }
 }
 
-/// One line for an error of the CSV reader at data row `row` (0: the header).
-fn damaged(path: &Path, error: ::csv::Error, row: u64) -> Error {
+/// Line ends within the cells of a record.
+fn newlines(record: &::csv::ByteRecord) -> u64 {
+    record.as_slice().iter().filter(|&&b| b == b'\n').count() as u64
+}
+
+/// One line for an error of the CSV reader at data row `row` (0: the header), which starts at `line`.
+fn damaged(path: &Path, error: ::csv::Error, row: u64, line: Option<u64>) -> Error {
     let at = |line| if row == 0 { format!("{}: header", path.display()) } else { place(path, row, line) };
     match error.into_kind() {
-        ::csv::ErrorKind::UnequalLengths { pos, expected_len, len } => {
+        ::csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
             let cells = if len == 1 { "cell" } else { "cells" };
             Error::user(format!(
                 "{}: {len} {cells}, but the header has {expected_len}; mend the row (a cell with a comma needs quotes)",
-                at(pos.as_ref().map(::csv::Position::line))
+                at(line)
             ))
         }
         ::csv::ErrorKind::Io(e) => match e.kind() {
@@ -133,6 +153,6 @@ fn damaged(path: &Path, error: ::csv::Error, row: u64) -> Error {
             }
             _ => io(path)(e),
         },
-        kind => Error::user(format!("{}: {kind:?}", at(None))),
+        kind => Error::user(format!("{}: {kind:?}", at(line))),
     }
 }

@@ -413,6 +413,7 @@ impl Rows {
     ///
     /// # Panics
     /// If `row` is not below [`len`](Self::len).
+    #[inline]
     pub fn labels(&self, row: usize) -> (u8, u8) {
         assert!(row < self.rows, "row {row} of {}", self.rows);
         let (_, labels) = self.block(row);
@@ -420,6 +421,7 @@ impl Rows {
     }
 
     /// The columns and the labels of the block that holds `row`.
+    #[inline]
     fn block(&self, row: usize) -> (&[u8], &[u8]) {
         let bytes = self.layout.bytes();
         let map = self.map.as_deref().unwrap_or_default();

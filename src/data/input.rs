@@ -43,12 +43,14 @@ pub struct Column {
 
 impl Column {
     /// The cell of `row`; empty if missing.
+    #[inline]
     pub fn cell(&self, row: usize) -> &str {
         let start = if row == 0 { 0 } else { self.ends[row - 1] };
         &self.text[start..self.ends[row]]
     }
 
     /// Ends the cell that was written to `text`.
+    #[inline]
     pub(super) fn end_cell(&mut self) {
         self.ends.push(self.text.len());
     }

@@ -27,16 +27,19 @@ struct Interner {
 }
 
 impl Interner {
+    #[inline]
     fn len(&self) -> usize {
         self.ends.len()
     }
 
+    #[inline]
     fn get(&self, number: usize) -> &str {
         let start = if number == 0 { 0 } else { self.ends[number - 1] };
         &self.text[start..self.ends[number]]
     }
 
     /// The number of `value`, or the free slot where it belongs. The table must not be empty.
+    #[inline]
     fn find(&self, value: &str) -> std::result::Result<u32, usize> {
         let mask = self.slots.len() - 1;
         let mut slot = hash(value) & mask;
@@ -50,6 +53,7 @@ impl Interner {
     }
 
     /// The number of `value`, new or not; `None` when u32 has no more numbers.
+    #[inline]
     fn insert(&mut self, value: &str) -> Option<u32> {
         if self.len() * 2 >= self.slots.len() {
             self.grow();
@@ -80,6 +84,7 @@ impl Interner {
     }
 }
 
+#[inline]
 fn hash(value: &str) -> usize {
     let mut hasher = FxHasher::default();
     hasher.write(value.as_bytes());
@@ -88,6 +93,7 @@ fn hash(value: &str) -> usize {
 
 /// The form in which a cell is a value: a whole number loses a fraction of zeros (`5.0` is `5`, as CSV writers put whole
 /// numbers of float columns), `True`, `TRUE`, `False`, `FALSE` become lower case. Anything else stands for itself.
+#[inline]
 pub fn canonical(cell: &str) -> &str {
     match cell {
         "True" | "TRUE" => return "true",
@@ -116,6 +122,7 @@ impl Counter {
     ///
     /// # Errors
     /// More distinct values than ids.
+    #[inline]
     pub fn add(&mut self, cell: &str) -> Result<()> {
         if cell.is_empty() {
             return Ok(());
@@ -158,6 +165,7 @@ impl Vocabulary {
     }
 
     /// The id of a cell.
+    #[inline]
     pub fn id(&self, cell: &str) -> u32 {
         if cell.is_empty() || self.values.len() == 0 {
             return 0;
