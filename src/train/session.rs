@@ -191,7 +191,25 @@ impl Session {
     ///
     /// What the device reports.
     pub fn train(&mut self, program: usize, step: u64, batch: &Minibatch) -> Result<()> {
+        self.train_with_offsets(program, step, batch, None)
+    }
+
+    /// As [`Session::train`], with these offsets of sampled negatives instead of drawn ones, if any are given.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports.
+    pub fn train_with_offsets(
+        &mut self,
+        program: usize,
+        step: u64,
+        batch: &Minibatch,
+        offsets: Option<Vec<u32>>,
+    ) -> Result<()> {
         let scalars = self.prepare(step, batch);
+        if let Some(offsets) = offsets {
+            self.offsets = offsets;
+        }
         let inputs = bind(&self.programs[program].inputs, batch, &scalars, &self.offsets);
         self.device.submit(program, &inputs)
     }
