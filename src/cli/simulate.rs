@@ -1,9 +1,10 @@
 //! `tauten simulate`: a click log with known truth.
 
-use crate::Result;
-use crate::data::simulate::simulate;
+use crate::data::simulate::{Truth, simulate};
 use crate::data::write::Format;
-use std::io::{IsTerminal, Write};
+use crate::report::progress::Progress;
+use crate::{Error, Result};
+use std::io::Write;
 use std::path::PathBuf;
 
 /// Writes a simulated click log with known truth: train, valid and test files, a configuration to train with, and the
@@ -22,7 +23,7 @@ pub struct Args {
     /// Format of the files: `parquet` or `csv`.
     #[arg(long, default_value = "parquet", value_parser = format)]
     pub format: Format,
-    /// Say nothing but errors.
+    /// No progress.
     #[arg(short, long)]
     pub quiet: bool,
 }
@@ -36,27 +37,27 @@ fn format(text: &str) -> std::result::Result<Format, String> {
 }
 
 /// Runs the subcommand.
+///
+/// # Errors
+/// Those of [`simulate`], and a standard output that cannot be written to.
 pub fn run(args: &Args) -> Result<()> {
-    let mut stderr = std::io::stderr();
-    let live = !args.quiet && stderr.is_terminal();
-    let mut shown = None;
-    // A terminal that went away is no reason to stop.
-    let mut progress = |rows: u64| {
-        let percent = u128::from(rows) * 100 / u128::from(args.rows.max(1));
-        if live && shown.replace(percent) != Some(percent) {
-            let _ = write!(stderr, "\rsimulating: {percent} %{}", if rows == args.rows { "\n" } else { "" });
-        }
-    };
-    let truth = simulate(args.rows, args.seed, &args.out, args.format, &mut progress)?;
-    if !args.quiet {
-        let mut stdout = std::io::stdout();
-        let _ = stdout.write_all(summary(&truth, args.format).as_bytes());
+    let progress = Progress::new(args.quiet);
+    let task = progress.task("simulating", args.rows, "rows");
+    let mut done = 0;
+    let truth = simulate(args.rows, args.seed, &args.out, args.format, &mut |rows| {
+        task.advance(rows - done);
+        done = rows;
+    })?;
+    task.finish();
+    match std::io::stdout().lock().write_all(summary(&truth, args.format).as_bytes()) {
+        // A reader that has seen enough (`| head`) is no error.
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::system(format!("standard output: {e}"))),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// What was simulated, for a person.
-fn summary(truth: &crate::data::simulate::Truth, format: Format) -> String {
+fn summary(truth: &Truth, format: Format) -> String {
     let number = |x: Option<f64>| x.map_or("-".into(), |x| format!("{x:.4}"));
     let best = &truth.best_test_auc;
     format!(

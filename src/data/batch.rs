@@ -1,6 +1,8 @@
 //! A minibatch as the device takes it: ids, labels, and each table's unique rows with their occurrence lists.
 
+use super::dataset::{Dataset, Split};
 use crate::{Error, Result};
+use std::sync::Arc;
 
 /// Occurrences of one row that are summed in one go; a row with more is hot and summed in chunks of this many first.
 pub const CHUNK: usize = 64;
@@ -71,6 +73,17 @@ pub trait RowSource: Send + Sync {
     /// Writes row `row < len()`: an id for each categorical feature (0: missing or unseen), each transformed numeric feature.
     /// Returns (click, conversion), each 0 or 1.
     fn read(&self, row: usize, ids: &mut [u32], numeric: &mut [f32]) -> (u8, u8);
+}
+
+/// The rows of a dataset's split.
+impl RowSource for (Arc<Dataset>, Split) {
+    fn len(&self) -> usize {
+        self.0.split(self.1).len()
+    }
+
+    fn read(&self, row: usize, ids: &mut [u32], numeric: &mut [f32]) -> (u8, u8) {
+        self.0.split(self.1).read(row, ids, numeric)
+    }
 }
 
 /// What a minibatch holds beside its labels.
