@@ -3,7 +3,7 @@
 
 use tauten::config::{Direction, Objective};
 use tauten::device::{Device, cpu::Cpu};
-use tauten::graph::{Graph, Initial, Input, Parameter, ParameterKind, Part, Plan, StateId, StateLayout, TensorId};
+use tauten::graph::{Graph, Initial, Input, Parameter, ParameterKind, Part, Plan, StateId, StateLayout, TensorId, Words};
 use tauten::ops::check::normals;
 use tauten::ops::contrast::{Contrast, contrast};
 use tauten::ops::interact::interact;
@@ -35,6 +35,7 @@ impl Chain {
                 shape: vec![values.len()],
                 initial: Initial::Constant(0.0),
                 kind: ParameterKind::Dense,
+                words: Words::Float,
                 parts: vec![Part { state: buffer, offset, len: values.len() }],
             };
             tensors.push(graph.parameter(&parameter, Some(gradients)));

@@ -1,7 +1,7 @@
 //! Every op against its CPU twin, on every adapter there is, with and without the injected checks, twice for equal bits.
 
 use tauten::device::gpu::{Adapter, Checks};
-use tauten::ops::check::cases;
+use tauten::ops::check::{Case, Results, cases};
 
 /// A failure that is known to be a driver's.
 struct Expected {
@@ -33,39 +33,52 @@ fn every_op_equals_its_twin_on_every_adapter() {
     let cases = cases();
     let cases: Vec<_> = cases.iter().filter(|c| c.name.contains(&only)).collect();
     let wanted: Vec<_> = cases.iter().map(|c| c.on_cpu().unwrap_or_else(|e| panic!("{} on the CPU: {e}", c.name))).collect();
+    // Cases of an op share a device and its pipelines.
+    let mut groups: Vec<Vec<(&Case, &Results)>> = Vec::new();
+    let op = |case: &Case| case.name.split(' ').next().unwrap_or_default().to_string();
+    for (case, wanted) in cases.iter().zip(&wanted) {
+        match groups.last_mut() {
+            Some(group) if op(group[0].0) == op(case) => group.push((case, wanted)),
+            _ => groups.push(vec![(case, wanted)]),
+        }
+    }
     let mut failures = Vec::new();
     for adapter in &adapters {
         let described = adapter.describe();
         let applies = |e: &Expected| {
             e.backend == adapter.backend() && adapter.name().contains(e.adapter) && adapter.driver().contains(e.driver)
         };
-        let mut slowest = (0.0, "");
         let mut met = vec![false; EXPECTED.len()];
         let mut worst: Vec<(f32, &str)> = Vec::new();
-        for (case, wanted) in cases.iter().zip(&wanted) {
-            let mut failed = Vec::new();
-            let start = std::time::Instant::now();
+        let start = std::time::Instant::now();
+        for group in groups.iter() {
+            let members: Vec<_> = group.iter().map(|&(case, _)| case).collect();
+            let mut failed = vec![Vec::new(); group.len()];
             for checks in [Checks::Injected, Checks::None] {
-                let run = || case.on_gpu(adapter.clone(), checks);
-                let result = run().and_then(|first| {
-                    let error = case.compare(wanted, &first)?;
-                    Ok((error, first == run()?))
-                });
-                match result {
-                    Ok((error, true)) => worst.push((error, &case.name)),
-                    Ok((_, false)) => failed.push(format!("{checks:?}: two runs differ in their bits")),
-                    Err(e) => failed.push(format!("{checks:?}: {e}")),
+                let results = match Case::together(&members, adapter.clone(), checks, 2) {
+                    Ok(results) => results,
+                    Err(e) => {
+                        failed.iter_mut().for_each(|f| f.push(format!("{checks:?}: {e}")));
+                        continue;
+                    }
+                };
+                for ((&(case, wanted), result), failed) in group.iter().zip(results).zip(&mut failed) {
+                    match result.and_then(|runs| Ok((case.compare(wanted, &runs[0])?, runs[0] == runs[1]))) {
+                        Ok((error, true)) => worst.push((error, &case.name)),
+                        Ok((_, false)) => failed.push(format!("{checks:?}: two runs differ in their bits")),
+                        Err(e) => failed.push(format!("{checks:?}: {e}")),
+                    }
                 }
             }
-            let seconds = start.elapsed().as_secs_f64();
-            if seconds > slowest.0 {
-                slowest = (seconds, &case.name);
-            }
-            let expected = EXPECTED.iter().position(|e| applies(e) && case.name.contains(e.case));
-            match (failed.is_empty(), expected) {
-                (true, _) => {}
-                (false, Some(i)) => met[i] = true,
-                (false, None) => failures.extend(failed.iter().map(|f| format!("{described}: case {}: {f}", case.name))),
+            for (case, failed) in members.iter().zip(failed) {
+                let expected = EXPECTED.iter().position(|e| applies(e) && case.name.contains(e.case));
+                match (failed.is_empty(), expected) {
+                    (true, _) => {}
+                    (false, Some(i)) => met[i] = true,
+                    (false, None) => {
+                        failures.extend(failed.iter().map(|f| format!("{described}: case {}: {f}", case.name)));
+                    }
+                }
             }
         }
         for (e, met) in EXPECTED.iter().zip(met) {
@@ -76,7 +89,7 @@ fn every_op_equals_its_twin_on_every_adapter() {
         worst.sort_by(|a, b| b.0.total_cmp(&a.0));
         worst.dedup_by_key(|w| w.1);
         // Errors in parts of the tolerance.
-        println!("{described}: {} cases, the slowest {} with {:.1} s; largest errors:", cases.len(), slowest.1, slowest.0);
+        println!("{described}: {} cases in {:.1} s; largest errors:", cases.len(), start.elapsed().as_secs_f64());
         for (error, case) in worst.iter().take(12) {
             println!("  {error:.3} {case}");
         }

@@ -6,6 +6,9 @@ use crate::graph::{Graph, Input, Plan, StateId, StateLayout, TensorId};
 use crate::random::{Purpose, Stream};
 use crate::{Error, Result};
 
+/// All outputs of the last step and all state buffers, each with its name.
+pub type Results = Vec<(String, Vec<u32>)>;
+
 /// What a case puts together: a graph with its inputs, state and what is compared afterwards.
 #[derive(Default)]
 pub struct Setup {
@@ -129,6 +132,52 @@ impl Case {
     /// What the device reports.
     pub fn on_gpu(&self, adapter: Adapter, checks: Checks) -> Result<Vec<(String, Vec<u32>)>> {
         self.setup().run(|state, plans| Ok(Box::new(Gpu::new(adapter, checks, &state.buffers, plans)?)), self.steps)
+    }
+
+    /// Runs cases on one opened adapter, `times` over from their beginning: kernels that they share are compiled once.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports when it is opened; for each case what it reports when the case runs.
+    pub fn together(cases: &[&Case], adapter: Adapter, checks: Checks, times: usize) -> Result<Vec<Result<Vec<Results>>>> {
+        let mut setup = Setup::default();
+        let (mut plans, mut programs) = (Vec::new(), Vec::new());
+        for case in cases {
+            let first = setup.state.buffers.len();
+            (case.build)(&mut setup);
+            let plan = Plan::new(std::mem::take(&mut setup.graph));
+            let mut inputs = std::mem::take(&mut setup.inputs);
+            inputs.sort_by_key(|&(input, _)| input);
+            inputs.retain(|(input, _)| plan.inputs.iter().any(|(i, _)| i == input));
+            plans.push(plan);
+            programs.push((first..setup.state.buffers.len(), inputs));
+        }
+        let Setup { state, contents, .. } = setup;
+        let mut device = Gpu::new(adapter, checks, &state.buffers, plans)?;
+        let mut run = |program: usize| -> Result<Results> {
+            let (buffers, inputs) = &programs[program];
+            for i in buffers.clone() {
+                let zeros = vec![0; state.buffers[i].len];
+                let start = contents.iter().find(|(id, _)| id.0 == i).map_or(&zeros, |(_, words)| words);
+                device.write(StateId(i), 0, start)?;
+            }
+            let bytes: Vec<&[u8]> = inputs.iter().map(|(_, words)| bytemuck::cast_slice(words)).collect();
+            let mut outputs = Vec::new();
+            for _ in 0..cases[program].steps {
+                device.submit(program, &bytes)?;
+                device.receive(program, &mut outputs)?;
+            }
+            let words = |values: &Vec<f32>| bytemuck::cast_slice(values).to_vec();
+            let mut results: Results =
+                outputs.iter().enumerate().map(|(i, values)| (format!("output {i}"), words(values))).collect();
+            for i in buffers.clone() {
+                let mut words = vec![0u32; state.buffers[i].len];
+                device.read(StateId(i), 0, &mut words)?;
+                results.push((state.buffers[i].name.clone(), words));
+            }
+            Ok(results)
+        };
+        Ok((0..cases.len()).map(|program| (0..times).map(|_| run(program)).collect()).collect())
     }
 
     /// The largest error relative to the tolerance among `got` against the twin's `wanted`.
