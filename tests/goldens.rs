@@ -80,8 +80,9 @@ impl RowSource for Source<'_> {
     }
     fn read(&self, row: usize, ids: &mut [u32], numeric: &mut [f32]) -> (u8, u8) {
         let get = |name: &str| &self.golden.tensors[&format!("{}.{name}", self.prefix)];
+        let features = ids.len();
         for (i, id) in ids.iter_mut().enumerate() {
-            *id = get("ids")[row * ids.len() + i] as u32;
+            *id = get("ids")[row * features + i] as u32;
         }
         for (i, value) in numeric.iter_mut().enumerate() {
             *value = get("numeric")[row * self.golden.schema.numeric + i] as f32;
@@ -186,7 +187,8 @@ fn check(golden: &Golden, open: impl Fn() -> Choice, limits: Limits, where_: &st
             }
             ParameterKind::Embedding => embedding_gradient(golden, s.model(), batch, &outputs[1], &p),
         };
-        compare(&format!("grad.{}", p.name), &got, wanted, 1e-4, 2e-5 * scale(wanted) + 1e-9, &mut wrong);
+        // The last term: projection gradients of rows that are alike cancel to next to nothing.
+        compare(&format!("grad.{}", p.name), &got, wanted, 1e-4, 2e-5 * scale(wanted) + 3e-8, &mut wrong);
     }
     // One step, then another on the same or a second minibatch.
     let (mut s, batches) = session(golden, open(), limits, true);

@@ -118,9 +118,11 @@ impl Model {
         let alignment = match config.contrast.temperature {
             Temperature::Off => None,
             _ => {
-                let projection =
-                    Layer::without_bias(&mut parameters, "projection", TASKS, hidden, config.contrast.width);
-                Some((projection, Relatedness::new(&config.contrast, hidden, embedding.columns, &mut parameters)))
+                let projection = Layer::without_bias(&mut parameters, "projection", TASKS, hidden, config.contrast.width);
+                Some((
+                    projection,
+                    Relatedness::new(&config.contrast, config.model.activation, hidden, embedding.columns, &mut parameters),
+                ))
             }
         };
         let len = parameters.dense_len();

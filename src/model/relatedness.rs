@@ -21,15 +21,24 @@ enum Source {
     /// The parameter `temperature`: the raw r.
     Task(usize),
     /// `relatedness.<layer>`; the last gives r.
-    Instance { hidden: Mlp, last: Layer },
+    Instance {
+        hidden: Mlp,
+        last: Layer,
+    },
 }
 
 impl Relatedness {
     /// As `[contrast]` says, over towers of `hidden` columns and `columns` columns of features.
-    pub fn new(contrast: &Contrast, hidden: usize, columns: usize, parameters: &mut Parameters) -> Relatedness {
+    pub fn new(
+        contrast: &Contrast,
+        activation: Activation,
+        hidden: usize,
+        columns: usize,
+        parameters: &mut Parameters,
+    ) -> Relatedness {
         // The logit of tau_init within the bounds, in f64: tau starts there.
-        let share =
-            (f64::from(contrast.tau_init) - f64::from(contrast.tau_min)) / (f64::from(contrast.tau_max) - f64::from(contrast.tau_min));
+        let share = (f64::from(contrast.tau_init) - f64::from(contrast.tau_min))
+            / (f64::from(contrast.tau_max) - f64::from(contrast.tau_min));
         let start = (share / (1.0 - share)).ln() as f32;
         let source = match contrast.temperature {
             Temperature::Fixed(tau) => Source::Fixed(tau),
@@ -39,7 +48,7 @@ impl Relatedness {
                     RelatednessInput::Towers => 3 * hidden,
                     RelatednessInput::Embedding => columns,
                 };
-                let layers = Mlp::shared(parameters, "relatedness", 1, inputs, &contrast.hidden, Activation::Relu);
+                let layers = Mlp::shared(parameters, "relatedness", 1, inputs, &contrast.hidden, activation);
                 let inputs = contrast.hidden.last().copied().unwrap_or(inputs);
                 let name = format!("relatedness.{}", contrast.hidden.len());
                 let last = Layer::shared(parameters, &name, 1, inputs, 1, None);

@@ -123,11 +123,7 @@ impl Session {
     /// # Errors
     ///
     /// Those of `fill` and of the device.
-    pub fn write_array(
-        &mut self,
-        array: &Parameter,
-        mut fill: impl FnMut(usize, &mut [u32]) -> Result<()>,
-    ) -> Result<()> {
+    pub fn write_array(&mut self, array: &Parameter, mut fill: impl FnMut(usize, &mut [u32]) -> Result<()>) -> Result<()> {
         let mut words = Vec::new();
         let mut from = 0;
         for part in &array.parts {
