@@ -148,8 +148,11 @@ fn session(golden: &Golden, choice: Choice, limits: Limits, updates: bool) -> (S
     (session, batches)
 }
 
-fn offsets(golden: &Golden) -> Option<Vec<u32>> {
-    golden.tensors.get("input.offsets").map(|o| o.iter().map(|&x| x as u32).collect())
+/// The offsets of sampled negatives of the minibatch of step `step`.
+fn offsets(golden: &Golden, step: usize) -> Option<Vec<u32>> {
+    let second = golden.tensors.get("input2.offsets").filter(|_| step == 1);
+    let offsets = second.or(golden.tensors.get("input.offsets"))?;
+    Some(offsets.iter().map(|&x| x as u32).collect())
 }
 
 fn check(golden: &Golden, open: impl Fn() -> Choice, limits: Limits, where_: &str) {
@@ -158,7 +161,7 @@ fn check(golden: &Golden, open: impl Fn() -> Choice, limits: Limits, where_: &st
     let (mut s, batches) = session(golden, open(), limits, false);
     let batch = &batches[0];
     let program = s.program(Role::Train(batch.rows)).unwrap();
-    s.train_with_offsets(program, 0, batch, offsets(golden)).unwrap();
+    s.train_with_offsets(program, 0, batch, offsets(golden, 0)).unwrap();
     let mut outputs = Vec::new();
     s.receive(program, &mut outputs).unwrap();
     let report: Report = bytemuck::pod_read_unaligned(bytemuck::cast_slice(&outputs[0]));
@@ -195,7 +198,7 @@ fn check(golden: &Golden, open: impl Fn() -> Choice, limits: Limits, where_: &st
     for (step, prefix) in ["updated", "updated2"].iter().enumerate() {
         let batch = batches.get(step).unwrap_or(&batches[0]);
         let program = s.program(Role::Train(batch.rows)).unwrap();
-        s.train_with_offsets(program, step as u64, batch, offsets(golden)).unwrap();
+        s.train_with_offsets(program, step as u64, batch, offsets(golden, step)).unwrap();
         s.receive(program, &mut outputs).unwrap();
         let optimizer = &golden.config.optimizer;
         for p in s.model().parameters().to_vec() {
