@@ -1,4 +1,61 @@
-//! One file a subcommand.
+//! The command line: one file a subcommand.
 
+pub mod demo;
+pub mod evaluate;
+pub mod predict;
 pub mod prepare;
 pub mod simulate;
+pub mod train;
+
+use crate::{Error, Result};
+use std::io::Write;
+
+/// Trains joint click-through (CTR) and conversion (CVR) models on any Vulkan, Metal or DX12 GPU, or on the CPU.
+#[derive(Debug, clap::Parser)]
+#[command(name = "tauten", version, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Demo(demo::Args),
+    Simulate(simulate::Args),
+    Prepare(prepare::Args),
+    Train(train::Args),
+    Evaluate(evaluate::Args),
+    Predict(predict::Args),
+}
+
+impl Cli {
+    /// Runs the subcommand; the process's exit code where it is no error.
+    ///
+    /// # Errors
+    ///
+    /// Those of the subcommand.
+    pub fn run(&self) -> Result<u8> {
+        match &self.command {
+            Command::Demo(args) => demo::run(args).map(|()| 0),
+            Command::Simulate(args) => simulate::run(args).map(|()| 0),
+            Command::Prepare(args) => prepare::run(args).map(|()| 0),
+            Command::Train(args) => train::run(args),
+            Command::Evaluate(args) => evaluate::run(args).map(|()| 0),
+            Command::Predict(args) => predict::run(args).map(|()| 0),
+        }
+    }
+}
+
+/// Writes a result to standard output. A reader that has seen enough (`| head`) is no error.
+pub(crate) fn print(text: &str) -> Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::system(format!("standard output: {e}"))),
+        _ => Ok(()),
+    }
+}
+
+/// A result as one JSON document on standard output.
+pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::system(format!("JSON: {e}")))?;
+    print(&(text + "\n"))
+}

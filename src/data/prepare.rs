@@ -190,7 +190,7 @@ fn label(block: &Block, column: &Column, name: &str, row: usize) -> Result<u8> {
 }
 
 /// Makes renames within a folder last; only Unix can and needs to.
-fn sync_folder(dir: &Path) -> Result<()> {
+pub(crate) fn sync_folder(dir: &Path) -> Result<()> {
     if cfg!(unix) {
         std::fs::File::open(dir).and_then(|f| f.sync_all()).map_err(io(dir))?;
     }

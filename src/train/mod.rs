@@ -1,4 +1,8 @@
-//! The training loop and what it measures.
+//! The training loop, what it measures and what it leaves behind.
 
+pub mod checkpoint;
+pub mod evaluate;
 pub mod metrics;
+pub mod run;
 pub mod session;
+pub mod trainer;

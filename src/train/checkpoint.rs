@@ -1,0 +1,206 @@
+//! Checkpoints: safetensors files with parameters, optimizer state and the position in the data.
+//!
+//! Written aside, synced and renamed, so a file under its name is always whole.
+
+use super::session::Session;
+use crate::data::prefetch::Position;
+use crate::error::io;
+use crate::graph::{Parameter, Words};
+use crate::{Error, Result};
+use memmap2::Mmap;
+use safetensors::tensor::{Metadata, View};
+use safetensors::{Dtype, SafeTensors};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::Path;
+
+/// The metadata key that holds a [`Progress`] as JSON.
+const KEY: &str = "tauten";
+
+/// How far a run has come: what a checkpoint holds beside its arrays, enough to go on bit for bit.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Progress {
+    /// Training steps done.
+    pub step: u64,
+    /// The minibatch to go on with.
+    pub position: Position,
+    /// The best evaluation so far.
+    pub best: Option<Best>,
+    /// Evaluations since the best one.
+    pub without_improvement: u64,
+    /// Whether training has come to its end.
+    pub finished: bool,
+    /// Sums of each step's CTR, CTCVR, CVR, contrastive and total loss and mean tau since the last evaluation.
+    pub sums: [f64; 6],
+    /// Steps in the sums.
+    pub summed: u64,
+}
+
+/// An evaluation that was the best.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Best {
+    /// The monitored metric.
+    pub value: f64,
+    /// Training steps before it.
+    pub step: u64,
+}
+
+/// An array of a session, read from the device when the file's writer asks for it.
+struct Lazy<'a> {
+    session: &'a RefCell<&'a mut Session>,
+    failure: &'a RefCell<Option<Error>>,
+    array: &'a Parameter,
+}
+
+impl View for Lazy<'_> {
+    fn dtype(&self) -> Dtype {
+        match self.array.words {
+            Words::Float => Dtype::F32,
+            Words::Unsigned => Dtype::U32,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.array.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let mut bytes = Vec::with_capacity(self.data_len());
+        let read = self.session.borrow_mut().read_array(self.array, |words| {
+            bytes.extend(words.iter().flat_map(|w| w.to_le_bytes()));
+            Ok(())
+        });
+        if let Err(e) = read {
+            // The trait has no way to fail: the writer gets zeros, and the file is thrown away for this.
+            self.failure.borrow_mut().get_or_insert(e);
+        }
+        bytes.resize(self.data_len(), 0);
+        Cow::Owned(bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        self.array.len() * 4
+    }
+}
+
+/// Writes a checkpoint of `session`.
+///
+/// # Errors
+///
+/// What the device reports; a file that cannot be written.
+pub fn save(session: &mut Session, progress: &Progress, path: &Path) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let arrays: Vec<Parameter> =
+        session.model().parameters().iter().chain(session.model().optimizer_state()).cloned().collect();
+    let json = serde_json::to_string(progress).map_err(|e| Error::system(format!("{}: {e}", path.display())))?;
+    let metadata = HashMap::from([(KEY.to_string(), json)]);
+    let aside = tempfile::Builder::new().prefix(".checkpoint-").tempfile_in(folder).map_err(io(folder))?;
+    let failure = RefCell::new(None);
+    let session = RefCell::new(session);
+    let views = arrays.iter().map(|array| (array.name.as_str(), Lazy { session: &session, failure: &failure, array }));
+    let written = safetensors::serialize_to_file(views, Some(metadata), aside.path());
+    if let Some(e) = failure.into_inner() {
+        return Err(e);
+    }
+    written.map_err(|e| Error::system(format!("{}: cannot be written: {e}", path.display())))?;
+    // The writer may have replaced the file under the name, so the name is opened anew.
+    std::fs::File::open(aside.path()).and_then(|f| f.sync_all()).map_err(io(path))?;
+    let aside = aside.into_temp_path();
+    aside.persist(path).map_err(|e| io(path)(e.error))?;
+    crate::data::prepare::sync_folder(folder)
+}
+
+/// A checkpoint that is open for reading.
+pub struct Checkpoint {
+    name: String,
+    file: Mmap,
+}
+
+impl Checkpoint {
+    /// Opens a safetensors file.
+    ///
+    /// # Errors
+    ///
+    /// A file that is not there or is damaged.
+    pub fn open(path: &Path) -> Result<Checkpoint> {
+        let file = std::fs::File::open(path).map_err(io(path))?;
+        // SAFETY: checkpoints are only ever replaced by renaming a new file over the old, which leaves the mapped one as it was.
+        #[allow(unsafe_code, reason = "a memory map")]
+        let file = unsafe { Mmap::map(&file) }.map_err(io(path))?;
+        let checkpoint = Checkpoint { name: path.display().to_string(), file };
+        checkpoint.tensors()?;
+        Ok(checkpoint)
+    }
+
+    fn tensors(&self) -> Result<SafeTensors<'_>> {
+        SafeTensors::deserialize(&self.file)
+            .map_err(|e| Error::user(format!("{}: no safetensors file, or a damaged one: {e}", self.name)))
+    }
+
+    fn header(&self) -> Result<Metadata> {
+        SafeTensors::read_metadata(&self.file)
+            .map(|(_, header)| header)
+            .map_err(|e| Error::user(format!("{}: no safetensors file, or a damaged one: {e}", self.name)))
+    }
+
+    /// How far the run had come.
+    ///
+    /// # Errors
+    ///
+    /// A file that was not written by training.
+    pub fn progress(&self) -> Result<Progress> {
+        let header = self.header()?;
+        let json = header.metadata().as_ref().and_then(|m| m.get(KEY)).ok_or_else(|| {
+            Error::user(format!("{}: holds parameters but no position in the data; it can only be used by --init", self.name))
+        })?;
+        serde_json::from_str(json).map_err(|e| Error::user(format!("{}: its position in the data is damaged: {e}", self.name)))
+    }
+
+    /// Loads the parameters into `session`, and with `optimizer` the optimizer's state too.
+    ///
+    /// # Errors
+    ///
+    /// An array that is missing or has another shape or type, by its name; what the device reports.
+    pub fn load(&self, session: &mut Session, optimizer: bool) -> Result<()> {
+        let tensors = self.tensors()?;
+        let mut arrays = session.model().parameters().to_vec();
+        if optimizer {
+            arrays.extend(session.model().optimizer_state().iter().cloned());
+        }
+        // All are checked before any is written.
+        for array in &arrays {
+            let view = tensors
+                .tensor(&array.name)
+                .map_err(|_| Error::user(format!("{}: has no `{}`; it is of another model", self.name, array.name)))?;
+            let dtype = if array.words == Words::Float { Dtype::F32 } else { Dtype::U32 };
+            if view.shape() != array.shape || view.dtype() != dtype {
+                return Err(Error::user(format!(
+                    "{}: `{}` is {:?} {:?}, the model has {dtype:?} {:?}; it is of another model or another dataset",
+                    self.name,
+                    array.name,
+                    view.dtype(),
+                    view.shape(),
+                    array.shape
+                )));
+            }
+        }
+        for array in &arrays {
+            let view = tensors.tensor(&array.name).map_err(|e| Error::system(format!("{}: {e}", self.name)))?;
+            let data = view.data();
+            session.write_array(array, |from, words| {
+                for (word, bytes) in words.iter_mut().zip(data[from * 4..].chunks_exact(4)) {
+                    *word = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+                    if array.words == Words::Float && !f32::from_bits(*word).is_finite() {
+                        return Err(Error::user(format!("{}: `{}` holds a NaN or an infinity", self.name, array.name)));
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,207 @@
+//! A run's folder: everything that evaluating, predicting and resuming need.
+//!
+//! ```text
+//! config.toml       the resolved configuration
+//! run.json          the dataset's folder and fingerprint, the file of the first parameters
+//! encoding/         vocabularies and transforms
+//! dataset/          the encoded dataset, where none was named
+//! metrics.jsonl     one line an evaluation
+//! best.safetensors  the checkpoint with the best evaluation
+//! last.safetensors  the newest checkpoint
+//! ```
+
+use super::checkpoint::{Checkpoint, Progress as Position};
+use crate::config::{Config, Loaded};
+use crate::data::dataset::Dataset;
+use crate::data::encode::Encoding;
+use crate::data::prepare::{prepare, sync_folder};
+use crate::error::io;
+use crate::model::Schema;
+use crate::report::progress::Progress;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+const RECORD: &str = "run.json";
+
+/// A run's folder.
+pub struct Run {
+    folder: PathBuf,
+    config: Config,
+    record: Record,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    /// The dataset's folder, absolute, or relative to the run's folder if it lies inside.
+    dataset: PathBuf,
+    fingerprint: String,
+    /// The file whose parameters training started from.
+    init: Option<PathBuf>,
+}
+
+impl Run {
+    /// Makes the folder `out`, which must not exist; prepares the dataset inside unless `data` names one.
+    ///
+    /// # Errors
+    ///
+    /// A folder that exists; a dataset that does not fit the configuration; those of [`prepare`].
+    pub fn create(
+        loaded: &Loaded,
+        out: &Path,
+        data: Option<&Path>,
+        init: Option<&Path>,
+        progress: &Progress,
+    ) -> Result<(Run, Dataset)> {
+        if out.exists() {
+            return Err(Error::user(format!(
+                "{}: exists; name another folder with --out, or go on with that run by --resume {}",
+                out.display(),
+                out.display()
+            )));
+        }
+        let absolute = |path: &Path| std::path::absolute(path).map_err(io(path));
+        let init = init.map(absolute).transpose()?;
+        let parent = match out.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        let named = match data {
+            None => None,
+            Some(path) => {
+                let dataset = Dataset::open(path)?;
+                dataset.manifest().fits(&loaded.config).map_err(|e| e.context(path.display()))?;
+                Some((absolute(path)?, dataset))
+            }
+        };
+        std::fs::create_dir_all(parent).map_err(io(parent))?;
+        // Made aside, so that a folder under the run's name is complete whenever the process ends.
+        let aside = tempfile::Builder::new().prefix(".tauten-run-").tempdir_in(parent).map_err(io(parent))?;
+        let fresh = aside.path().join("new");
+        std::fs::create_dir(&fresh).map_err(io(&fresh))?;
+        let (path, dataset) = match named {
+            Some(named) => named,
+            None => (PathBuf::from("dataset"), prepare(loaded, &fresh.join("dataset"), progress)?),
+        };
+        let record = Record { dataset: path, fingerprint: dataset.manifest().fingerprint.clone(), init };
+        let encoding = fresh.join("encoding");
+        std::fs::create_dir(&encoding).map_err(io(&encoding))?;
+        dataset.encoding().save(&encoding)?;
+        let text = serde_json::to_string_pretty(&record).map_err(|e| Error::system(format!("{RECORD}: {e}")))?;
+        for (name, text) in [("config.toml", loaded.config.to_toml()?), (RECORD, text + "\n"), ("metrics.jsonl", String::new())]
+        {
+            let path = fresh.join(name);
+            std::fs::write(&path, text).map_err(io(&path))?;
+            std::fs::File::open(&path).and_then(|f| f.sync_all()).map_err(io(&path))?;
+        }
+        sync_folder(&fresh)?;
+        std::fs::rename(&fresh, out).map_err(io(out))?;
+        sync_folder(parent)?;
+        let run = Run { folder: out.to_path_buf(), config: loaded.config.clone(), record };
+        Ok((run, dataset))
+    }
+
+    /// Opens a run's folder.
+    ///
+    /// # Errors
+    ///
+    /// A folder that is no run's.
+    pub fn open(folder: &Path) -> Result<Run> {
+        let path = folder.join(RECORD);
+        if !path.is_file() {
+            return Err(Error::user(format!(
+                "{}: no run's folder (it has no {RECORD}); `tauten train` makes one",
+                folder.display()
+            )));
+        }
+        let text = std::fs::read_to_string(&path).map_err(io(&path))?;
+        let record = serde_json::from_str(&text).map_err(|e| Error::user(format!("{}: damaged: {e}", path.display())))?;
+        let config = Loaded::read(&folder.join("config.toml"), &[])?.config;
+        Ok(Run { folder: folder.to_path_buf(), config, record })
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The resolved configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The file whose parameters training started from.
+    pub fn init(&self) -> Option<&Path> {
+        self.record.init.as_deref()
+    }
+
+    /// Opens the dataset that was trained on, or `other` in its place, which must have the same fingerprint.
+    ///
+    /// # Errors
+    ///
+    /// A dataset that is gone or is not the one that was trained on.
+    pub fn dataset(&self, other: Option<&Path>) -> Result<Dataset> {
+        let path = other.map_or_else(|| self.folder.join(&self.record.dataset), Path::to_path_buf);
+        let dataset = Dataset::open(&path)?;
+        if dataset.manifest().fingerprint != self.record.fingerprint {
+            return Err(Error::user(format!(
+                "{}: not the dataset that {} was trained on (its fingerprint differs); name that one with --data",
+                path.display(),
+                self.folder.display()
+            )));
+        }
+        Ok(dataset)
+    }
+
+    /// The vocabularies and transforms.
+    ///
+    /// # Errors
+    ///
+    /// A file that is gone or damaged.
+    pub fn encoding(&self) -> Result<Encoding> {
+        Encoding::load(&self.folder.join("encoding"))
+    }
+
+    /// The checkpoint with the best evaluation.
+    pub fn best(&self) -> PathBuf {
+        self.folder.join("best.safetensors")
+    }
+
+    /// The newest checkpoint.
+    pub fn last(&self) -> PathBuf {
+        self.folder.join("last.safetensors")
+    }
+
+    /// One line an evaluation.
+    pub fn metrics(&self) -> PathBuf {
+        self.folder.join("metrics.jsonl")
+    }
+
+    /// The checkpoint to evaluate and predict with: the best, or the newest where there was no evaluation yet.
+    ///
+    /// # Errors
+    ///
+    /// A run that has no checkpoint yet.
+    pub fn checkpoint(&self) -> Result<(PathBuf, Position)> {
+        for path in [self.best(), self.last()] {
+            if path.exists() {
+                let position = Checkpoint::open(&path)?.progress()?;
+                return Ok((path, position));
+            }
+        }
+        Err(Error::user(format!(
+            "{}: has no checkpoint yet; go on with `tauten train --resume {}`",
+            self.folder.display(),
+            self.folder.display()
+        )))
+    }
+}
+
+/// What a model must know of `encoding`.
+pub fn schema(encoding: &Encoding) -> Schema {
+    Schema {
+        categorical: encoding.categorical.iter().map(|c| (c.name.clone(), c.vocabulary.size())).collect(),
+        numeric: encoding.numeric.len(),
+    }
+}

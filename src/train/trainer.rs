@@ -1,0 +1,383 @@
+//! The training loop: minibatches to the device, losses back, evaluation, early stopping, checkpoints.
+
+use super::checkpoint::{self, Best, Checkpoint, Progress as State};
+use super::evaluate::evaluate;
+use super::metrics::Evaluation;
+use super::run::{Run, schema};
+use super::session::{Role, Session};
+use crate::config::{Config, Monitor};
+use crate::data::batch::{Minibatch, RowSource};
+use crate::data::dataset::{Dataset, Split};
+use crate::data::prefetch::{Position, Prefetch, batches_per_epoch};
+use crate::device::{Choice, RING};
+use crate::error::io;
+use crate::ops::report::Report;
+use crate::report::progress::{Progress, Task};
+use crate::{Error, Result};
+use serde::Serialize;
+use std::collections::VecDeque;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// How training ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// Early stopping, or all epochs.
+    Finished,
+    /// The most steps that were asked for.
+    MaxSteps,
+    /// An interrupt.
+    Interrupted,
+}
+
+/// What came out of training.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// How it ended.
+    pub end: End,
+    /// How far it came.
+    pub state: State,
+    /// Training rows a second, evaluations and checkpoints left out.
+    pub rows_per_second: f64,
+}
+
+/// A line of `metrics.jsonl`.
+#[derive(Serialize)]
+struct Line<'a> {
+    step: u64,
+    epoch: u64,
+    /// Means since the line before.
+    train: Losses,
+    valid: &'a Evaluation,
+    monitor: Option<f64>,
+    best: bool,
+    rows_per_second: f64,
+}
+
+/// Mean losses over training steps.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Losses {
+    ctr: f64,
+    ctcvr: f64,
+    cvr: f64,
+    contrast: f64,
+    total: f64,
+    tau: f64,
+}
+
+/// The roles that training over `rows` rows needs: whole minibatches, the short one at an epoch's end, evaluation.
+pub fn roles(config: &Config, rows: usize) -> Vec<Role> {
+    let (batch, tail) = (config.train.batch_size, rows % config.train.batch_size);
+    let mut roles = Vec::new();
+    if rows >= batch {
+        roles.push(Role::Train(batch));
+    }
+    if tail > 0 {
+        roles.push(Role::Train(tail));
+    }
+    roles.push(Role::Infer(config.train.evaluate_batch_size));
+    roles
+}
+
+/// Opens the session of a run: model, device, programs.
+///
+/// # Errors
+///
+/// Those of [`Session::open`].
+pub fn open(config: &Config, dataset: &Dataset, choice: Choice, progress: &Progress) -> Result<Session> {
+    let rows = dataset.split(Split::Train).len();
+    let start = Instant::now();
+    let session = Session::open(config, &schema(dataset.encoding()), choice, &roles(config, rows), &mut |line| {
+        progress.line(line);
+    })?;
+    if start.elapsed().as_secs_f64() > 1.0 {
+        progress.line(format!("opened the device in {:.1} s", start.elapsed().as_secs_f64()));
+    }
+    Ok(session)
+}
+
+/// Trains until the configured end, `max_steps`, or `interrupt`. With checkpoints in the run's folder it goes on from the newest.
+///
+/// # Errors
+///
+/// A loss that is not finite: the step, the op where it first appeared and the last good checkpoint. What data, device and files
+/// report.
+pub fn train(
+    run: &Run,
+    dataset: Dataset,
+    choice: Choice,
+    max_steps: Option<u64>,
+    interrupt: &AtomicBool,
+    progress: &Progress,
+) -> Result<Outcome> {
+    let config = run.config().clone();
+    let dataset = Arc::new(dataset);
+    let mut session = open(&config, &dataset, choice, progress)?;
+    let state = if run.last().exists() {
+        let checkpoint = Checkpoint::open(&run.last())?;
+        checkpoint.load(&mut session, true)?;
+        checkpoint.progress()?
+    } else {
+        session.initialize()?;
+        if let Some(init) = run.init() {
+            Checkpoint::open(init)?.load(&mut session, false)?;
+        }
+        State::default()
+    };
+    keep_metrics(run, state.step)?;
+    if state.finished {
+        progress.line(format!("{}: has finished at step {}", run.folder().display(), state.step));
+        return Ok(Outcome { end: End::Finished, state, rows_per_second: 0.0 });
+    }
+    let rows = dataset.split(Split::Train).len();
+    let source: Arc<dyn RowSource> = Arc::new((dataset.clone(), Split::Train));
+    let prefetch = Prefetch::train(source, session.batch_layout(), config.train.batch_size, config.seed, state.position)?;
+    let mut trainer = Trainer {
+        run,
+        batches: batches_per_epoch(rows, config.train.batch_size),
+        rows,
+        config,
+        dataset,
+        session,
+        state,
+        prefetch,
+        under_way: VecDeque::new(),
+        outputs: Vec::new(),
+        progress,
+        task: None,
+        trained: 0,
+        seconds: 0.0,
+    };
+    trainer.run(max_steps, interrupt)
+}
+
+struct Trainer<'a> {
+    run: &'a Run,
+    config: Config,
+    dataset: Arc<Dataset>,
+    rows: usize,
+    batches: u64,
+    session: Session,
+    state: State,
+    prefetch: Prefetch,
+    /// Steps whose losses have not been read: number, program, minibatch.
+    under_way: VecDeque<(u64, usize, Minibatch)>,
+    outputs: Vec<Vec<f32>>,
+    progress: &'a Progress,
+    task: Option<Task>,
+    /// Rows and seconds of training in this process.
+    trained: u64,
+    seconds: f64,
+}
+
+impl Trainer<'_> {
+    fn run(&mut self, max_steps: Option<u64>, interrupt: &AtomicBool) -> Result<Outcome> {
+        let end = loop {
+            if self.state.finished {
+                break End::Finished;
+            }
+            if max_steps.is_some_and(|most| self.state.step >= most) {
+                break End::MaxSteps;
+            }
+            if interrupt.load(Ordering::Relaxed) {
+                break End::Interrupted;
+            }
+            let start = Instant::now();
+            let epoch_ends = self.step()?;
+            self.seconds += start.elapsed().as_secs_f64();
+            let every = |n: u64| n > 0 && self.state.step.is_multiple_of(n);
+            if epoch_ends || every(self.config.train.evaluate_every) {
+                self.drain()?;
+                self.evaluate(epoch_ends)?;
+            } else if every(self.config.train.checkpoint_every) {
+                self.drain()?;
+                self.save()?;
+            }
+        };
+        if end != End::Finished {
+            self.drain()?;
+            self.save()?;
+        }
+        let rows_per_second = self.rows_per_second();
+        Ok(Outcome { end, state: self.state.clone(), rows_per_second })
+    }
+
+    fn rows_per_second(&self) -> f64 {
+        if self.seconds > 0.0 { self.trained as f64 / self.seconds } else { 0.0 }
+    }
+
+    /// Starts the next step; whether it was the last of its epoch.
+    fn step(&mut self) -> Result<bool> {
+        let batch = self.prefetch.next()?.ok_or_else(|| Error::system("the thread that builds minibatches ended early"))?;
+        if self.task.is_none() {
+            let name = format!("epoch {}", batch.epoch + 1);
+            let task = self.progress.task(&name, self.rows as u64, "rows");
+            task.advance(batch.index * self.config.train.batch_size as u64);
+            self.task = Some(task);
+        }
+        let program = self.session.program(Role::Train(batch.rows))?;
+        // Steps of the other program come first: losses are read in the order of the steps.
+        while self.under_way.front().is_some_and(|&(_, other, _)| other != program) || self.session.in_flight(program) == RING {
+            self.receive()?;
+        }
+        self.session.train(program, self.state.step, &batch)?;
+        let (epoch, index, rows) = (batch.epoch, batch.index, batch.rows);
+        self.under_way.push_back((self.state.step, program, batch));
+        self.state.step += 1;
+        let epoch_ends = index + 1 == self.batches;
+        self.state.position =
+            if epoch_ends { Position { epoch: epoch + 1, batch: 0 } } else { Position { epoch, batch: index + 1 } };
+        self.trained += rows as u64;
+        if let Some(task) = &self.task {
+            task.advance(rows as u64);
+        }
+        Ok(epoch_ends)
+    }
+
+    /// Reads the losses of the oldest step under way.
+    fn receive(&mut self) -> Result<()> {
+        let Some((step, program, batch)) = self.under_way.pop_front() else { return Ok(()) };
+        self.session.receive(program, &mut self.outputs)?;
+        let report: Report = bytemuck::pod_read_unaligned(bytemuck::cast_slice(&self.outputs[0]));
+        if !report.total.is_finite() {
+            return Err(self.not_finite(step, program, &batch));
+        }
+        let values = [report.ctr, report.ctcvr, report.cvr, report.contrast, report.total, report.tau];
+        self.state.sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += f64::from(value));
+        self.state.summed += 1;
+        self.prefetch.recycle(batch);
+        Ok(())
+    }
+
+    fn drain(&mut self) -> Result<()> {
+        let start = Instant::now();
+        while !self.under_way.is_empty() {
+            self.receive()?;
+        }
+        self.seconds += start.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    /// The error for a loss that is not finite. Updates have been held back since, so the step can be run again to find the op.
+    fn not_finite(&mut self, step: u64, program: usize, batch: &Minibatch) -> Error {
+        while let Some((_, program, _)) = self.under_way.pop_front() {
+            if let Err(e) = self.session.receive(program, &mut self.outputs) {
+                return e;
+            }
+        }
+        let found = match self.session.first_nonfinite(program, step, batch) {
+            Ok(Some(op)) => format!("first in {op}"),
+            Ok(None) => "it did not appear again when the step was run anew".into(),
+            Err(e) => return e,
+        };
+        let checkpoint = match Checkpoint::open(&self.run.last()).and_then(|c| c.progress()) {
+            Ok(state) => format!("the last good checkpoint is {} of step {}", self.run.last().display(), state.step),
+            Err(_) => "there is no checkpoint yet".into(),
+        };
+        Error::user(format!(
+            "step {} (epoch {}): the loss is NaN or infinite, {found}; {checkpoint}; lower optimizer.dense.lr, \
+             optimizer.embedding.lr or contrast.weight, or look for extreme numeric features",
+            step + 1,
+            batch.epoch + 1
+        ))
+    }
+
+    fn evaluate(&mut self, epoch_ends: bool) -> Result<()> {
+        self.task = None;
+        let source: Arc<dyn RowSource> = Arc::new((self.dataset.clone(), Split::Valid));
+        let task = self.progress.task("valid", source.len() as u64, "rows");
+        let valid = evaluate(&mut self.session, source, "valid", |rows| task.advance(rows))?;
+        drop(task);
+        let value = monitor(self.config.train.monitor, &valid);
+        let best = match (value, self.state.best) {
+            (Some(value), Some(best)) => value > best.value,
+            (value, _) => value.is_some(),
+        };
+        if let (true, Some(value)) = (best, value) {
+            self.state.best = Some(Best { value, step: self.state.step });
+            self.state.without_improvement = 0;
+        } else {
+            self.state.without_improvement += 1;
+        }
+        let losses = self.losses();
+        let line = Line {
+            step: self.state.step,
+            epoch: self.state.position.epoch + u64::from(!epoch_ends),
+            train: losses,
+            valid: &valid,
+            monitor: value,
+            best,
+            rows_per_second: self.rows_per_second(),
+        };
+        let number = |x: Option<f64>| x.map_or("-".to_string(), |x| format!("{x:.4}"));
+        self.progress.line(format!(
+            "epoch {} step {}: loss {:.4} (ctr {:.4}, ctcvr {:.4}, cvr {:.4}, contrast {:.4}); valid AUC ctr {}, cvr {}, ctcvr {}{}; {:.0} rows/s",
+            line.epoch,
+            line.step,
+            losses.total,
+            losses.ctr,
+            losses.ctcvr,
+            losses.cvr,
+            losses.contrast,
+            number(valid.ctr.auc),
+            number(valid.cvr.auc),
+            number(valid.ctcvr.auc),
+            if best { ", the best so far" } else { "" },
+            line.rows_per_second
+        ));
+        let json = serde_json::to_string(&line).map_err(|e| Error::system(format!("metrics.jsonl: {e}")))?;
+        (self.state.sums, self.state.summed) = ([0.0; 6], 0);
+        let train = &self.config.train;
+        self.state.finished =
+            self.state.without_improvement >= train.patience || (epoch_ends && self.state.position.epoch >= train.epochs);
+        // In this order: a process that ends in between goes on from the checkpoint before and writes the same again.
+        if best {
+            checkpoint::save(&mut self.session, &self.state, &self.run.best())?;
+        }
+        let path = self.run.metrics();
+        let mut file = std::fs::OpenOptions::new().append(true).create(true).open(&path).map_err(io(&path))?;
+        file.write_all((json + "\n").as_bytes()).and_then(|()| file.sync_all()).map_err(io(&path))?;
+        self.save()
+    }
+
+    fn losses(&self) -> Losses {
+        let n = self.state.summed.max(1) as f64;
+        let [ctr, ctcvr, cvr, contrast, total, tau] = self.state.sums.map(|sum| sum / n);
+        Losses { ctr, ctcvr, cvr, contrast, total, tau }
+    }
+
+    fn save(&mut self) -> Result<()> {
+        checkpoint::save(&mut self.session, &self.state, &self.run.last())
+    }
+}
+
+/// The monitored metric, higher is better; none where valid has rows of one class alone.
+fn monitor(monitor: Monitor, valid: &Evaluation) -> Option<f64> {
+    match monitor {
+        Monitor::MeanAuc => Some((valid.ctr.auc? + valid.ctcvr.auc?) / 2.0),
+        Monitor::CtrAuc => valid.ctr.auc,
+        Monitor::CvrAuc => valid.cvr.auc,
+        Monitor::CtcvrAuc => valid.ctcvr.auc,
+        Monitor::LogLoss => Some(-(valid.ctr.log_loss? + valid.ctcvr.log_loss?)),
+    }
+}
+
+/// Drops the lines of `metrics.jsonl` that lie after the checkpoint: they will be written again.
+fn keep_metrics(run: &Run, step: u64) -> Result<()> {
+    let path = run.metrics();
+    let text = std::fs::read_to_string(&path).map_err(io(&path))?;
+    let kept = |line: &&str| {
+        let value: Option<serde_json::Value> = serde_json::from_str(line).ok();
+        value.and_then(|v| v["step"].as_u64()).is_some_and(|s| s <= step)
+    };
+    let lines: String = text.lines().filter(kept).flat_map(|line| [line, "\n"]).collect();
+    if lines != text {
+        let folder = run.folder();
+        let mut aside = tempfile::NamedTempFile::new_in(folder).map_err(io(folder))?;
+        aside.write_all(lines.as_bytes()).map_err(io(&path))?;
+        aside.persist(&path).map_err(|e| io(&path)(e.error))?;
+    }
+    Ok(())
+}
