@@ -183,9 +183,11 @@ tower = [32, 16]
 
 [contrast]
 temperature = "instance"
-weight = 0.5
-width = 16
-hidden = [16]
+objective = "infonce"
+weight = 0.00001
+width = 3
+input = "embedding"
+hidden = []
 
 [loss]
 ctr = 1.0
@@ -194,13 +196,14 @@ cvr = 1.0
 
 [optimizer.dense]
 lr = 0.003
+weight_decay = 0.5
 
 [optimizer.embedding]
 lr = 0.003
 
 [train]
 batch_size = 512
-epochs = 8
+epochs = 4
 patience = 2
 
 [evaluate]
@@ -300,27 +303,27 @@ struct Shares {
 
 const CLICK_SHARES: Shares = Shares {
     user: 0.03,
-    segment: 0.21,
+    segment: 0.25,
     item: 0.03,
-    category: 0.2,
-    hour: 0.08,
-    device: 0.11,
-    slot: 0.14,
-    price: 0.09,
-    recency: 0.09,
+    category: 0.05,
+    hour: 0.13,
+    device: 0.16,
+    slot: 0.05,
+    price: 0.14,
+    recency: 0.14,
     interaction: 0.02,
 };
 
 const CONVERSION_SHARES: Shares = Shares {
     user: 0.02,
-    segment: 0.24,
+    segment: 0.25,
     item: 0.02,
-    category: 0.19,
-    hour: 0.08,
-    device: 0.12,
-    slot: 0.09,
-    price: 0.11,
-    recency: 0.11,
+    category: 0.05,
+    hour: 0.15,
+    device: 0.16,
+    slot: 0.05,
+    price: 0.14,
+    recency: 0.14,
     interaction: 0.02,
 };
 
