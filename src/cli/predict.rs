@@ -45,6 +45,12 @@ const ADDED: [&str; 4] = ["pctr", "pcvr", "pctcvr", "tau"];
 ///
 /// Those of the run's folder, the inputs, the device and the output; a kept column that is not there or has a prediction's name.
 pub fn run(args: &Args) -> Result<()> {
+    let rows = predict(args)?;
+    super::print(&format!("{}: {rows} rows\n", args.out.display()))
+}
+
+/// Scores the inputs; the number of rows written.
+pub(super) fn predict(args: &Args) -> Result<u64> {
     let progress = Progress::new(args.quiet);
     let run = Run::open(&args.run)?;
     for (i, name) in args.keep.iter().enumerate() {
@@ -84,8 +90,7 @@ pub fn run(args: &Args) -> Result<()> {
         writer.write(&columns)
     })?;
     drop(task);
-    let rows = writer.finish()?;
-    super::print(&format!("{}: {rows} rows\n", args.out.display()))
+    writer.finish()
 }
 
 /// The kinds of the kept columns: text where the input files differ.

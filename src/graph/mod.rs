@@ -3,7 +3,7 @@
 mod plan;
 mod state;
 
-pub use plan::{Place, Plan, PlannedNode, shared_slots, working_bytes};
+pub use plan::{Place, Plan, PlannedNode, shared_slots};
 pub use state::{Initial, Parameter, ParameterKind, Part, StateBuffer, StateId, StateLayout, Words};
 
 use crate::ops::{Access, Op};

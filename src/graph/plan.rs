@@ -115,12 +115,6 @@ pub fn shared_slots(plans: &[Plan]) -> Vec<usize> {
     (0..most).map(|i| plans.iter().filter_map(|p| p.slots.get(i)).max().copied().unwrap_or(0)).collect()
 }
 
-/// Bytes of the plans' inputs and shared slots.
-pub fn working_bytes(plans: &[Plan]) -> u64 {
-    let inputs = plans.iter().flat_map(|p| &p.inputs).map(|&(_, words)| words);
-    shared_slots(plans).into_iter().chain(inputs).map(|words| words as u64 * 4).sum()
-}
-
 /// First and last node that use each transient tensor; an output lives to the end.
 fn lives(tensors: &[Tensor], nodes: &[Node], outputs: &[TensorId]) -> Vec<Option<(usize, usize)>> {
     let mut lives: Vec<Option<(usize, usize)>> = vec![None; tensors.len()];

@@ -3,7 +3,7 @@
 use crate::config::{Config, DenseRule, Negatives};
 use crate::data::batch::{BatchLayout, Minibatch};
 use crate::device::{Choice, Device};
-use crate::graph::{Input, Parameter, Plan, StateId, Step};
+use crate::graph::{Input, Parameter, Plan, StateId, Step, shared_slots};
 use crate::model::{Model, Schema, parameters::initial_values};
 use crate::random::{Purpose, Stream};
 use crate::{Error, Result};
@@ -320,8 +320,10 @@ pub struct Memory {
     pub tables: u64,
     /// Dense parameters, gradients and optimizer state.
     pub dense: u64,
-    /// Inputs and activations; activations whose lives don't overlap share memory.
-    pub working: u64,
+    /// Inputs.
+    pub inputs: u64,
+    /// Activations; those whose lives don't overlap share memory, and so do the programs.
+    pub activations: u64,
     /// Activations if none were shared.
     pub unshared: u64,
     /// Nodes of all programs.
@@ -340,26 +342,28 @@ impl Memory {
         Memory {
             tables: model.state().bytes() - dense,
             dense,
-            working: crate::graph::working_bytes(plans),
-            unshared: plans.iter().map(|p| p.transient_words as u64 * 4).max().unwrap_or(0),
+            inputs: plans.iter().flat_map(|p| &p.inputs).map(|&(_, words)| words as u64 * 4).sum(),
+            activations: shared_slots(plans).into_iter().map(|words| words as u64 * 4).sum(),
+            unshared: plans.iter().map(|p| p.transient_words as u64 * 4).sum(),
             ops: plans.iter().map(|p| p.nodes.len()).sum(),
         }
     }
 
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.tables + self.dense + self.working
+        self.tables + self.dense + self.inputs + self.activations
     }
 
     /// In one line.
     pub fn describe(&self) -> String {
         format!(
-            "plan: {} ops; memory {} = tables {} + dense {} + inputs and activations {} ({} without sharing)",
+            "plan: {} ops; memory {} = tables {} + dense {} + inputs {} + activations {} ({} without sharing)",
             self.ops,
             mib(self.total()),
             mib(self.tables),
             mib(self.dense),
-            mib(self.working),
+            mib(self.inputs),
+            mib(self.activations),
             mib(self.unshared)
         )
     }

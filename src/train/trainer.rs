@@ -21,6 +21,33 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+/// The total loss of each of the first `steps` steps of a run of `config`, from its first parameters; for comparing devices.
+///
+/// # Errors
+///
+/// What data and device report.
+pub fn first_steps(config: &Config, dataset: &Arc<Dataset>, choice: Choice, steps: u64) -> Result<Vec<f32>> {
+    let source: Arc<dyn RowSource> = Arc::new((dataset.clone(), Split::Train));
+    let batch = config.train.batch_size.min(source.len());
+    let schema = schema(dataset.encoding());
+    let mut session = Session::open(config, &schema, choice, &[Role::Train(batch)], &mut |_| ())?;
+    session.initialize()?;
+    let mut prefetch = Prefetch::train(source, session.batch_layout(), batch, config.seed, Position::default())?;
+    let program = session.program(Role::Train(batch))?;
+    let (mut losses, mut outputs) = (Vec::new(), Vec::new());
+    while (losses.len() as u64) < steps {
+        let Some(minibatch) = prefetch.next()? else { break };
+        // The short minibatch at an epoch's end has no program here.
+        if minibatch.rows == batch {
+            session.train(program, losses.len() as u64, &minibatch)?;
+            session.receive(program, &mut outputs)?;
+            losses.push(bytemuck::pod_read_unaligned::<Report>(bytemuck::cast_slice(&outputs[0])).total);
+        }
+        prefetch.recycle(minibatch);
+    }
+    Ok(losses)
+}
+
 /// How training ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {

@@ -11,6 +11,16 @@ pub struct Adapter {
     info: wgpu::AdapterInfo,
 }
 
+/// What a person without any adapter can do.
+pub const HOW_TO_GET_ONE: &str = if cfg!(target_os = "linux") {
+    "install your GPU's Vulkan driver, or a software one (Debian, Ubuntu: apt-get install mesa-vulkan-drivers); \
+     `--device cpu` needs none"
+} else if cfg!(target_os = "windows") {
+    "install your GPU's driver (Windows 10 and later bring DX12's software adapter, WARP); `--device cpu` needs none"
+} else {
+    "Metal comes with macOS on every Mac since 2012; `--device cpu` needs none"
+};
+
 /// What the device has reported outside of a call: a lost device, an error that nobody was waiting for.
 pub(super) type Fault = Arc<Mutex<Option<Error>>>;
 

@@ -4,7 +4,7 @@
 mod adapter;
 mod pipelines;
 
-pub use adapter::Adapter;
+pub use adapter::{Adapter, HOW_TO_GET_ONE};
 
 use super::{Device, RING, cpu};
 use crate::graph::{Input, Place, Plan, StateBuffer, StateId, shared_slots};
