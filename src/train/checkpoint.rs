@@ -4,6 +4,7 @@
 
 use super::session::Session;
 use crate::data::prefetch::Position;
+use crate::data::write::temporary;
 use crate::error::io;
 use crate::graph::{Parameter, Words};
 use crate::{Error, Result};
@@ -87,6 +88,24 @@ impl View for Lazy<'_> {
     }
 }
 
+/// How the names of files begin that are being written.
+pub(super) const ASIDE: &str = ".checkpoint-";
+
+/// Removes what a process that was killed while it wrote a checkpoint has left in `folder`.
+///
+/// # Errors
+///
+/// A file that cannot be removed.
+pub fn remove_leftovers(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder).map_err(io(folder))? {
+        let entry = entry.map_err(io(folder))?;
+        if entry.file_name().to_string_lossy().starts_with(ASIDE) {
+            std::fs::remove_file(entry.path()).map_err(io(&entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes a checkpoint of `session`.
 ///
 /// # Errors
@@ -98,7 +117,7 @@ pub fn save(session: &mut Session, progress: &Progress, path: &Path) -> Result<(
         session.model().parameters().iter().chain(session.model().optimizer_state()).cloned().collect();
     let json = serde_json::to_string(progress).map_err(|e| Error::system(format!("{}: {e}", path.display())))?;
     let metadata = HashMap::from([(KEY.to_string(), json)]);
-    let aside = tempfile::Builder::new().prefix(".checkpoint-").tempfile_in(folder).map_err(io(folder))?;
+    let aside = temporary(folder, ASIDE).map_err(io(folder))?;
     let failure = RefCell::new(None);
     let session = RefCell::new(session);
     let views = arrays.iter().map(|array| (array.name.as_str(), Lazy { session: &session, failure: &failure, array }));
