@@ -184,7 +184,7 @@ fn wrong_configurations_and_data() {
     insta::assert_snapshot!(text("[train]\nmonitor = \"auc\"\n"), @"2: error: DIR/c.toml:8: key `train.monitor` is `auc`; expected one of mean-auc, ctr-auc, cvr-auc, ctcvr-auc, log-loss");
     insta::assert_snapshot!(text("[train]\n\nepochs = \"two\"\n"), @r#"2: error: DIR/c.toml:9: key `train.epochs` is string "two"; expected a whole number, 0 or above"#);
     insta::assert_snapshot!(data("user,age,click,conversion\nu1,3,2,0\n"), @r#"2: error: DIR/t.csv: row 1 (line 2): label `click` is "2"; labels must be 0 or 1"#);
-    insta::assert_snapshot!(data("user,age,click,conversion\nu1,3,1,0\nu1,3,1\n"), @"2: error: DIR/t.csv: row 2 (line 3): 3 cells, but the header has 4");
+    insta::assert_snapshot!(data("user,age,click,conversion\nu1,3,1,0\nu1,3,1\n"), @"2: error: DIR/t.csv: row 2 (line 3): 3 cells, but the header has 4; mend the row (a cell with a comma needs quotes)");
     insta::assert_snapshot!(data("user,age,click,conversion\nu1,old,1,0\n"), @r#"2: error: DIR/t.csv: row 1 (line 2): column `age` holds "old", not a number; mend it or list the column under features.categorical"#);
     insta::assert_snapshot!(data("user,age,click,conversion\nu1,3,0,1\n"), @r#"2: error: DIR/t.csv: row 1 (line 2): `conversion` is 1 where `click` is 0, in 1 row of data.train altogether; mend them or set data.invalid_labels to "drop" or "click""#);
     insta::assert_snapshot!(data("user,click,conversion\nu1,1,0\n"), @"2: error: DIR/t.csv: no column `age`; the columns are user, click, conversion");
@@ -204,7 +204,7 @@ fn runs_that_are_none_or_lack_something() {
     let (run, off) = (path("run"), path("off"));
     let evaluate = |run: &str, more: &[&str]| error(&[&["evaluate", run, "--device", "cpu", "-q"], more].concat());
     insta::assert_snapshot!(evaluate(&off, &[]), @"2: error: the dataset has no test split; name its files as data.test and prepare again");
-    insta::assert_snapshot!(evaluate(&run, &["--data", &folder]), @"2: error: PLACE/folder: no Tauten dataset (it has no manifest.json); `tauten prepare` makes one");
+    insta::assert_snapshot!(evaluate(&run, &["--data", &folder]), @"2: error: PLACE/folder: no Tauten dataset (it has no manifest.json); run `tauten prepare`");
     insta::assert_snapshot!(evaluate(&run, &["--checkpoint", &path("c.toml")]).split(": no safe").next().unwrap(), @"2: error: PLACE/c.toml");
     insta::assert_snapshot!(evaluate(&run, &["--checkpoint", &path("off/best.safetensors")]).split(" has no ").last().unwrap().split("`; ").last().unwrap(), @"it is of another model");
 }
@@ -236,7 +236,7 @@ fn evaluate_as_json_and_as_text() {
         assert!(loud.err.starts_with("device: cpu") && loud.err.contains("\nparameters: "), "{loud:?}");
         let text = well(tauten(&[&args[..], &["-q"]].concat())).out;
         assert!(text.starts_with(&format!("{split}: {rows} rows\n")), "{text}");
-        assert!(text.contains(&format!("{:.4}", value["ctr"]["auc"].as_f64().unwrap())), "{text}");
+        assert!(text.contains(&format!("{:.5}", value["ctr"]["auc"].as_f64().unwrap())), "{text}");
     }
 }
 

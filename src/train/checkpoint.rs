@@ -118,6 +118,7 @@ pub fn save(session: &mut Session, progress: &Progress, path: &Path) -> Result<(
     let json = serde_json::to_string(progress).map_err(|e| Error::system(format!("{}: {e}", path.display())))?;
     let metadata = HashMap::from([(KEY.to_string(), json)]);
     let aside = temporary(folder, ASIDE).map_err(io(folder))?;
+    let permissions = aside.as_file().metadata().map_err(io(path))?.permissions();
     let failure = RefCell::new(None);
     let session = RefCell::new(session);
     let views = arrays.iter().map(|array| (array.name.as_str(), Lazy { session: &session, failure: &failure, array }));
@@ -126,7 +127,8 @@ pub fn save(session: &mut Session, progress: &Progress, path: &Path) -> Result<(
         return Err(e);
     }
     written.map_err(|e| Error::system(format!("{}: cannot be written: {e}", path.display())))?;
-    // The writer may have replaced the file under the name, so the name is opened anew.
+    // The writer has replaced the file under the name by one for the owner's eyes alone.
+    std::fs::set_permissions(aside.path(), permissions).map_err(io(path))?;
     std::fs::File::open(aside.path()).and_then(|f| f.sync_all()).map_err(io(path))?;
     let aside = aside.into_temp_path();
     aside.persist(path).map_err(|e| io(path)(e.error))?;
