@@ -375,7 +375,14 @@ impl Rows {
         if have != want {
             return Err(Error::user(format!("{}: {have} bytes instead of {want}; prepare again", path.display())));
         }
-        Ok(Rows { map: Some(map(&path, &file)?), rows, layout })
+        let map = map(&path, &file)?;
+        // Training reads rows in a shuffled order: reading ahead of each would fetch many times what is used, from a file that
+        // may be larger than memory. A system that does not take the advice is only slower.
+        #[cfg(unix)]
+        if split == Split::Train {
+            let _ = map.advise(memmap2::Advice::Random);
+        }
+        Ok(Rows { map: Some(map), rows, layout })
     }
 
     /// Rows there are.
@@ -430,7 +437,7 @@ impl Rows {
 }
 
 /// Maps a file of a dataset.
-#[allow(unsafe_code)]
+#[expect(unsafe_code, reason = "a mapped file may change under the map")]
 fn map(path: &Path, file: &File) -> Result<Mmap> {
     // SAFETY: a mapped file that another process cuts short or rewrites is undefined behaviour. Datasets are written aside and
     // renamed as a whole and never changed in place, so a map keeps the file it was made of, even when a dataset is replaced.
