@@ -175,7 +175,8 @@ fn wrong_devices() {
 
 #[test]
 fn wrong_configurations_and_data() {
-    let config = "[data]\ntrain = [\"t.csv\"]\nvalid = [\"v.csv\"]\n[features]\ncategorical = [\"user\"]\nnumeric = [\"age\"]\n";
+    let config =
+        "[data]\ntrain = [\"t.csv\"]\nvalid = [\"v.csv\"]\n[features]\ncategorical = [\"user\"]\nnumeric = [\"age\"]\n";
     let good = "user,age,click,conversion\nu1,3,1,0\nu2,,0,0\n";
     let data = |train: &str| prepare_error(config, &[("t.csv", train), ("v.csv", good)]);
     let text = |more: &str| prepare_error(&format!("{config}{more}"), &[("t.csv", good), ("v.csv", good)]);
@@ -184,7 +185,7 @@ fn wrong_configurations_and_data() {
     insta::assert_snapshot!(text("[train]\nmonitor = \"auc\"\n"), @"2: error: DIR/c.toml:8: key `train.monitor` is `auc`; expected one of mean-auc, ctr-auc, cvr-auc, ctcvr-auc, log-loss");
     insta::assert_snapshot!(text("[train]\n\nepochs = \"two\"\n"), @r#"2: error: DIR/c.toml:9: key `train.epochs` is string "two"; expected a whole number, 0 or above"#);
     insta::assert_snapshot!(data("user,age,click,conversion\nu1,3,2,0\n"), @r#"2: error: DIR/t.csv: row 1 (line 2): label `click` is "2"; labels must be 0 or 1"#);
-    insta::assert_snapshot!(data("user,age,click,conversion\nu1,3,1,0\nu1,3,1\n"), @"2: error: DIR/t.csv: row 2 (line 3): 3 cells, but the header has 4");
+    insta::assert_snapshot!(data("user,age,click,conversion\nu1,3,1,0\nu1,3,1\n"), @"2: error: DIR/t.csv: row 2 (line 3): 3 cells, but the header has 4; mend the row (a cell with a comma needs quotes)");
     insta::assert_snapshot!(data("user,age,click,conversion\nu1,old,1,0\n"), @r#"2: error: DIR/t.csv: row 1 (line 2): column `age` holds "old", not a number; mend it or list the column under features.categorical"#);
     insta::assert_snapshot!(data("user,age,click,conversion\nu1,3,0,1\n"), @r#"2: error: DIR/t.csv: row 1 (line 2): `conversion` is 1 where `click` is 0, in 1 row of data.train altogether; mend them or set data.invalid_labels to "drop" or "click""#);
     insta::assert_snapshot!(data("user,click,conversion\nu1,1,0\n"), @"2: error: DIR/t.csv: no column `age`; the columns are user, click, conversion");
@@ -196,15 +197,18 @@ fn wrong_configurations_and_data() {
 fn runs_that_are_none_or_lack_something() {
     std::fs::create_dir_all(place().join("folder")).unwrap();
     let folder = path("folder");
-    for args in [&["evaluate", &folder][..], &["predict", &folder, &path("log/test.parquet"), "--out", "o.csv"], &["train", "--resume", &folder]]
-    {
+    for args in [
+        &["evaluate", &folder][..],
+        &["predict", &folder, &path("log/test.parquet"), "--out", "o.csv"],
+        &["train", "--resume", &folder],
+    ] {
         // Before any device is looked for.
         assert_eq!(error(args), "2: error: PLACE/folder: no run's folder (it has no run.json); `tauten train` makes one\n");
     }
     let (run, off) = (path("run"), path("off"));
     let evaluate = |run: &str, more: &[&str]| error(&[&["evaluate", run, "--device", "cpu", "-q"], more].concat());
     insta::assert_snapshot!(evaluate(&off, &[]), @"2: error: the dataset has no test split; name its files as data.test and prepare again");
-    insta::assert_snapshot!(evaluate(&run, &["--data", &folder]), @"2: error: PLACE/folder: no Tauten dataset (it has no manifest.json); `tauten prepare` makes one");
+    insta::assert_snapshot!(evaluate(&run, &["--data", &folder]), @"2: error: PLACE/folder: no Tauten dataset (it has no manifest.json); run `tauten prepare`");
     insta::assert_snapshot!(evaluate(&run, &["--checkpoint", &path("c.toml")]).split(": no safe").next().unwrap(), @"2: error: PLACE/c.toml");
     insta::assert_snapshot!(evaluate(&run, &["--checkpoint", &path("off/best.safetensors")]).split(" has no ").last().unwrap().split("`; ").last().unwrap(), @"it is of another model");
 }
@@ -236,14 +240,15 @@ fn evaluate_as_json_and_as_text() {
         assert!(loud.err.starts_with("device: cpu") && loud.err.contains("\nparameters: "), "{loud:?}");
         let text = well(tauten(&[&args[..], &["-q"]].concat())).out;
         assert!(text.starts_with(&format!("{split}: {rows} rows\n")), "{text}");
-        assert!(text.contains(&format!("{:.4}", value["ctr"]["auc"].as_f64().unwrap())), "{text}");
+        assert!(text.contains(&format!("{:.5}", value["ctr"]["auc"].as_f64().unwrap())), "{text}");
     }
 }
 
 #[test]
 fn progress_and_results_go_apart() {
     let (config, data) = (path("c.toml"), path("run/dataset"));
-    let args = |out: &str| ["train", &config, "--data", &data, "--out", out, "--device", "cpu", "--max-steps", "2"].map(String::from);
+    let args =
+        |out: &str| ["train", &config, "--data", &data, "--out", out, "--device", "cpu", "--max-steps", "2"].map(String::from);
     let (loud, quiet) = (path("loud"), path("quiet"));
     let loud = tauten(&args(&loud).each_ref().map(String::as_str));
     assert_eq!(loud.code, 0);
@@ -300,7 +305,8 @@ fn an_error_in_the_middle_leaves_the_output_as_it_was() {
 fn predictions_have_the_auc_of_the_evaluation() {
     let ended = well(tauten(&["evaluate", &path("run"), "--json", "--device", "cpu", "-q"]));
     let evaluation: Value = serde_json::from_str(&ended.out).unwrap();
-    for (input, out) in [("log/test.parquet", "auc.parquet"), ("log/test.parquet", "auc.csv"), ("log-csv/test.csv", "auc2.csv")] {
+    for (input, out) in [("log/test.parquet", "auc.parquet"), ("log/test.parquet", "auc.csv"), ("log-csv/test.csv", "auc2.csv")]
+    {
         let ended = well(predict("run", &[input], out, &["--keep", "click,conversion"]));
         assert_eq!(ended.out, format!("{}: 600 rows\n", path(out)));
         let (cells, kinds) = table(out, &["click", "conversion", "pctr", "pcvr", "pctcvr", "tau"]);
@@ -412,7 +418,11 @@ fn kept_columns_keep_types_and_values() {
         assert_eq!(Reader::columns(&place().join(out)).unwrap(), [&kept[..], &["pctr", "pcvr", "pctcvr", "tau"]].concat());
     }
     // The same column as text and as numbers: text.
-    std::fs::write(place().join("mixed.csv"), "user,item,segment,category,hour,device,slot,price,recency\nx7,1,s1,c1,2,tv,1,1,1\n").unwrap();
+    std::fs::write(
+        place().join("mixed.csv"),
+        "user,item,segment,category,hour,device,slot,price,recency\nx7,1,s1,c1,2,tv,1,1,1\n",
+    )
+    .unwrap();
     well(predict("run", &["log/test.parquet", "mixed.csv"], "mixed.parquet", &["--keep", "user"]));
     let (cells, kinds) = table("mixed.parquet", &["user"]);
     assert_eq!((kinds[0], cells["user"].len(), cells["user"][600].as_str()), (Kind::Text, 601, "x7"));

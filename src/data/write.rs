@@ -264,9 +264,9 @@ pub(crate) fn temporary(folder: &Path, prefix: &str) -> std::io::Result<NamedTem
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     // The error names the temporary file, of which the user knows nothing: only what is wrong is kept.
-    builder.tempfile_in(folder).map_err(|e| match e.get_ref().and_then(|inner| inner.source()) {
-        Some(source) => std::io::Error::new(e.kind(), source.to_string()),
-        None => e,
+    builder.tempfile_in(folder).map_err(|e| {
+        let text = e.to_string();
+        std::io::Error::new(e.kind(), text.split(" at path ").next().unwrap_or(&text))
     })
 }
 
