@@ -177,35 +177,13 @@ struct Sources<'a> {
 
 impl Sources<'_> {
     fn sum_occurrences(&self, start: u32, end: u32, sum: &mut [f32]) {
-        // Usual widths are compiled with their length known: the sums stay in registers.
-        match sum.len() {
-            8 => sum.copy_from_slice(&self.sum_wide::<8>(start, end)),
-            16 => sum.copy_from_slice(&self.sum_wide::<16>(start, end)),
-            32 => sum.copy_from_slice(&self.sum_wide::<32>(start, end)),
-            dim => {
-                sum.fill(0.0);
-                for dx in self.rows(start, end, dim) {
-                    sum.iter_mut().zip(dx).for_each(|(sum, dx)| *sum += dx);
-                }
-            }
-        }
-    }
-
-    fn sum_wide<const D: usize>(&self, start: u32, end: u32) -> [f32; D] {
-        let mut sum = [0.0; D];
-        for dx in self.rows(start, end, D) {
-            sum.iter_mut().zip(&dx[..D]).for_each(|(sum, dx)| *sum += dx);
-        }
-        sum
-    }
-
-    /// The gradients of occurrences number `start..end`.
-    fn rows(&self, start: u32, end: u32, dim: usize) -> impl Iterator<Item = &[f32]> {
         let (features, columns, offset) = (self.p.features, self.p.columns as usize, self.p.offset as usize);
-        self.occurrences[start as usize..end as usize].iter().map(move |&p| {
+        sum.fill(0.0);
+        for &p in &self.occurrences[start as usize..end as usize] {
             let (b, f) = (p / features, p % features);
-            &self.dx[b as usize * columns + offset + f as usize * dim..][..dim]
-        })
+            let from = b as usize * columns + offset + f as usize * sum.len();
+            sum.iter_mut().zip(&self.dx[from..]).for_each(|(sum, dx)| *sum += dx);
+        }
     }
 
     fn gradient(&self, [_, start, end, chunk]: [u32; 4], g: &mut [f32]) {
