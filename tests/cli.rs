@@ -1,5 +1,7 @@
 //! The command line: what it says when something is wrong, what it writes where, and what predictions and metrics it gives.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 #[path = "common/command.rs"]
 mod process;
 
@@ -175,7 +177,8 @@ fn wrong_devices() {
 
 #[test]
 fn wrong_configurations_and_data() {
-    let config = "[data]\ntrain = [\"t.csv\"]\nvalid = [\"v.csv\"]\n[features]\ncategorical = [\"user\"]\nnumeric = [\"age\"]\n";
+    let config =
+        "[data]\ntrain = [\"t.csv\"]\nvalid = [\"v.csv\"]\n[features]\ncategorical = [\"user\"]\nnumeric = [\"age\"]\n";
     let good = "user,age,click,conversion\nu1,3,1,0\nu2,,0,0\n";
     let data = |train: &str| prepare_error(config, &[("t.csv", train), ("v.csv", good)]);
     let text = |more: &str| prepare_error(&format!("{config}{more}"), &[("t.csv", good), ("v.csv", good)]);
@@ -196,8 +199,11 @@ fn wrong_configurations_and_data() {
 fn runs_that_are_none_or_lack_something() {
     std::fs::create_dir_all(place().join("folder")).unwrap();
     let folder = path("folder");
-    for args in [&["evaluate", &folder][..], &["predict", &folder, &path("log/test.parquet"), "--out", "o.csv"], &["train", "--resume", &folder]]
-    {
+    for args in [
+        &["evaluate", &folder][..],
+        &["predict", &folder, &path("log/test.parquet"), "--out", "o.csv"],
+        &["train", "--resume", &folder],
+    ] {
         // Before any device is looked for.
         assert_eq!(error(args), "2: error: PLACE/folder: no run's folder (it has no run.json); `tauten train` makes one\n");
     }
@@ -243,7 +249,8 @@ fn evaluate_as_json_and_as_text() {
 #[test]
 fn progress_and_results_go_apart() {
     let (config, data) = (path("c.toml"), path("run/dataset"));
-    let args = |out: &str| ["train", &config, "--data", &data, "--out", out, "--device", "cpu", "--max-steps", "2"].map(String::from);
+    let args =
+        |out: &str| ["train", &config, "--data", &data, "--out", out, "--device", "cpu", "--max-steps", "2"].map(String::from);
     let (loud, quiet) = (path("loud"), path("quiet"));
     let loud = tauten(&args(&loud).each_ref().map(String::as_str));
     assert_eq!(loud.code, 0);
@@ -300,7 +307,8 @@ fn an_error_in_the_middle_leaves_the_output_as_it_was() {
 fn predictions_have_the_auc_of_the_evaluation() {
     let ended = well(tauten(&["evaluate", &path("run"), "--json", "--device", "cpu", "-q"]));
     let evaluation: Value = serde_json::from_str(&ended.out).unwrap();
-    for (input, out) in [("log/test.parquet", "auc.parquet"), ("log/test.parquet", "auc.csv"), ("log-csv/test.csv", "auc2.csv")] {
+    for (input, out) in [("log/test.parquet", "auc.parquet"), ("log/test.parquet", "auc.csv"), ("log-csv/test.csv", "auc2.csv")]
+    {
         let ended = well(predict("run", &[input], out, &["--keep", "click,conversion"]));
         assert_eq!(ended.out, format!("{}: 600 rows\n", path(out)));
         let (cells, kinds) = table(out, &["click", "conversion", "pctr", "pcvr", "pctcvr", "tau"]);
@@ -412,7 +420,11 @@ fn kept_columns_keep_types_and_values() {
         assert_eq!(Reader::columns(&place().join(out)).unwrap(), [&kept[..], &["pctr", "pcvr", "pctcvr", "tau"]].concat());
     }
     // The same column as text and as numbers: text.
-    std::fs::write(place().join("mixed.csv"), "user,item,segment,category,hour,device,slot,price,recency\nx7,1,s1,c1,2,tv,1,1,1\n").unwrap();
+    std::fs::write(
+        place().join("mixed.csv"),
+        "user,item,segment,category,hour,device,slot,price,recency\nx7,1,s1,c1,2,tv,1,1,1\n",
+    )
+    .unwrap();
     well(predict("run", &["log/test.parquet", "mixed.csv"], "mixed.parquet", &["--keep", "user"]));
     let (cells, kinds) = table("mixed.parquet", &["user"]);
     assert_eq!((kinds[0], cells["user"].len(), cells["user"][600].as_str()), (Kind::Text, 601, "x7"));

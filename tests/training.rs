@@ -1,5 +1,7 @@
 //! Training as a whole: the same bytes whenever it is repeated, interrupted, killed and resumed, on every device.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 mod common;
 #[path = "common/command.rs"]
 mod process;
@@ -80,7 +82,8 @@ fn path(name: &str) -> String {
 
 /// The arguments that train the run `out`, quietly.
 fn training(out: &str, device: &str, more: &[&str]) -> Vec<String> {
-    let mut args: Vec<String> = ["train", &path("c.toml"), "--data", &path("dataset"), "--out", &path(out)].map(String::from).into();
+    let mut args: Vec<String> =
+        ["train", &path("c.toml"), "--data", &path("dataset"), "--out", &path(out)].map(String::from).into();
     args.extend(["--device", device, "-q"].iter().chain(more).map(|s| s.to_string()));
     args
 }
@@ -171,7 +174,10 @@ fn resumed_on_the_cpu_from_anywhere() {
             let most = stop.to_string();
             let ended = train(&run, "cpu", &[more, &["--max-steps", &most]].concat());
             let finished = stop == 3 * EPOCH;
-            assert!(ended.out.contains(if finished { "finished at step 39" } else { "go on: tauten train --resume" }), "{ended:?}");
+            assert!(
+                ended.out.contains(if finished { "finished at step 39" } else { "go on: tauten train --resume" }),
+                "{ended:?}"
+            );
             assert_eq!(checkpoint_step(&run), Some(stop));
             resume(&run, "cpu", &[]);
             assert_same(&whole, &run);
@@ -335,7 +341,8 @@ fn wrong_first_parameters_are_refused_by_name() {
     let tensors = safetensors::SafeTensors::deserialize(&good).unwrap();
     let name = "experts.0.weight";
     let names: Vec<&str> = tensors.names().into_iter().collect();
-    let name = names.iter().find(|n| **n == name).copied().unwrap_or_else(|| names.iter().find(|n| n.contains("weight")).unwrap());
+    let name =
+        names.iter().find(|n| **n == name).copied().unwrap_or_else(|| names.iter().find(|n| n.contains("weight")).unwrap());
     // The last element of that tensor becomes infinite.
     let start = tensors.tensor(name).unwrap().data().as_ptr() as usize - good.as_ptr() as usize;
     let mut infinite = good.clone();
@@ -457,14 +464,16 @@ fn what_does_not_belong_together_is_refused() {
         prepare(&Loaded::read(&place().join("c.toml"), &[root]).unwrap(), Path::new(&data), &Progress::new(true)).unwrap();
     };
     prepare_from(&place().join("log"));
-    let args = ["train", &path("c.toml"), "--data", &data, "--out", &path("on-moved"), "--device", "cpu", "-q", "--max-steps", "1"];
+    let args =
+        ["train", &path("c.toml"), "--data", &data, "--out", &path("on-moved"), "--device", "cpu", "-q", "--max-steps", "1"];
     well(tauten(&args));
     prepare_from(&log);
     let changed = "error: PLACE/moved: not the dataset that PLACE/on-moved was trained on (its fingerprint differs); name that one \
                    with --data\n";
     assert_eq!(refused(&["train", "--resume", &path("on-moved"), "--device", "cpu"]), changed);
     assert_eq!(refused(&["evaluate", &path("on-moved"), "--device", "cpu"]), changed);
-    let elsewhere = well(tauten(&["evaluate", &path("on-moved"), "--data", &path("dataset"), "--device", "cpu", "-q", "--json"]));
+    let elsewhere =
+        well(tauten(&["evaluate", &path("on-moved"), "--data", &path("dataset"), "--device", "cpu", "-q", "--json"]));
     assert!(elsewhere.out.contains("\"rows\": 200"), "{elsewhere:?}");
 }
 
