@@ -1,5 +1,7 @@
 //! The command line: what it says when something is wrong, what it writes where, and what predictions and metrics it gives.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 #[path = "common/command.rs"]
 mod process;
 

@@ -1,5 +1,7 @@
 //! Training as a whole: the same bytes whenever it is repeated, interrupted, killed and resumed, on every device.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 mod common;
 #[path = "common/command.rs"]
 mod process;
