@@ -1,5 +1,7 @@
 //! From input files to a dataset: the same rows in any format give the same bytes, and wrong input a clear line.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 use parquet::basic::{ConvertedType, Type as PhysicalType};
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DoubleType, FloatType, Int32Type, Int64Type};
 use parquet::file::{properties::WriterProperties, writer::SerializedFileWriter};

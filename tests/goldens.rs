@@ -1,6 +1,8 @@
 //! Whole models against PyTorch in float64: losses, every gradient, parameters after one and two optimizer steps, on the CPU
 //! twins and on every adapter present. `goldens/make.py` makes the files.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says where")]
+
 mod common;
 
 use safetensors::{Dtype, SafeTensors};

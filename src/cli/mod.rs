@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand.
 
 pub mod demo;
+pub mod doctor;
 pub mod evaluate;
 pub mod predict;
 pub mod prepare;
@@ -21,6 +22,7 @@ pub struct Cli {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Demo(demo::Args),
+    Doctor(doctor::Args),
     Simulate(simulate::Args),
     Prepare(prepare::Args),
     Train(train::Args),
@@ -37,6 +39,7 @@ impl Cli {
     pub fn run(&self) -> Result<u8> {
         match &self.command {
             Command::Demo(args) => demo::run(args).map(|()| 0),
+            Command::Doctor(args) => doctor::run(args).map(|()| 0),
             Command::Simulate(args) => simulate::run(args).map(|()| 0),
             Command::Prepare(args) => prepare::run(args).map(|()| 0),
             Command::Train(args) => train::run(args),

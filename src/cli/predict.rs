@@ -63,9 +63,11 @@ pub(super) fn predict(args: &Args) -> Result<u64> {
     let wanted: Vec<String> = features.iter().chain(&args.keep).cloned().collect();
     let kinds = kept_kinds(args, &wanted, features.len())?;
     let empty = |kind: &Kind| match kind {
+        Kind::Boolean => Column::Bool(Vec::new()),
         Kind::Integer => Column::Int(Vec::new()),
+        Kind::Unsigned => Column::Unsigned(Vec::new()),
         Kind::Float => Column::F64(Vec::new()),
-        Kind::Boolean | Kind::Unsigned | Kind::Text => Column::Text(Vec::new()),
+        Kind::Text => Column::Text(Vec::new()),
     };
     let mut columns: Vec<Column> = kinds.iter().map(empty).collect();
     columns.extend(ADDED.map(|_| Column::F32(Vec::new())));
@@ -113,6 +115,8 @@ fn carry(column: &mut Column, cell: &str) -> std::result::Result<(), ()> {
     let present = |cell: &str| !cell.is_empty();
     match column {
         Column::Text(v) => v.push(present(cell).then(|| cell.to_string())),
+        Column::Bool(v) => v.push(present(cell).then(|| cell.parse().map_err(|_| ())).transpose()?),
+        Column::Unsigned(v) => v.push(present(cell).then(|| cell.parse().map_err(|_| ())).transpose()?),
         Column::Int(v) => v.push(present(cell).then(|| cell.parse().map_err(|_| ())).transpose()?),
         Column::F64(v) => v.push(present(cell).then(|| cell.parse().map_err(|_| ())).transpose()?),
         Column::F32(v) => v.push(present(cell).then(|| cell.parse().map_err(|_| ())).transpose()?),

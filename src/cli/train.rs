@@ -1,6 +1,7 @@
 //! `tauten train`: a configuration to a trained model.
 
 use crate::config::Loaded;
+use crate::data::dataset::Dataset;
 use crate::device::Choice;
 use crate::report::progress::Progress;
 use crate::train::run::Run;
@@ -54,22 +55,12 @@ pub fn run(args: &Args) -> Result<u8> {
     let progress = Progress::new(args.quiet);
     // The configuration comes first: a mistake in it should not wait for a device or for data.
     let loaded = args.config.as_ref().map(|path| load(path, args)).transpose()?;
+    let resumed = args.resume.as_ref().map(|folder| resumed(folder, loaded.as_ref())).transpose()?;
     let (choice, line) = Choice::new(&args.device)?;
     progress.line(line);
     let interrupt = on_interrupt()?;
-    let (run, dataset) = match (&args.resume, loaded) {
-        (Some(folder), loaded) => {
-            let run = Run::open(folder)?;
-            if let Some(loaded) = loaded.filter(|l| l.config != *run.config()) {
-                return Err(Error::user(format!(
-                    "{} differs from {}: a resumed run keeps its configuration; leave the first out",
-                    loaded.path.display(),
-                    folder.join("config.toml").display()
-                )));
-            }
-            let dataset = run.dataset(None)?;
-            (run, dataset)
-        }
+    let (run, dataset) = match (resumed, loaded) {
+        (Some(resumed), _) => resumed,
         (None, Some(loaded)) => {
             let out = args.out.clone().unwrap_or_else(|| free_folder(&loaded.path));
             Run::create(&loaded, &out, args.data.as_deref(), args.init.as_deref(), &progress)?
@@ -79,6 +70,20 @@ pub fn run(args: &Args) -> Result<u8> {
     let outcome = train(&run, dataset, choice, args.max_steps, interrupt, &progress)?;
     super::print(&summary(&run, &outcome))?;
     Ok(if outcome.end == End::Interrupted { 130 } else { 0 })
+}
+
+/// The run to go on with and its dataset; a configuration that is named as well must be the run's.
+fn resumed(folder: &Path, loaded: Option<&Loaded>) -> Result<(Run, Dataset)> {
+    let run = Run::open(folder)?;
+    if let Some(loaded) = loaded.filter(|l| l.config != *run.config()) {
+        return Err(Error::user(format!(
+            "{} differs from {}: a resumed run keeps its configuration; leave the first out",
+            loaded.path.display(),
+            folder.join("config.toml").display()
+        )));
+    }
+    let dataset = run.dataset(None)?;
+    Ok((run, dataset))
 }
 
 fn load(path: &Path, args: &Args) -> Result<Loaded> {

@@ -437,7 +437,7 @@ impl Rows {
 }
 
 /// Maps a file of a dataset.
-#[allow(unsafe_code)]
+#[expect(unsafe_code, reason = "a mapped file may change under the map")]
 fn map(path: &Path, file: &File) -> Result<Mmap> {
     // SAFETY: a mapped file that another process cuts short or rewrites is undefined behaviour. Datasets are written aside and
     // renamed as a whole and never changed in place, so a map keeps the file it was made of, even when a dataset is replaced.

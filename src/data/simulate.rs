@@ -270,7 +270,7 @@ impl Row {
                 Column::Text(v) => v.push(texts.next()),
                 Column::Int(v) => v.push(ints.next()),
                 Column::F64(v) => v.push(numbers.next()),
-                Column::F32(_) => {}
+                Column::Bool(_) | Column::Unsigned(_) | Column::F32(_) => {}
             }
         }
     }

@@ -3,7 +3,7 @@
 use crate::error::io;
 use crate::{Error, Result};
 use parquet::basic::{Compression, LogicalType, Repetition, Type as Physical};
-use parquet::data_type::{ByteArray, ByteArrayType, DataType, DoubleType, FloatType, Int64Type};
+use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, FloatType, Int64Type};
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::types::Type;
@@ -50,8 +50,12 @@ impl Format {
 pub enum Column {
     /// UTF-8 text.
     Text(Vec<Option<String>>),
+    /// Truth values.
+    Bool(Vec<Option<bool>>),
     /// 64-bit integers.
     Int(Vec<Option<i64>>),
+    /// 64-bit integers without a sign.
+    Unsigned(Vec<Option<u64>>),
     /// Double precision numbers.
     F64(Vec<Option<f64>>),
     /// Single precision numbers.
@@ -63,7 +67,9 @@ impl Column {
     pub fn len(&self) -> usize {
         match self {
             Column::Text(v) => v.len(),
+            Column::Bool(v) => v.len(),
             Column::Int(v) => v.len(),
+            Column::Unsigned(v) => v.len(),
             Column::F64(v) => v.len(),
             Column::F32(v) => v.len(),
         }
@@ -78,7 +84,9 @@ impl Column {
     pub fn clear(&mut self) {
         match self {
             Column::Text(v) => v.clear(),
+            Column::Bool(v) => v.clear(),
             Column::Int(v) => v.clear(),
+            Column::Unsigned(v) => v.clear(),
             Column::F64(v) => v.clear(),
             Column::F32(v) => v.clear(),
         }
@@ -88,7 +96,9 @@ impl Column {
     fn empty(&self) -> Column {
         match self {
             Column::Text(_) => Column::Text(Vec::new()),
+            Column::Bool(_) => Column::Bool(Vec::new()),
             Column::Int(_) => Column::Int(Vec::new()),
+            Column::Unsigned(_) => Column::Unsigned(Vec::new()),
             Column::F64(_) => Column::F64(Vec::new()),
             Column::F32(_) => Column::F32(Vec::new()),
         }
@@ -98,7 +108,9 @@ impl Column {
     fn append(&mut self, other: &Column) -> bool {
         match (self, other) {
             (Column::Text(v), Column::Text(w)) => v.extend_from_slice(w),
+            (Column::Bool(v), Column::Bool(w)) => v.extend_from_slice(w),
             (Column::Int(v), Column::Int(w)) => v.extend_from_slice(w),
+            (Column::Unsigned(v), Column::Unsigned(w)) => v.extend_from_slice(w),
             (Column::F64(v), Column::F64(w)) => v.extend_from_slice(w),
             (Column::F32(v), Column::F32(w)) => v.extend_from_slice(w),
             _ => return false,
@@ -109,7 +121,9 @@ impl Column {
     fn parquet_type(&self, name: &str) -> parquet::errors::Result<Type> {
         let (physical, logical) = match self {
             Column::Text(_) => (Physical::BYTE_ARRAY, Some(LogicalType::String)),
+            Column::Bool(_) => (Physical::BOOLEAN, None),
             Column::Int(_) => (Physical::INT64, None),
+            Column::Unsigned(_) => (Physical::INT64, Some(LogicalType::integer(64, false))),
             Column::F64(_) => (Physical::DOUBLE, None),
             Column::F32(_) => (Physical::FLOAT, None),
         };
@@ -128,7 +142,9 @@ impl Column {
         field.clear();
         match self {
             Column::Text(v) => put(v[row].as_ref(), field, |f, x| f.write_all(x.as_bytes())),
+            Column::Bool(v) => put(v[row].as_ref(), field, |f, x| write!(f, "{x}")),
             Column::Int(v) => put(v[row].as_ref(), field, |f, x| write!(f, "{x}")),
+            Column::Unsigned(v) => put(v[row].as_ref(), field, |f, x| write!(f, "{x}")),
             // Debug's form takes an exponent for very small and very large numbers.
             Column::F64(v) => put(v[row].as_ref(), field, |f, x| write!(f, "{x:?}")),
             Column::F32(v) => put(v[row].as_ref(), field, |f, x| write!(f, "{x:?}")),
@@ -163,7 +179,10 @@ impl TableWriter {
             }
         }
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let aside = temporary(folder).map_err(io(path))?;
+        if path.is_dir() {
+            return Err(Error::user(format!("{}: is a folder; name a file", path.display())));
+        }
+        let aside = temporary(folder, ".tauten-").map_err(io(path))?;
         let file = aside.reopen().map_err(io(path))?;
         let sink = match format {
             Format::Csv => {
@@ -239,12 +258,16 @@ impl TableWriter {
 }
 
 /// A temporary file with the rights of an ordinary new file: it becomes one.
-fn temporary(folder: &Path) -> std::io::Result<NamedTempFile> {
+pub(crate) fn temporary(folder: &Path, prefix: &str) -> std::io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".tauten-");
+    builder.prefix(prefix);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(folder)
+    // The error names the temporary file, of which the user knows nothing: only what is wrong is kept.
+    builder.tempfile_in(folder).map_err(|e| {
+        let text = e.to_string();
+        std::io::Error::new(e.kind(), text.split(" at path ").next().unwrap_or(&text))
+    })
 }
 
 /// Writes the columns as a row group and empties them.
@@ -255,7 +278,9 @@ fn write_group(writer: &mut SerializedFileWriter<File>, group: &mut [Column]) ->
             Column::Text(v) => {
                 write_column::<ByteArrayType, _>(&mut out, v, |t| ByteArray::from(std::mem::take(t).into_bytes()))?;
             }
+            Column::Bool(v) => write_column::<BoolType, _>(&mut out, v, |x| *x)?,
             Column::Int(v) => write_column::<Int64Type, _>(&mut out, v, |x| *x)?,
+            Column::Unsigned(v) => write_column::<Int64Type, _>(&mut out, v, |x| x.cast_signed())?,
             Column::F64(v) => write_column::<DoubleType, _>(&mut out, v, |x| *x)?,
             Column::F32(v) => write_column::<FloatType, _>(&mut out, v, |x| *x)?,
         }

@@ -77,6 +77,7 @@ impl Cpu {
         }
     }
 
+    #[expect(unsafe_code, reason = "binds twins to the buffers that the plan names")]
     fn run_node(&mut self, program: usize, node: usize) {
         let program = &self.programs[program];
         // SAFETY: the views point into `state`, `inputs` and `_slots`, which are never resized and live as long as the
@@ -106,6 +107,7 @@ impl Device for Cpu {
         &self.name
     }
 
+    #[expect(unsafe_code, reason = "reads outputs where the plan put them")]
     fn submit(&mut self, program: usize, inputs: &[&[u8]]) -> Result<()> {
         self.load(program, inputs);
         for node in 0..self.programs[program].plan.nodes.len() {
@@ -146,6 +148,7 @@ impl Device for Cpu {
         Ok(())
     }
 
+    #[expect(unsafe_code, reason = "reads what a twin has written")]
     fn first_nonfinite(&mut self, program: usize, inputs: &[&[u8]]) -> Result<Option<String>> {
         self.load(program, inputs);
         if let Some(found) = nonfinite_input(&self.programs[program].plan, inputs) {

@@ -14,8 +14,10 @@ pub struct View {
 }
 
 // SAFETY: a view is only dereferenced through `Args`, whose maker promises exclusive access to what it writes.
+#[expect(unsafe_code, reason = "views cross threads; `Args::new` has the contract")]
 unsafe impl Send for View {}
 // SAFETY: as above.
+#[expect(unsafe_code, reason = "as `Send`")]
 unsafe impl Sync for View {}
 
 /// Words that fit a 32-bit buffer element: f32, u32, and arrays of them.
@@ -36,6 +38,7 @@ impl<'a> Args<'a> {
     ///
     /// For `'a` each view points to `len` initialised words; no view that is written overlaps another view of the same
     /// op, and nobody else reads or writes these words meanwhile.
+    #[expect(unsafe_code, reason = "its caller promises that the views are valid")]
     pub unsafe fn new(views: &'a [View], scratch: &'a mut Vec<f32>) -> Self {
         Args { views, taken: 0, scratch }
     }
@@ -47,6 +50,7 @@ impl<'a> Args<'a> {
     }
 
     /// Argument `i`, read.
+    #[expect(unsafe_code, reason = "makes a slice of a view")]
     pub fn read<T: Words>(&self, i: usize) -> &'a [T] {
         let view = self.views[i];
         assert!(matches!(view.access, Access::Read | Access::Uniform), "argument {i} is not read-only");
@@ -55,6 +59,7 @@ impl<'a> Args<'a> {
     }
 
     /// Argument `i`, written (or read and written); once per op.
+    #[expect(unsafe_code, reason = "makes a slice of a view")]
     pub fn write<T: Words>(&mut self, i: usize) -> &'a mut [T] {
         let view = self.views[i];
         assert!(view.access.writes() && self.taken & (1 << i) == 0, "argument {i} is read-only or taken");
@@ -64,6 +69,7 @@ impl<'a> Args<'a> {
     }
 
     /// The first element of argument `i`, read: a uniform's struct.
+    #[expect(unsafe_code, reason = "makes a slice of a view")]
     pub fn uniform<T: Words>(&self, i: usize) -> T {
         let view = self.views[i];
         let words = std::mem::size_of::<T>() / 4;

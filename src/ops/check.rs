@@ -89,6 +89,8 @@ impl Setup {
 
 /// A check of one op at one shape.
 pub struct Case {
+    /// The op: the name of its file.
+    pub op: &'static str,
     /// The op and what is special about the shape or values.
     pub name: String,
     /// Terms in the longest sum behind an output; the tolerance grows with its root.
@@ -107,13 +109,21 @@ pub const REL: f32 = 2e-6;
 impl Case {
     /// A case of one step with the usual tolerance.
     pub fn new(name: impl Into<String>, terms: usize, build: impl Fn(&mut Setup) + Send + Sync + 'static) -> Case {
-        Case { name: name.into(), terms, rel: REL, steps: 1, build: Box::new(build) }
+        Case { op: "", name: name.into(), terms, rel: REL, steps: 1, build: Box::new(build) }
     }
 
     fn setup(&self) -> Setup {
         let mut setup = Setup::default();
         (self.build)(&mut setup);
         setup
+    }
+
+    /// Words of its inputs, state and activations.
+    pub fn words(&self) -> usize {
+        let setup = self.setup();
+        let plan = Plan::new(setup.graph);
+        let inputs: usize = plan.inputs.iter().map(|&(_, words)| words).sum();
+        inputs + plan.transient_words + setup.state.buffers.iter().map(|b| b.len).sum::<usize>()
     }
 
     /// Runs the case on the CPU: every output and state buffer.
@@ -216,20 +226,22 @@ impl Case {
     }
 }
 
-/// The cases of every op.
+/// The cases of every op, an op's together.
 pub fn cases() -> Vec<Case> {
+    let of = |op, cases: Vec<Case>| cases.into_iter().map(move |case| Case { op, ..case });
     let mut cases = Vec::new();
-    cases.extend(super::linear::cases());
-    cases.extend(super::gather::cases());
-    cases.extend(super::embedding_update::cases());
-    cases.extend(super::mixture::cases());
-    cases.extend(super::losses::cases());
-    cases.extend(super::report::cases());
-    cases.extend(super::dense_update::cases());
-    cases.extend(super::normalize::cases());
-    cases.extend(super::interact::cases());
-    cases.extend(super::temperature::cases());
-    cases.extend(super::contrast::cases());
+    cases.extend(of("linear", super::linear::cases()));
+    cases.extend(of("gather", super::gather::cases()));
+    cases.extend(of("embedding_update", super::embedding_update::cases()));
+    cases.extend(of("mixture", super::mixture::cases()));
+    cases.extend(of("losses", super::losses::cases()));
+    cases.extend(of("report", super::report::cases()));
+    cases.extend(of("dense_update", super::dense_update::cases()));
+    cases.extend(of("normalize", super::normalize::cases()));
+    cases.extend(of("interact", super::interact::cases()));
+    cases.extend(of("temperature", super::temperature::cases()));
+    cases.extend(of("contrast", super::contrast::cases()));
+    cases.extend(of("probe", super::probe::cases()));
     cases
 }
 

@@ -227,6 +227,7 @@ struct Matrix<'a> {
 
 /// dst (m x n, rows `stride` apart) = a (m x k) * b (k x n), or += with `add`; on this thread alone.
 #[allow(clippy::too_many_arguments)]
+#[expect(unsafe_code, reason = "`gemm` takes pointers")]
 fn product(m: usize, n: usize, k: usize, dst: &mut [f32], stride: usize, add: bool, a: Matrix, b: Matrix) {
     assert!(m > 0 && n > 0 && k > 0 && stride >= n && (m - 1) * stride + n <= dst.len());
     assert!((m - 1) * a.row + (k - 1) * a.column < a.data.len());

@@ -123,6 +123,7 @@ struct Matrix {
 }
 
 /// c (+)= a b with a [m, k], b [k, n], c [m, n].
+#[expect(unsafe_code, reason = "`gemm` takes pointers")]
 fn product(m: usize, n: usize, k: usize, a: (&[f32], Matrix), b: (&[f32], Matrix), c: (&mut [f32], Matrix), add: bool) {
     let inside =
         |len: usize, x: Matrix, rows: usize, columns: usize| x.at + x.row * (rows - 1) + x.column * (columns - 1) < len;

@@ -15,6 +15,7 @@ pub mod losses;
 pub mod mixture;
 pub mod normalize;
 mod params;
+pub mod probe;
 pub mod report;
 pub mod temperature;
 

@@ -4,6 +4,7 @@
 
 use super::session::Session;
 use crate::data::prefetch::Position;
+use crate::data::write::temporary;
 use crate::error::io;
 use crate::graph::{Parameter, Words};
 use crate::{Error, Result};
@@ -87,6 +88,26 @@ impl View for Lazy<'_> {
     }
 }
 
+/// How the names of files and folders begin that are being written.
+pub(super) const ASIDE: &str = ".checkpoint-";
+
+/// Removes what a process that was killed while it wrote a checkpoint has left in `folder`.
+///
+/// # Errors
+///
+/// A file that cannot be removed.
+pub fn remove_leftovers(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder).map_err(io(folder))? {
+        let entry = entry.map_err(io(folder))?;
+        if entry.file_name().to_string_lossy().starts_with(ASIDE) {
+            let path = entry.path();
+            let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            removed.map_err(io(&path))?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes a checkpoint of `session`.
 ///
 /// # Errors
@@ -98,7 +119,10 @@ pub fn save(session: &mut Session, progress: &Progress, path: &Path) -> Result<(
         session.model().parameters().iter().chain(session.model().optimizer_state()).cloned().collect();
     let json = serde_json::to_string(progress).map_err(|e| Error::system(format!("{}: {e}", path.display())))?;
     let metadata = HashMap::from([(KEY.to_string(), json)]);
-    let aside = tempfile::Builder::new().prefix(".checkpoint-").tempfile_in(folder).map_err(io(folder))?;
+    // In a folder of its own: the safetensors writer makes further temporary files beside the one that it is given.
+    let own = tempfile::Builder::new().prefix(ASIDE).tempdir_in(folder).map_err(io(folder))?;
+    let aside = temporary(own.path(), "new-").map_err(io(folder))?;
+    let permissions = aside.as_file().metadata().map_err(io(path))?.permissions();
     let failure = RefCell::new(None);
     let session = RefCell::new(session);
     let views = arrays.iter().map(|array| (array.name.as_str(), Lazy { session: &session, failure: &failure, array }));
@@ -107,7 +131,8 @@ pub fn save(session: &mut Session, progress: &Progress, path: &Path) -> Result<(
         return Err(e);
     }
     written.map_err(|e| Error::system(format!("{}: cannot be written: {e}", path.display())))?;
-    // The writer may have replaced the file under the name, so the name is opened anew.
+    // The writer has replaced the file under the name by one for the owner's eyes alone.
+    std::fs::set_permissions(aside.path(), permissions).map_err(io(path))?;
     std::fs::File::open(aside.path()).and_then(|f| f.sync_all()).map_err(io(path))?;
     let aside = aside.into_temp_path();
     aside.persist(path).map_err(|e| io(path)(e.error))?;

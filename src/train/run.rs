@@ -63,6 +63,10 @@ impl Run {
         }
         let absolute = |path: &Path| std::path::absolute(path).map_err(io(path));
         let init = init.map(absolute).transpose()?;
+        if let Some(path) = &init {
+            // A wrong name should not wait for the data.
+            Checkpoint::open(path)?;
+        }
         let parent = match out.parent() {
             Some(parent) if parent != Path::new("") => parent,
             _ => Path::new("."),

@@ -372,3 +372,41 @@ impl Memory {
 fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_of_negatives_are_distinct_other_rows() {
+        let mut offsets = Vec::new();
+        let mut drawn = vec![0usize; 65];
+        for rows in [1usize, 2, 3, 4, 7, 64, 65] {
+            for k in 0..rows {
+                for step in 0..20 {
+                    draw_offsets(5, step, rows, k, &mut offsets);
+                    assert_eq!(offsets.len(), k);
+                    assert!(offsets.iter().all(|&o| 0 < o && (o as usize) < rows), "{offsets:?} of {rows} rows");
+                    assert!(offsets.windows(2).all(|pair| pair[0] < pair[1]), "{offsets:?} are not distinct and ascending");
+                    if rows == 65 && k == 8 {
+                        offsets.iter().for_each(|&o| drawn[o as usize] += 1);
+                    }
+                }
+            }
+        }
+        // 20 draws of 8 of 64 offsets: none is drawn every time.
+        assert!(drawn.iter().all(|&n| n < 20), "{drawn:?}");
+    }
+
+    #[test]
+    fn every_offset_is_as_likely() {
+        let (rows, k, steps) = (11, 3, 20_000);
+        let (mut offsets, mut drawn) = (Vec::new(), vec![0f64; rows]);
+        for step in 0..steps {
+            draw_offsets(1, step, rows, k, &mut offsets);
+            offsets.iter().for_each(|&o| drawn[o as usize] += 1.0);
+        }
+        // 6,000 each are expected; the standard deviation is below 65.
+        assert!(drawn[0] == 0.0 && drawn[1..].iter().all(|n| (n - 6000.0).abs() < 400.0), "{drawn:?}");
+    }
+}

@@ -64,6 +64,7 @@ impl Pipelines {
     }
 }
 
+#[expect(unsafe_code, reason = "leaves out the checks that naga injects")]
 fn module(device: &wgpu::Device, kernel: &Kernel, checks: Checks) -> wgpu::ShaderModule {
     let descriptor =
         wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source: wgpu::ShaderSource::Wgsl(kernel.source.into()) };
@@ -129,6 +130,7 @@ struct Cache {
 }
 
 impl Cache {
+    #[expect(unsafe_code, reason = "hands stored data to the driver")]
     fn open(device: &wgpu::Device, info: &wgpu::AdapterInfo) -> Option<Cache> {
         if !device.features().contains(wgpu::Features::PIPELINE_CACHE) {
             return None;
