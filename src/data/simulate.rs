@@ -199,6 +199,7 @@ lr = 0.003
 weight_decay = 0.5
 
 [optimizer.embedding]
+kind = "adam"
 lr = 0.003
 
 [train]
