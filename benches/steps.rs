@@ -64,7 +64,7 @@ struct Shape {
 impl Shape {
     /// 36 categorical features of 60,000 ids in all, most of them tiny, and five numeric ones.
     fn kuairand(rows: usize) -> Shape {
-        let mut vocabulary = vec![26_000, 7_500, 6_500, 16, 25, 8, 5, 30, 10, 13_000, 12, 7, 3, 3, 9, 10, 8, 9];
+        let mut vocabulary = vec![28_000, 7_500, 6_500, 16, 25, 8, 5, 30, 10, 15_700, 12, 7, 3, 3, 9, 10, 8, 9];
         vocabulary.extend([3, 8, 50, 1_400, 16, 35, 4, 110, 450, 8, 6, 4, 3, 3, 3, 3, 3, 3]);
         Shape {
             name: format!("kuairand, B = {rows}"),
@@ -72,7 +72,7 @@ impl Shape {
             numeric: 5,
             rows,
             rest: "[model]\nencoder = \"mmoe\"\nexperts = 4\nhidden = [128, 64]\ntower = [64, 32]\n\
-                   [contrast]\ntemperature = \"off\"\n",
+                   [contrast]\ntemperature = \"off\"\n[optimizer.embedding]\nkind = \"adam\"\nlr = 0.001\n",
         }
     }
 
@@ -84,7 +84,7 @@ impl Shape {
             numeric: 0,
             rows,
             rest: "[model]\nencoder = \"mmoe\"\nexperts = 4\nhidden = [128, 64]\ntower = [64]\n\
-                   [contrast]\ntemperature = \"instance\"\nwidth = 64\nnegatives = \"in-batch\"\n",
+                   [contrast]\ntemperature = \"instance\"\nwidth = 64\nnegatives = \"in-batch\"\n[optimizer.embedding]\nkind = \"adam\"\nlr = 0.001\n",
         }
     }
 

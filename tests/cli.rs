@@ -32,6 +32,7 @@ tower = [8]
 [optimizer]
 dense.lr = 0.01
 embedding.lr = 0.01
+embedding.kind = "adam"
 [train]
 batch_size = 256
 epochs = 1

@@ -46,6 +46,7 @@ hidden = [8]
 [optimizer]
 dense.lr = 0.01
 embedding.lr = 0.01
+embedding.kind = "adam"
 [train]
 batch_size = 128
 evaluate_batch_size = 128

@@ -89,29 +89,38 @@ fn start<'a>(args: &mut Args<'a>) -> Option<(&'a [f32], Step, &'a mut [f32])> {
 fn adamw(p: &Params, args: &mut Args) {
     let Some((gradients, step, weights)) = start(args) else { return };
     let (first, second) = (args.write::<f32>(4), args.write::<f32>(5));
-    weights.par_iter_mut().zip(first).zip(second).zip(gradients).with_min_len(BLOCK).for_each(|(((w, m), v), &g)| {
-        *m = p.beta1 * *m + (1.0 - p.beta1) * g;
-        *v = p.beta2 * *v + (1.0 - p.beta2) * g * g;
-        let decayed = *w - step.dense_lr * p.decay * *w;
-        *w = decayed - step.dense_lr * (*m / step.correction1) / ((*v / step.correction2).sqrt() + p.eps);
+    // Loops over slices inside of blocks: they are vectorised, parallel iterators over elements are not.
+    let blocks = weights.par_chunks_mut(BLOCK).zip(first.par_chunks_mut(BLOCK)).zip(second.par_chunks_mut(BLOCK));
+    blocks.zip(gradients.par_chunks(BLOCK)).for_each(|(((w, m), v), g)| {
+        for (((w, m), v), &g) in w.iter_mut().zip(m).zip(v).zip(g) {
+            *m = p.beta1 * *m + (1.0 - p.beta1) * g;
+            *v = p.beta2 * *v + (1.0 - p.beta2) * g * g;
+            let decayed = *w - step.dense_lr * p.decay * *w;
+            *w = decayed - step.dense_lr * (*m / step.correction1) / ((*v / step.correction2).sqrt() + p.eps);
+        }
     });
 }
 
 fn adagrad(p: &Params, args: &mut Args) {
     let Some((gradients, step, weights)) = start(args) else { return };
     let sums = args.write::<f32>(4);
-    weights.par_iter_mut().zip(sums).zip(gradients).with_min_len(BLOCK).for_each(|((w, sum), &g)| {
-        *sum += g * g;
-        let decayed = *w - step.dense_lr * p.decay * *w;
-        *w = decayed - step.dense_lr * g / (sum.sqrt() + p.eps);
+    let blocks = weights.par_chunks_mut(BLOCK).zip(sums.par_chunks_mut(BLOCK)).zip(gradients.par_chunks(BLOCK));
+    blocks.for_each(|((w, sums), g)| {
+        for ((w, sum), &g) in w.iter_mut().zip(sums).zip(g) {
+            *sum += g * g;
+            let decayed = *w - step.dense_lr * p.decay * *w;
+            *w = decayed - step.dense_lr * g / (sum.sqrt() + p.eps);
+        }
     });
 }
 
 fn sgd(p: &Params, args: &mut Args) {
     let Some((gradients, step, weights)) = start(args) else { return };
-    weights.par_iter_mut().zip(gradients).with_min_len(BLOCK).for_each(|(w, &g)| {
-        let decayed = *w - step.dense_lr * p.decay * *w;
-        *w = decayed - step.dense_lr * g;
+    weights.par_chunks_mut(BLOCK).zip(gradients.par_chunks(BLOCK)).for_each(|(w, g)| {
+        for (w, &g) in w.iter_mut().zip(g) {
+            let decayed = *w - step.dense_lr * p.decay * *w;
+            *w = decayed - step.dense_lr * g;
+        }
     });
 }
 
