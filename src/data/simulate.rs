@@ -12,6 +12,43 @@
 //!
 //! where the relatedness r of the row, 0.05 to 0.95, depends on category and slot: at 1 a conversion would follow the
 //! taste that made the click, at 0 it would know nothing of it. A click is drawn by p_ctr; after a click, a conversion by p_cvr.
+//!
+//! # What lets the temperature find the relatedness
+//!
+//! The relatedness is in no column of the log, and no label is drawn from it; it shows in how far the two scores agree. Where r
+//! is near 1 both towers need the same number of a row, where it is near 0 two independent ones. Of the InfoNCE loss,
+//! dL_i/dtau_i = (S_ii - sum_j p_ij S_ij) / tau_i^2: tau falls where the two representations of a row agree better than those
+//! of different rows, and rises where they do not. So tau tells of the relatedness as long as the representations hold what
+//! their own task needs and little else. Both towers read the same row; what is left over in them makes any row's two
+//! representations recognisable, the pairing is solved everywhere and tau says nothing. The generated configuration sees to that:
+//!
+//! - weight decay on dense parameters takes out of the towers what their own losses do not need;
+//! - a tiny weight of the contrastive loss keeps it from putting such things back. Adam's steps do not depend on the scale of
+//!   the loss: projections and relatedness network, which have no other loss, learn as fast as under a large weight;
+//! - few projected dimensions leave room for little beside a score;
+//! - a relatedness network without hidden layer, over the features, learns what features have to do with the agreement rather
+//!   than which rows agree by chance;
+//! - in the simulation, category and slot, which the relatedness depends on, have little effect on the scores themselves: the
+//!   mean scores of an unrelated category would else agree or not by chance.
+//!
+//! Such a temperature reads the relatedness off; at this weight the contrastive loss does not change the predictions.
+//!
+//! Rank correlation on test of tau with 1 - r for the log's seeds 1, 3, 8 of 200,000 rows (CPU; 1 is the best possible):
+//!
+//! | configuration                                | seed 1 | seed 3 | seed 8 |
+//! |----------------------------------------------|-------:|-------:|-------:|
+//! | as generated                                 |    .78 |    .85 |    .83 |
+//! | `contrast.weight = 0.05`                     |   -.58 |    .48 |   -.78 |
+//! | `weight_decay = 0`                           |    .12 |    .90 |    .22 |
+//! | `objective = "robust"`                       |   -.07 |    .34 |   -.40 |
+//! | `input = "towers"`, `hidden = [16]`          |    .26 |    .35 |    .27 |
+//! | `hidden = [16]`                              |    .64 |    .65 |    .37 |
+//! | `width = 16`                                 |    .65 |    .80 |    .77 |
+//! | `width = 2`, `weight = 0.0001`               |    .72 |    .69 |    .27 |
+//! | `width = 2`, `weight = 0.001`                |        |        |   -.42 |
+//!
+//! With a fifth of the scores' variance due to category (and a seventh and an eleventh to slot), `width = 2` and
+//! `weight = 0.0001` gave .64 and .34 for the seeds 1 and 3. The AUCs differ by less than 0.001 among these.
 
 use super::write::{Column, Format, TableWriter};
 use crate::error::io;
