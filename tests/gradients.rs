@@ -1,12 +1,15 @@
 //! Finite differences through chains of ops on the CPU executor: every op stands in the middle, behind parameters and before
 //! a weighted sum or other ops, so that no factor of an upstream gradient goes missing unseen.
 
-use tauten::config::{Direction, Objective};
+use tauten::config::{Activation, Direction, Loss, Objective};
 use tauten::device::{Device, cpu::Cpu};
-use tauten::graph::{Graph, Initial, Input, Parameter, ParameterKind, Part, Plan, StateId, StateLayout, TensorId, Words};
+use tauten::graph::{Graph, Initial, Input, Parameter, ParameterKind, Part, Plan, StateId, StateLayout, Step, TensorId, Words};
 use tauten::ops::check::normals;
 use tauten::ops::contrast::{Contrast, contrast};
 use tauten::ops::interact::interact;
+use tauten::ops::linear::{Linear, linear};
+use tauten::ops::losses::losses;
+use tauten::ops::mixture::{Mixture, mixture};
 use tauten::ops::normalize::normalize;
 use tauten::ops::temperature::{constant, temperature};
 
@@ -114,6 +117,45 @@ impl Chain {
 /// `rows` vectors of lengths around 2, away from 0 where the step would be large.
 fn vectors(seed: u64, rows: usize, width: usize) -> Vec<f32> {
     normals(seed, rows * width, 1.0).iter().map(|x| x + 0.5f32.copysign(*x)).collect()
+}
+
+/// A small MMoE without kinks: x is read by experts and gates, so its gradient is a sum; the supervised losses end the chain.
+#[test]
+fn linear_mixture_and_losses() {
+    let (rows, inputs, experts, width) = (5, 3, 2, 4);
+    let (mut chain, t) = Chain::new(&[
+        ("x", normals(1, rows * inputs, 1.0)),
+        ("experts", normals(2, inputs * experts * width, 0.5)),
+        ("bias of experts", normals(3, experts * width, 0.5)),
+        ("gates", normals(4, inputs * 2 * experts, 0.5)),
+        ("bias of gates", normals(5, 2 * experts, 0.5)),
+        ("heads", normals(6, 2 * width, 0.5)),
+        ("bias of heads", normals(7, 2, 0.5)),
+    ]);
+    let layer = |groups, inputs, outputs| Linear {
+        rows,
+        groups,
+        inputs,
+        outputs,
+        activation: Activation::Identity,
+        input_gradient: true,
+    };
+    let g = &mut chain.graph;
+    let f = linear(g, t[0], t[1], Some(t[2]), layer(1, inputs, experts * width));
+    let gates = linear(g, t[0], t[3], Some(t[4]), layer(1, inputs, 2 * experts));
+    let mixed = mixture(g, gates, f, Mixture { rows, tasks: 2, experts, width });
+    let logits = linear(g, mixed, t[5], Some(t[6]), layer(2, width, 1));
+    let weights = Loss { ctr: 1.0, ctcvr: 0.7, cvr: 0.5 };
+    let values = losses(g, logits, rows, &weights);
+    g.output(values);
+    let labels = [[1.0f32, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [0.0, 0.0]];
+    let inverse_clicks = 1.0 / 3.0;
+    chain.input(Input::Labels, &labels);
+    let step = Step { dense_lr: 0.0, embedding_lr: 0.0, correction1: 0.0, correction2: 0.0, inverse_clicks, pad: [0.0; 3] };
+    chain.input(Input::Step, &[step]);
+    let n = rows as f32;
+    chain.weights.push([weights.ctr / n, weights.ctcvr / n, weights.cvr * inverse_clicks].repeat(rows));
+    chain.check("linear, mixture, losses");
 }
 
 #[test]
