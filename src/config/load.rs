@@ -677,7 +677,7 @@ mod tests {
             ("", &["contrast.weight=nan"], "key `contrast.weight` is NaN; it must be finite and 0 or above"),
             ("", &["loss.ctr=-1"], "key `loss.ctr` is -1; it must be finite and 0 or above"),
             (
-                "[loss]\nctcvr = 0",
+                "[loss]\nctcvr = 0\ncvr = 0",
                 &[],
                 "c.toml:7: key `loss.ctcvr` is 0, as is the other conversion loss; one of ctcvr, cvr must be above 0",
             ),

@@ -47,7 +47,7 @@ pub struct Minibatch {
     pub labels: Vec<f32>,
     /// Transformed numeric features, [B, N].
     pub numeric: Vec<f32>,
-    /// Id of the mask feature of each row, [B]; empty without one.
+    /// Id of the mask feature of each row, `[B]`; empty without one.
     pub mask_key: Vec<u32>,
     /// The tables' parts, in the order of their layouts.
     pub tables: Vec<TableBatch>,

@@ -22,9 +22,9 @@ pub enum Input {
     Labels,
     /// Numeric features, [B, N].
     Numeric,
-    /// Id of the mask feature, [B].
+    /// Id of the mask feature, `[B]`.
     MaskKey,
-    /// Offsets of the sampled negatives, [K].
+    /// Offsets of the sampled negatives, `[K]`.
     Offsets,
     /// Table rows of a table's features, [B, F].
     Ids(usize),

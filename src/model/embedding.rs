@@ -132,7 +132,7 @@ impl Embedding {
         arrays.into_iter().map(|(_, array)| array).collect()
     }
 
-    /// The optimizer's state as named arrays: moments (adam: [V, 2, D], m then v; adagrad: [V, D]; row-wise: [V]) and steps [V].
+    /// The optimizer's state as named arrays: moments (adam: [V, 2, D], m then v; adagrad: [V, D]; row-wise: `[V]`) and steps `[V]`.
     pub fn optimizer_state(&self) -> Vec<Parameter> {
         let zero = Initial::Constant(0.0);
         let mut arrays = Vec::new();

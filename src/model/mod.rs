@@ -303,7 +303,7 @@ impl Model {
         }
     }
 
-    /// The plan of a forward pass over `rows` rows. Outputs: logits [B, 2] and, with an instance temperature, tau [B].
+    /// The plan of a forward pass over `rows` rows. Outputs: logits [B, 2] and, with an instance temperature, tau `[B]`.
     pub fn inference_plan(&self, rows: usize) -> Plan {
         let mut b = self.builder(rows, false);
         let (x, a, logits) = self.forward(&mut b);

@@ -70,7 +70,7 @@ impl Relatedness {
         !matches!(self.source, Source::Fixed(_))
     }
 
-    /// tau [B] from tower outputs `a` [B, 2 H] or features `x`.
+    /// tau `[B]` from tower outputs `a` [B, 2 H] or features `x`.
     pub fn forward(&self, b: &mut Builder, a: Activations, x: TensorId) -> TensorId {
         let rows = b.rows;
         let (r, task) = match &self.source {

@@ -515,11 +515,11 @@ impl Op for Gradient {
     }
 }
 
-/// The contrastive loss: per-row losses [rows] (with both directions the mean of the two, not weighted by lambda) from `z`
-/// [rows, 2 * width], unit rows of z_ctr and z_cvr, and `tau` [rows].
+/// The contrastive loss: per-row losses `[rows]` (with both directions the mean of the two, not weighted by lambda) from `z`
+/// [rows, 2 * width], unit rows of z_ctr and z_cvr, and `tau` `[rows]`.
 ///
 /// It is a loss: its backward pass starts from nothing and gives `z`, and `tau` with `tau_gradient`, the gradient of
-/// `weight` * mean over rows. Reads [`Input::MaskKey`] [rows] with `masked` and [`Input::Offsets`] [K] with `negatives` = K;
+/// `weight` * mean over rows. Reads [`Input::MaskKey`] `[rows]` with `masked` and [`Input::Offsets`] `[K]` with `negatives` = K;
 /// offsets are distinct and lie in [1, rows).
 pub fn contrast(g: &mut Graph, z: TensorId, tau: TensorId, spec: Contrast) -> TensorId {
     let Contrast { rows, width, negatives, .. } = spec;

@@ -47,8 +47,8 @@ static SGD: Kernel =
 /// Elements that one task of a twin handles.
 const BLOCK: usize = 4096;
 
-/// Updates `weights` [count] by `gradients` [count]; `moments` hold m and v of `adamw`, the sum of squares of `adagrad`, nothing of
-/// `sgd`. `health` [1] holds back the update once it is not 0.
+/// Updates `weights` `[count]` by `gradients` `[count]`; `moments` hold m and v of `adamw`, the sum of squares of `adagrad`, nothing of
+/// `sgd`. `health` `[1]` holds back the update once it is not 0.
 pub fn dense_update(
     g: &mut Graph,
     weights: TensorId,

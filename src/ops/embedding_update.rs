@@ -16,9 +16,9 @@ pub struct ShardState {
     pub shard: Shard,
     /// The rows, [count, D].
     pub table: TensorId,
-    /// `adam`: m and v, [count, 2, D]; `adagrad`: [count, D]; `rowwise-adagrad`: [count]; `sgd`: none.
+    /// `adam`: m and v, [count, 2, D]; `adagrad`: [count, D]; `rowwise-adagrad`: `[count]`; `sgd`: none.
     pub moments: Option<TensorId>,
-    /// `adam`: updates of each row so far, u32 [count].
+    /// `adam`: updates of each row so far, u32 `[count]`.
     pub steps: Option<TensorId>,
 }
 
@@ -99,7 +99,7 @@ pub fn most_chunks(occurrences: usize) -> usize {
 
 /// Puts the update of table number `table` into the graph: the sums of hot rows' chunks, then each shard's rows.
 ///
-/// `dx` is the gradient of x [B, X]; `health` [1] holds back all updates once it is not 0.
+/// `dx` is the gradient of x [B, X]; `health` `[1]` holds back all updates once it is not 0.
 pub fn embedding_update(
     g: &mut Graph,
     table: usize,

@@ -70,15 +70,15 @@ static WITH_CONTRAST: Kernel = Kernel {
 /// The contrastive part of a report.
 #[derive(Debug, Clone, Copy)]
 pub struct ContrastPart {
-    /// Losses of each row, [B].
+    /// Losses of each row, `[B]`.
     pub losses: TensorId,
-    /// Temperatures, [B].
+    /// Temperatures, `[B]`.
     pub tau: TensorId,
     /// Weight of the mean loss.
     pub weight: f32,
 }
 
-/// Reduces losses [B, 3] and the contrastive part to a [`Report`]; sets `health` [1] once the total is not finite.
+/// Reduces losses [B, 3] and the contrastive part to a [`Report`]; sets `health` `[1]` once the total is not finite.
 pub fn report(
     g: &mut Graph,
     losses: TensorId,

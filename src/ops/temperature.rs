@@ -171,7 +171,7 @@ impl Op for Backward {
     }
 }
 
-/// tau [rows] = min + (max - min) * sigmoid(r). `r` is [rows], or with `task` [1], one number for all rows whose gradient is
+/// tau `[rows]` = min + (max - min) * sigmoid(r). `r` is `[rows]`, or with `task` `[1]`, one number for all rows whose gradient is
 /// the sum over them.
 pub fn temperature(g: &mut Graph, r: TensorId, rows: usize, task: bool, min: f32, max: f32) -> TensorId {
     assert_eq!(g.get(r).len, if task { 1 } else { rows }, "temperature: {} has the wrong length", g.get(r).name);

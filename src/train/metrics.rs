@@ -69,24 +69,24 @@ pub struct Evaluation {
 /// Predictions and labels of the same n rows, in the same order.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Scored<'a> {
-    /// Click logits, [n].
+    /// Click logits, `[n]`.
     pub ctr: &'a [f32],
-    /// Conversion logits, [n].
+    /// Conversion logits, `[n]`.
     pub cvr: &'a [f32],
-    /// Click labels, [n].
+    /// Click labels, `[n]`.
     pub click: &'a [bool],
-    /// Conversion labels, [n].
+    /// Conversion labels, `[n]`.
     pub conversion: &'a [bool],
     /// Temperatures, if they are predicted for each row.
     pub tau: Option<Tau<'a>>,
-    /// Ids of the feature to group by, [n], if GAUC is asked for; rows with id 0 (missing or unseen) belong to no group.
+    /// Ids of the feature to group by, `[n]`, if GAUC is asked for; rows with id 0 (missing or unseen) belong to no group.
     pub groups: Option<&'a [u32]>,
 }
 
 /// The temperatures of n rows.
 #[derive(Debug, Clone, Copy)]
 pub struct Tau<'a> {
-    /// A temperature a row, [n].
+    /// A temperature a row, `[n]`.
     pub values: &'a [f32],
     /// The lowest that the model can give.
     pub min: f32,
