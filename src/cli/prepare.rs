@@ -1,12 +1,11 @@
 //! `tauten prepare`: input files to an encoded dataset.
 
+use crate::Result;
 use crate::config::Loaded;
 use crate::data::dataset::{Dataset, Split};
 use crate::data::prepare::prepare;
 use crate::report::progress::Progress;
-use crate::{Error, Result};
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -42,16 +41,7 @@ pub fn run(args: &Args) -> Result<()> {
     let manifest = dataset.manifest();
     let rows: u64 = Split::ALL.iter().filter_map(|&s| manifest.split(s)).map(|s| s.rows).sum();
     progress.line(format!("{rows} rows in {seconds:.2} s, {:.0} rows/s", rows as f64 / seconds));
-    let text = if args.json {
-        serde_json::to_string_pretty(manifest).map_err(|e| Error::system(format!("manifest: {e}")))? + "\n"
-    } else {
-        summary(&dataset, &args.out.display().to_string())
-    };
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        // A reader that has seen enough (`| head`) is no error.
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::system(format!("standard output: {e}"))),
-        _ => Ok(()),
-    }
+    if args.json { super::print_json(manifest) } else { super::print(&summary(&dataset, &args.out.display().to_string())) }
 }
 
 /// What a person wants to know of a dataset.

@@ -1,10 +1,9 @@
 //! `tauten simulate`: a click log with known truth.
 
+use crate::Result;
 use crate::data::simulate::{Truth, simulate};
 use crate::data::write::Format;
 use crate::report::progress::Progress;
-use crate::{Error, Result};
-use std::io::Write;
 use std::path::PathBuf;
 
 /// Writes a simulated click log with known truth: train, valid and test files, a configuration to train with, and the
@@ -49,11 +48,7 @@ pub fn run(args: &Args) -> Result<()> {
         done = rows;
     })?;
     task.finish();
-    match std::io::stdout().lock().write_all(summary(&truth, args.format).as_bytes()) {
-        // A reader that has seen enough (`| head`) is no error.
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::system(format!("standard output: {e}"))),
-        _ => Ok(()),
-    }
+    super::print(&summary(&truth, args.format))
 }
 
 /// What was simulated, for a person.

@@ -10,7 +10,7 @@
 //! The B x B matrix is never stored: `stats` keeps four numbers an anchor, the gradient computes tiles of S anew.
 
 use super::check::{Case, integers, normals};
-use super::{Access, Args, Cost, Kernel, Op, fold, params};
+use super::{Access, Args, Cost, Dispatch, Kernel, fold, params};
 use crate::config::{Direction, Objective};
 use crate::graph::{Graph, Input, TensorId};
 use rayon::prelude::*;
@@ -88,32 +88,19 @@ impl Contrast {
     }
 }
 
-macro_rules! kernel {
-    ($name:literal, $source:expr, $entry:literal, $bindings:expr) => {
-        Kernel {
-            name: $name,
-            source: $source,
-            entry: $entry,
-            bindings: &$bindings,
-            params_size: Params::SIZE,
-            fields: Params::FIELDS,
-        }
-    };
-}
-
 use Access::{Read, Update, Write};
-static STATS: Kernel = kernel!("contrast", TILED, "stats", [(1, Read), (2, Read), (3, Read), (4, Write)]);
+static STATS: Kernel = Params::kernel("contrast", TILED, "stats", &[(1, Read), (2, Read), (3, Read), (4, Write)]);
 static STATS_SAMPLED: Kernel =
-    kernel!("contrast, sampled", SAMPLED, "stats", [(1, Read), (2, Read), (3, Read), (6, Read), (4, Write)]);
-static LOSSES: Kernel = kernel!("contrast losses", TILED, "losses", [(2, Read), (5, Read), (6, Write)]);
-static SLOPES: Kernel = kernel!("contrast backward to tau", TILED, "slopes", [(2, Read), (5, Read), (8, Update)]);
+    Params::kernel("contrast, sampled", SAMPLED, "stats", &[(1, Read), (2, Read), (3, Read), (6, Read), (4, Write)]);
+static LOSSES: Kernel = Params::kernel("contrast losses", TILED, "losses", &[(2, Read), (5, Read), (6, Write)]);
+static SLOPES: Kernel = Params::kernel("contrast backward to tau", TILED, "slopes", &[(2, Read), (5, Read), (8, Update)]);
 static GRADIENT: Kernel =
-    kernel!("contrast backward", TILED, "gradient", [(1, Read), (2, Read), (3, Read), (5, Read), (7, Update)]);
-static GRADIENT_SAMPLED: Kernel = kernel!(
+    Params::kernel("contrast backward", TILED, "gradient", &[(1, Read), (2, Read), (3, Read), (5, Read), (7, Update)]);
+static GRADIENT_SAMPLED: Kernel = Params::kernel(
     "contrast backward, sampled",
     SAMPLED,
     "gradient",
-    [(1, Read), (2, Read), (3, Read), (5, Read), (6, Read), (7, Update)]
+    &[(1, Read), (2, Read), (3, Read), (5, Read), (6, Read), (7, Update)],
 );
 
 impl Params {
@@ -259,75 +246,68 @@ fn product(m: usize, n: usize, k: usize, dst: &mut [f32], stride: usize, add: bo
     }
 }
 
-struct Stats(Params);
-
-impl Op for Stats {
-    fn kernel(&self) -> &'static Kernel {
-        if self.0.sampled() { &STATS_SAMPLED } else { &STATS }
+fn stats_op(params: Params) -> Dispatch<Params> {
+    Dispatch {
+        kernel: if params.sampled() { &STATS_SAMPLED } else { &STATS },
+        params,
+        workgroups: {
+            let own = if params.sampled() { 16 } else { 64 };
+            fold(params.rows.div_ceil(own) as usize * params.directions as usize)
+        },
+        cost: {
+            let pairs = params.pairs() * f64::from(params.directions);
+            Cost { bytes: params.read_bytes(), flops: pairs * (2.0 * f64::from(params.width) + 7.0) }
+        },
+        twin: stats,
     }
+}
 
-    fn params(&self) -> &[u8] {
-        bytemuck::bytes_of(&self.0)
-    }
-
-    fn workgroups(&self) -> [u32; 3] {
-        let own = if self.0.sampled() { 16 } else { 64 };
-        fold(self.0.rows.div_ceil(own) as usize * self.0.directions as usize)
-    }
-
-    fn cost(&self) -> Cost {
-        let pairs = self.0.pairs() * f64::from(self.0.directions);
-        Cost { bytes: self.0.read_bytes(), flops: pairs * (2.0 * f64::from(self.0.width) + 7.0) }
-    }
-
-    fn run(&self, args: &mut Args) {
-        let p = &self.0;
-        let rows = p.rows as usize;
-        let (z, tau, keys) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<u32>(2));
-        if p.sampled() {
-            let offsets = args.read::<u32>(3);
-            let stats = args.write::<[f32; 4]>(4);
-            stats.par_iter_mut().enumerate().for_each(|(at, stats)| {
-                let (side, i) = (p.first as usize + at / rows, at % rows);
-                let inverse = 1.0 / tau[i];
-                let mut online = Online::EMPTY;
-                for c in std::iter::once(0).chain(offsets.iter().map(|&c| c as usize)) {
-                    let j = (i + c) % rows;
-                    if p.allowed(keys, i, j) {
-                        online.add(dot(p, z, side, i, j), inverse, c == 0);
-                    }
+fn stats(p: &Params, args: &mut Args) {
+    let rows = p.rows as usize;
+    let (z, tau, keys) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<u32>(2));
+    if p.sampled() {
+        let offsets = args.read::<u32>(3);
+        let stats = args.write::<[f32; 4]>(4);
+        stats.par_iter_mut().enumerate().for_each(|(at, stats)| {
+            let (side, i) = (p.first as usize + at / rows, at % rows);
+            let inverse = 1.0 / tau[i];
+            let mut online = Online::EMPTY;
+            for c in std::iter::once(0).chain(offsets.iter().map(|&c| c as usize)) {
+                let j = (i + c) % rows;
+                if p.allowed(keys, i, j) {
+                    online.add(dot(p, z, side, i, j), inverse, c == 0);
                 }
-                *stats = online.stats();
-            });
-            return;
-        }
-        let stats = args.write::<[f32; 4]>(3);
-        let scratch = args.scratch(BLOCK * PANEL * WAVE.min(rows.div_ceil(BLOCK)));
-        for (direction, stats) in stats.chunks_mut(rows).enumerate() {
-            let side = p.first as usize + direction;
-            for (wave, stats) in stats.chunks_mut(BLOCK * WAVE).enumerate() {
-                let tasks = stats.par_chunks_mut(BLOCK).zip(scratch.par_chunks_mut(BLOCK * PANEL));
-                tasks.enumerate().for_each(|(block, (stats, s))| {
-                    let start = (wave * WAVE + block) * BLOCK;
-                    let mut online = [Online::EMPTY; BLOCK];
-                    for panel in (0..rows).step_by(PANEL) {
-                        let others = panel..(panel + PANEL).min(rows);
-                        p.scores(z, side, start..start + stats.len(), others.clone(), s);
-                        for (r, online) in online[..stats.len()].iter_mut().enumerate() {
-                            let i = start + r;
-                            let inverse = 1.0 / tau[i];
-                            for (j, &s) in others.clone().zip(&s[r * PANEL..]) {
-                                if p.allowed(keys, i, j) {
-                                    online.add(s, inverse, i == j);
-                                }
+            }
+            *stats = online.stats();
+        });
+        return;
+    }
+    let stats = args.write::<[f32; 4]>(3);
+    let scratch = args.scratch(BLOCK * PANEL * WAVE.min(rows.div_ceil(BLOCK)));
+    for (direction, stats) in stats.chunks_mut(rows).enumerate() {
+        let side = p.first as usize + direction;
+        for (wave, stats) in stats.chunks_mut(BLOCK * WAVE).enumerate() {
+            let tasks = stats.par_chunks_mut(BLOCK).zip(scratch.par_chunks_mut(BLOCK * PANEL));
+            tasks.enumerate().for_each(|(block, (stats, s))| {
+                let start = (wave * WAVE + block) * BLOCK;
+                let mut online = [Online::EMPTY; BLOCK];
+                for panel in (0..rows).step_by(PANEL) {
+                    let others = panel..(panel + PANEL).min(rows);
+                    p.scores(z, side, start..start + stats.len(), others.clone(), s);
+                    for (r, online) in online[..stats.len()].iter_mut().enumerate() {
+                        let i = start + r;
+                        let inverse = 1.0 / tau[i];
+                        for (j, &s) in others.clone().zip(&s[r * PANEL..]) {
+                            if p.allowed(keys, i, j) {
+                                online.add(s, inverse, i == j);
                             }
                         }
                     }
-                    for (stats, online) in stats.iter_mut().zip(&online) {
-                        *stats = online.stats();
-                    }
-                });
-            }
+                }
+                for (stats, online) in stats.iter_mut().zip(&online) {
+                    *stats = online.stats();
+                }
+            });
         }
     }
 }
@@ -339,179 +319,154 @@ fn dot(p: &Params, z: &[f32], side: usize, i: usize, j: usize) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-struct Losses(Params);
-
-impl Op for Losses {
-    fn kernel(&self) -> &'static Kernel {
-        &LOSSES
-    }
-
-    fn params(&self) -> &[u8] {
-        bytemuck::bytes_of(&self.0)
-    }
-
-    fn workgroups(&self) -> [u32; 3] {
-        fold(self.0.rows.div_ceil(64) as usize)
-    }
-
-    fn cost(&self) -> Cost {
-        let (rows, directions) = (f64::from(self.0.rows), f64::from(self.0.directions));
-        Cost { bytes: 4.0 * rows * (2.0 + 4.0 * directions), flops: 6.0 * rows * directions }
-    }
-
-    fn run(&self, args: &mut Args) {
-        let p = &self.0;
-        let (tau, stats) = (args.read::<f32>(0), args.read::<[f32; 4]>(1));
-        let losses = args.write::<f32>(2);
-        let of = |[lse, _, n, positive]: [f32; 4], tau: f32| {
-            let alone = n < 1.5;
-            if p.robust != 0 {
-                let spread = if alone { 0.0 } else { tau * (lse - positive / tau - n.ln()) };
-                spread + p.rho * tau
-            } else if alone {
-                0.0
-            } else {
-                lse - positive / tau
-            }
-        };
-        let rows = p.rows as usize;
-        losses.par_iter_mut().enumerate().with_min_len(4096).for_each(|(i, loss)| {
-            *loss = of(stats[i], tau[i]);
-            if p.directions > 1 {
-                *loss = 0.5 * (*loss + of(stats[rows + i], tau[i]));
-            }
-        });
+fn losses_op(params: Params) -> Dispatch<Params> {
+    Dispatch {
+        kernel: &LOSSES,
+        params,
+        workgroups: fold(params.rows.div_ceil(64) as usize),
+        cost: {
+            let (rows, directions) = (f64::from(params.rows), f64::from(params.directions));
+            Cost { bytes: 4.0 * rows * (2.0 + 4.0 * directions), flops: 6.0 * rows * directions }
+        },
+        twin: losses,
     }
 }
 
-struct Slopes(Params);
+fn losses(p: &Params, args: &mut Args) {
+    let (tau, stats) = (args.read::<f32>(0), args.read::<[f32; 4]>(1));
+    let losses = args.write::<f32>(2);
+    let of = |[lse, _, n, positive]: [f32; 4], tau: f32| {
+        let alone = n < 1.5;
+        if p.robust != 0 {
+            let spread = if alone { 0.0 } else { tau * (lse - positive / tau - n.ln()) };
+            spread + p.rho * tau
+        } else if alone {
+            0.0
+        } else {
+            lse - positive / tau
+        }
+    };
+    let rows = p.rows as usize;
+    losses.par_iter_mut().enumerate().with_min_len(4096).for_each(|(i, loss)| {
+        *loss = of(stats[i], tau[i]);
+        if p.directions > 1 {
+            *loss = 0.5 * (*loss + of(stats[rows + i], tau[i]));
+        }
+    });
+}
 
-impl Op for Slopes {
-    fn kernel(&self) -> &'static Kernel {
-        &SLOPES
-    }
-
-    fn params(&self) -> &[u8] {
-        bytemuck::bytes_of(&self.0)
-    }
-
-    fn workgroups(&self) -> [u32; 3] {
-        fold(self.0.rows.div_ceil(64) as usize)
-    }
-
-    fn cost(&self) -> Cost {
-        let (rows, directions) = (f64::from(self.0.rows), f64::from(self.0.directions));
-        Cost { bytes: 4.0 * rows * (2.0 + f64::from(self.0.accumulate) + 4.0 * directions), flops: 9.0 * rows * directions }
-    }
-
-    fn run(&self, args: &mut Args) {
-        let p = &self.0;
-        let (tau, stats) = (args.read::<f32>(0), args.read::<[f32; 4]>(1));
-        let dtau = args.write::<f32>(2);
-        let of = |[lse, mean, n, positive]: [f32; 4], tau: f32| {
-            let alone = n < 1.5;
-            if p.robust != 0 {
-                let spread = if alone { 0.0 } else { lse - positive / tau - n.ln() - (mean - positive) / tau };
-                spread + p.rho
-            } else if alone {
-                0.0
-            } else {
-                (positive - mean) / tau / tau
-            }
-        };
-        let rows = p.rows as usize;
-        dtau.par_iter_mut().enumerate().with_min_len(4096).for_each(|(i, dtau)| {
-            let mut slope = of(stats[i], tau[i]);
-            if p.directions > 1 {
-                slope += of(stats[rows + i], tau[i]);
-            }
-            let gradient = p.scale * slope;
-            *dtau = if p.accumulate != 0 { *dtau + gradient } else { gradient };
-        });
+fn slopes_op(params: Params) -> Dispatch<Params> {
+    Dispatch {
+        kernel: &SLOPES,
+        params,
+        workgroups: fold(params.rows.div_ceil(64) as usize),
+        cost: {
+            let (rows, directions) = (f64::from(params.rows), f64::from(params.directions));
+            Cost { bytes: 4.0 * rows * (2.0 + f64::from(params.accumulate) + 4.0 * directions), flops: 9.0 * rows * directions }
+        },
+        twin: slopes,
     }
 }
 
-struct Gradient(Params);
-
-impl Op for Gradient {
-    fn kernel(&self) -> &'static Kernel {
-        if self.0.sampled() { &GRADIENT_SAMPLED } else { &GRADIENT }
-    }
-
-    fn params(&self) -> &[u8] {
-        bytemuck::bytes_of(&self.0)
-    }
-
-    fn workgroups(&self) -> [u32; 3] {
-        let own = if self.0.sampled() { 16 } else { 64 };
-        fold(2 * self.0.rows.div_ceil(own) as usize * self.0.width.div_ceil(64) as usize)
-    }
-
-    fn cost(&self) -> Cost {
-        // Both sides go over the pairs, sampled ones in both roles where both directions are on.
-        let roles = if self.0.sampled() { f64::from(self.0.directions) } else { 1.0 };
-        let flops = 2.0 * roles * self.0.pairs() * (4.0 * f64::from(self.0.width) + 10.0);
-        let written = 4.0 * self.0.numbers() * (1.0 + f64::from(self.0.accumulate));
-        Cost { bytes: self.0.read_bytes() + written, flops }
-    }
-
-    fn run(&self, args: &mut Args) {
-        let p = &self.0;
-        let (rows, width) = (p.rows as usize, p.width as usize);
-        let (z, tau, keys, stats) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<u32>(2), args.read::<[f32; 4]>(3));
-        if p.sampled() {
-            let offsets = args.read::<u32>(4);
-            let dz = args.write::<f32>(5);
-            dz.par_chunks_mut(width).enumerate().for_each(|(at, dz)| {
-                let (i, side) = (at / 2, at % 2);
-                if p.accumulate == 0 {
-                    dz.fill(0.0);
-                }
-                for anchored in [true, false] {
-                    for c in std::iter::once(0).chain(offsets.iter().map(|&c| c as usize)) {
-                        let j = (i + if anchored { c } else { rows - c }) % rows;
-                        let (a, direction) = if anchored { (i, side) } else { (j, 1 - side) };
-                        let anchor = p.anchor(tau, stats, a, direction);
-                        if anchor.weight == 0.0 || !p.allowed(keys, i, j) {
-                            continue;
-                        }
-                        let g = anchor.g(dot(p, z, side, i, j), c == 0);
-                        let other = &z[p.offset(j, 1 - side)..][..width];
-                        dz.iter_mut().zip(other).for_each(|(dz, z)| *dz += g * z);
-                    }
-                }
-            });
-            return;
+fn slopes(p: &Params, args: &mut Args) {
+    let (tau, stats) = (args.read::<f32>(0), args.read::<[f32; 4]>(1));
+    let dtau = args.write::<f32>(2);
+    let of = |[lse, mean, n, positive]: [f32; 4], tau: f32| {
+        let alone = n < 1.5;
+        if p.robust != 0 {
+            let spread = if alone { 0.0 } else { lse - positive / tau - n.ln() - (mean - positive) / tau };
+            spread + p.rho
+        } else if alone {
+            0.0
+        } else {
+            (positive - mean) / tau / tau
         }
-        let dz = args.write::<f32>(4);
-        let scratch = args.scratch(BLOCK * PANEL * WAVE.min(rows.div_ceil(BLOCK)));
-        for (wave, dz) in dz.chunks_mut(2 * width * BLOCK * WAVE).enumerate() {
-            let tasks = dz.par_chunks_mut(2 * width * BLOCK).zip(scratch.par_chunks_mut(BLOCK * PANEL));
-            tasks.enumerate().for_each(|(block, (dz, s))| {
-                let start = (wave * WAVE + block) * BLOCK;
-                let own = start..start + dz.len() / (2 * width);
-                if p.accumulate == 0 {
-                    dz.fill(0.0);
-                }
-                for side in 0..2 {
-                    for panel in (0..rows).step_by(PANEL) {
-                        let others = panel..(panel + PANEL).min(rows);
-                        p.scores(z, side, own.clone(), others.clone(), s);
-                        let theirs: Vec<Anchor> = others.clone().map(|j| p.anchor(tau, stats, j, 1 - side)).collect();
-                        for (i, s) in own.clone().zip(s.chunks_mut(PANEL)) {
-                            let mine = p.anchor(tau, stats, i, side);
-                            for ((j, s), theirs) in others.clone().zip(s).zip(&theirs) {
-                                let itself = i == j;
-                                *s = if p.allowed(keys, i, j) { mine.g(*s, itself) + theirs.g(*s, itself) } else { 0.0 };
-                            }
-                        }
-                        let g = Matrix { data: s, row: PANEL, column: 1 };
-                        let other = Matrix { data: &z[p.offset(panel, 1 - side)..], row: 2 * width, column: 1 };
-                        product(own.len(), width, others.len(), &mut dz[side * width..], 2 * width, true, g, other);
-                    }
-                }
-            });
+    };
+    let rows = p.rows as usize;
+    dtau.par_iter_mut().enumerate().with_min_len(4096).for_each(|(i, dtau)| {
+        let mut slope = of(stats[i], tau[i]);
+        if p.directions > 1 {
+            slope += of(stats[rows + i], tau[i]);
         }
+        let gradient = p.scale * slope;
+        *dtau = if p.accumulate != 0 { *dtau + gradient } else { gradient };
+    });
+}
+
+fn gradient_op(params: Params) -> Dispatch<Params> {
+    Dispatch {
+        kernel: if params.sampled() { &GRADIENT_SAMPLED } else { &GRADIENT },
+        params,
+        workgroups: {
+            let own = if params.sampled() { 16 } else { 64 };
+            fold(2 * params.rows.div_ceil(own) as usize * params.width.div_ceil(64) as usize)
+        },
+        cost: {
+            // Both sides go over the pairs, sampled ones in both roles where both directions are on.
+            let roles = if params.sampled() { f64::from(params.directions) } else { 1.0 };
+            let flops = 2.0 * roles * params.pairs() * (4.0 * f64::from(params.width) + 10.0);
+            let written = 4.0 * params.numbers() * (1.0 + f64::from(params.accumulate));
+            Cost { bytes: params.read_bytes() + written, flops }
+        },
+        twin: gradient,
+    }
+}
+
+fn gradient(p: &Params, args: &mut Args) {
+    let (rows, width) = (p.rows as usize, p.width as usize);
+    let (z, tau, keys, stats) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<u32>(2), args.read::<[f32; 4]>(3));
+    if p.sampled() {
+        let offsets = args.read::<u32>(4);
+        let dz = args.write::<f32>(5);
+        dz.par_chunks_mut(width).enumerate().for_each(|(at, dz)| {
+            let (i, side) = (at / 2, at % 2);
+            if p.accumulate == 0 {
+                dz.fill(0.0);
+            }
+            for anchored in [true, false] {
+                for c in std::iter::once(0).chain(offsets.iter().map(|&c| c as usize)) {
+                    let j = (i + if anchored { c } else { rows - c }) % rows;
+                    let (a, direction) = if anchored { (i, side) } else { (j, 1 - side) };
+                    let anchor = p.anchor(tau, stats, a, direction);
+                    if anchor.weight == 0.0 || !p.allowed(keys, i, j) {
+                        continue;
+                    }
+                    let g = anchor.g(dot(p, z, side, i, j), c == 0);
+                    let other = &z[p.offset(j, 1 - side)..][..width];
+                    dz.iter_mut().zip(other).for_each(|(dz, z)| *dz += g * z);
+                }
+            }
+        });
+        return;
+    }
+    let dz = args.write::<f32>(4);
+    let scratch = args.scratch(BLOCK * PANEL * WAVE.min(rows.div_ceil(BLOCK)));
+    for (wave, dz) in dz.chunks_mut(2 * width * BLOCK * WAVE).enumerate() {
+        let tasks = dz.par_chunks_mut(2 * width * BLOCK).zip(scratch.par_chunks_mut(BLOCK * PANEL));
+        tasks.enumerate().for_each(|(block, (dz, s))| {
+            let start = (wave * WAVE + block) * BLOCK;
+            let own = start..start + dz.len() / (2 * width);
+            if p.accumulate == 0 {
+                dz.fill(0.0);
+            }
+            for side in 0..2 {
+                for panel in (0..rows).step_by(PANEL) {
+                    let others = panel..(panel + PANEL).min(rows);
+                    p.scores(z, side, own.clone(), others.clone(), s);
+                    let theirs: Vec<Anchor> = others.clone().map(|j| p.anchor(tau, stats, j, 1 - side)).collect();
+                    for (i, s) in own.clone().zip(s.chunks_mut(PANEL)) {
+                        let mine = p.anchor(tau, stats, i, side);
+                        for ((j, s), theirs) in others.clone().zip(s).zip(&theirs) {
+                            let itself = i == j;
+                            *s = if p.allowed(keys, i, j) { mine.g(*s, itself) + theirs.g(*s, itself) } else { 0.0 };
+                        }
+                    }
+                    let g = Matrix { data: s, row: PANEL, column: 1 };
+                    let other = Matrix { data: &z[p.offset(panel, 1 - side)..], row: 2 * width, column: 1 };
+                    product(own.len(), width, others.len(), &mut dz[side * width..], 2 * width, true, g, other);
+                }
+            }
+        });
     }
 }
 
@@ -533,20 +488,20 @@ pub fn contrast(g: &mut Graph, z: TensorId, tau: TensorId, spec: Contrast) -> Te
     let stats = g.transient("contrast statistics", params.directions as usize * rows * 4);
     let losses = g.transient("contrast losses", rows);
     match offsets {
-        Some(offsets) => g.push(Stats(params), &[z, tau, keys, offsets, stats]),
-        None => g.push(Stats(params), &[z, tau, keys, stats]),
+        Some(offsets) => g.push(stats_op(params), &[z, tau, keys, offsets, stats]),
+        None => g.push(stats_op(params), &[z, tau, keys, stats]),
     }
-    g.push(Losses(params), &[tau, stats, losses]);
+    g.push(losses_op(params), &[tau, stats, losses]);
     g.on_backward(move |g| {
         let (dz, accumulate) = g.gradient_target(z);
-        let op = Gradient(Params { accumulate: accumulate.into(), ..params });
+        let op = gradient_op(Params { accumulate: accumulate.into(), ..params });
         match offsets {
             Some(offsets) => g.push(op, &[z, tau, keys, stats, offsets, dz]),
             None => g.push(op, &[z, tau, keys, stats, dz]),
         }
         if spec.tau_gradient {
             let (dtau, accumulate) = g.gradient_target(tau);
-            g.push(Slopes(Params { accumulate: accumulate.into(), ..params }), &[tau, stats, dtau]);
+            g.push(slopes_op(Params { accumulate: accumulate.into(), ..params }), &[tau, stats, dtau]);
         }
     });
     losses

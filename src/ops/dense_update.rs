@@ -21,11 +21,9 @@ params! {
 }
 
 const SOURCE: &str = include_str!("../../shaders/dense_update.wgsl");
-const fn kernel(name: &'static str, entry: &'static str, bindings: &'static [(u32, Access)]) -> Kernel {
-    Kernel { name, source: SOURCE, entry, bindings, params_size: Params::SIZE, fields: Params::FIELDS }
-}
-static ADAMW: Kernel = kernel(
+static ADAMW: Kernel = Params::kernel(
     "dense_adamw",
+    SOURCE,
     "adamw",
     &[
         (1, Access::Read),
@@ -36,13 +34,18 @@ static ADAMW: Kernel = kernel(
         (6, Access::Update),
     ],
 );
-static ADAGRAD: Kernel = kernel(
+static ADAGRAD: Kernel = Params::kernel(
     "dense_adagrad",
+    SOURCE,
     "adagrad",
     &[(1, Access::Read), (2, Access::Read), (3, Access::Uniform), (4, Access::Update), (5, Access::Update)],
 );
-static SGD: Kernel =
-    kernel("dense_sgd", "sgd", &[(1, Access::Read), (2, Access::Read), (3, Access::Uniform), (4, Access::Update)]);
+static SGD: Kernel = Params::kernel(
+    "dense_sgd",
+    SOURCE,
+    "sgd",
+    &[(1, Access::Read), (2, Access::Read), (3, Access::Uniform), (4, Access::Update)],
+);
 
 /// Elements that one task of a twin handles.
 const BLOCK: usize = 4096;

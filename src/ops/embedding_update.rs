@@ -40,16 +40,15 @@ params! {
 }
 
 const SOURCE: &str = include_str!("../../shaders/embedding_update.wgsl");
-const fn kernel(name: &'static str, entry: &'static str, bindings: &'static [(u32, Access)]) -> Kernel {
-    Kernel { name, source: SOURCE, entry, bindings, params_size: Params::SIZE, fields: Params::FIELDS }
-}
-static CHUNK_SUMS: Kernel = kernel(
+static CHUNK_SUMS: Kernel = Params::kernel(
     "embedding_chunk_sums",
+    SOURCE,
     "chunk_sums",
     &[(1, Access::Read), (4, Access::Read), (5, Access::Read), (6, Access::Read), (2, Access::Update)],
 );
-static ADAM: Kernel = kernel(
+static ADAM: Kernel = Params::kernel(
     "embedding_adam",
+    SOURCE,
     "adam",
     &[
         (1, Access::Read),
@@ -63,8 +62,9 @@ static ADAM: Kernel = kernel(
         (10, Access::Update),
     ],
 );
-static ADAGRAD: Kernel = kernel(
+static ADAGRAD: Kernel = Params::kernel(
     "embedding_adagrad",
+    SOURCE,
     "adagrad",
     &[
         (1, Access::Read),
@@ -77,9 +77,10 @@ static ADAGRAD: Kernel = kernel(
         (9, Access::Update),
     ],
 );
-static ROWWISE_ADAGRAD: Kernel = kernel("embedding_rowwise_adagrad", "rowwise_adagrad", ADAGRAD.bindings);
-static SGD: Kernel = kernel(
+static ROWWISE_ADAGRAD: Kernel = Params::kernel("embedding_rowwise_adagrad", SOURCE, "rowwise_adagrad", ADAGRAD.bindings);
+static SGD: Kernel = Params::kernel(
     "embedding_sgd",
+    SOURCE,
     "sgd",
     &[
         (1, Access::Read),

@@ -43,22 +43,9 @@ params! {
 }
 
 const SOURCE: &str = include_str!("../../shaders/gather.wgsl");
-static GATHER: Kernel = Kernel {
-    name: "gather",
-    source: SOURCE,
-    entry: "gather",
-    bindings: &[(1, Access::Read), (2, Access::Read), (3, Access::Update)],
-    params_size: Params::SIZE,
-    fields: Params::FIELDS,
-};
-static PLACE: Kernel = Kernel {
-    name: "place",
-    source: SOURCE,
-    entry: "place",
-    bindings: &[(4, Access::Read), (3, Access::Update)],
-    params_size: Params::SIZE,
-    fields: Params::FIELDS,
-};
+static GATHER: Kernel =
+    Params::kernel("gather", SOURCE, "gather", &[(1, Access::Read), (2, Access::Read), (3, Access::Update)]);
+static PLACE: Kernel = Params::kernel("place", SOURCE, "place", &[(4, Access::Read), (3, Access::Update)]);
 
 impl Columns {
     fn params(&self, shard: Shard) -> Params {

@@ -1,7 +1,7 @@
 //! u = [a_ctr, a_cvr, a_ctr * a_cvr]: the input of the relatedness network from the towers' last hidden layers.
 
 use super::check::{Case, normals};
-use super::{Access, Args, Cost, Kernel, Op, fold, params};
+use super::{Access, Args, Cost, Dispatch, Kernel, fold, params};
 use crate::graph::{Graph, TensorId};
 use rayon::prelude::*;
 
@@ -16,23 +16,10 @@ params! {
     }
 }
 
-static FORWARD: Kernel = Kernel {
-    name: "interact",
-    source: SOURCE,
-    entry: "forward",
-    bindings: &[(1, Access::Read), (2, Access::Write)],
-    params_size: Params::SIZE,
-    fields: Params::FIELDS,
-};
+static FORWARD: Kernel = Params::kernel("interact", SOURCE, "forward", &[(1, Access::Read), (2, Access::Write)]);
 
-static BACKWARD: Kernel = Kernel {
-    name: "interact backward",
-    source: SOURCE,
-    entry: "backward",
-    bindings: &[(1, Access::Read), (3, Access::Read), (4, Access::Update)],
-    params_size: Params::SIZE,
-    fields: Params::FIELDS,
-};
+static BACKWARD: Kernel =
+    Params::kernel("interact backward", SOURCE, "backward", &[(1, Access::Read), (3, Access::Read), (4, Access::Update)]);
 
 impl Params {
     fn elements(&self) -> usize {
@@ -40,72 +27,56 @@ impl Params {
     }
 }
 
-struct Forward(Params);
-
-impl Op for Forward {
-    fn kernel(&self) -> &'static Kernel {
-        &FORWARD
-    }
-
-    fn params(&self) -> &[u8] {
-        bytemuck::bytes_of(&self.0)
-    }
-
-    fn workgroups(&self) -> [u32; 3] {
-        fold(self.0.elements().div_ceil(256))
-    }
-
-    fn cost(&self) -> Cost {
-        let n = self.0.elements() as f64;
-        Cost { bytes: 20.0 * n, flops: n }
-    }
-
-    fn run(&self, args: &mut Args) {
-        let width = self.0.width as usize;
-        let a = args.read::<f32>(0);
-        let u = args.write::<f32>(1);
-        u.par_chunks_mut(3 * width).zip(a.par_chunks(2 * width)).for_each(|(u, a)| {
-            u[..2 * width].copy_from_slice(a);
-            for c in 0..width {
-                u[2 * width + c] = a[c] * a[width + c];
-            }
-        });
+fn forward_op(params: Params) -> Dispatch<Params> {
+    Dispatch {
+        kernel: &FORWARD,
+        params,
+        workgroups: fold(params.elements().div_ceil(256)),
+        cost: {
+            let n = params.elements() as f64;
+            Cost { bytes: 20.0 * n, flops: n }
+        },
+        twin: forward,
     }
 }
 
-struct Backward(Params);
+fn forward(p: &Params, args: &mut Args) {
+    let width = p.width as usize;
+    let a = args.read::<f32>(0);
+    let u = args.write::<f32>(1);
+    u.par_chunks_mut(3 * width).zip(a.par_chunks(2 * width)).for_each(|(u, a)| {
+        u[..2 * width].copy_from_slice(a);
+        for c in 0..width {
+            u[2 * width + c] = a[c] * a[width + c];
+        }
+    });
+}
 
-impl Op for Backward {
-    fn kernel(&self) -> &'static Kernel {
-        &BACKWARD
+fn backward_op(params: Params) -> Dispatch<Params> {
+    Dispatch {
+        kernel: &BACKWARD,
+        params,
+        workgroups: fold(params.elements().div_ceil(256)),
+        cost: {
+            let n = params.elements() as f64;
+            Cost { bytes: 4.0 * n * (7.0 + 2.0 * f64::from(params.accumulate)), flops: 4.0 * n }
+        },
+        twin: backward,
     }
+}
 
-    fn params(&self) -> &[u8] {
-        bytemuck::bytes_of(&self.0)
-    }
-
-    fn workgroups(&self) -> [u32; 3] {
-        fold(self.0.elements().div_ceil(256))
-    }
-
-    fn cost(&self) -> Cost {
-        let n = self.0.elements() as f64;
-        Cost { bytes: 4.0 * n * (7.0 + 2.0 * f64::from(self.0.accumulate)), flops: 4.0 * n }
-    }
-
-    fn run(&self, args: &mut Args) {
-        let width = self.0.width as usize;
-        let (a, du) = (args.read::<f32>(0), args.read::<f32>(1));
-        let da = args.write::<f32>(2);
-        let accumulate = self.0.accumulate != 0;
-        da.par_chunks_mut(2 * width).zip(a.par_chunks(2 * width)).zip(du.par_chunks(3 * width)).for_each(|((da, a), du)| {
-            for c in 0..2 * width {
-                let other = if c < width { a[c + width] } else { a[c - width] };
-                let gradient = du[c] + du[2 * width + c % width] * other;
-                da[c] = if accumulate { da[c] + gradient } else { gradient };
-            }
-        });
-    }
+fn backward(p: &Params, args: &mut Args) {
+    let width = p.width as usize;
+    let (a, du) = (args.read::<f32>(0), args.read::<f32>(1));
+    let da = args.write::<f32>(2);
+    let accumulate = p.accumulate != 0;
+    da.par_chunks_mut(2 * width).zip(a.par_chunks(2 * width)).zip(du.par_chunks(3 * width)).for_each(|((da, a), du)| {
+        for c in 0..2 * width {
+            let other = if c < width { a[c + width] } else { a[c - width] };
+            let gradient = du[c] + du[2 * width + c % width] * other;
+            da[c] = if accumulate { da[c] + gradient } else { gradient };
+        }
+    });
 }
 
 /// u [rows, 3 * width] = [a_ctr, a_cvr, a_ctr * a_cvr] from `a` [rows, 2 * width] = [a_ctr, a_cvr]. Without `pass_gradient`
@@ -114,12 +85,12 @@ pub fn interact(g: &mut Graph, a: TensorId, rows: usize, width: usize, pass_grad
     assert_eq!(g.get(a).len, rows * 2 * width, "interact: {} is not [{rows}, 2 * {width}]", g.get(a).name);
     let params = Params { rows: rows as u32, width: width as u32, accumulate: 0, pad: 0 };
     let u = g.transient("interaction", rows * 3 * width);
-    g.push(Forward(params), &[a, u]);
+    g.push(forward_op(params), &[a, u]);
     if pass_gradient {
         g.on_backward(move |g| {
             let Some(du) = g.gradient(u) else { return };
             let (da, accumulate) = g.gradient_target(a);
-            g.push(Backward(Params { accumulate: accumulate.into(), ..params }), &[a, du, da]);
+            g.push(backward_op(Params { accumulate: accumulate.into(), ..params }), &[a, du, da]);
         });
     }
     u

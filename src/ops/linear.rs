@@ -43,30 +43,20 @@ const TILE: usize = 64;
 const BLOCK: usize = 64;
 
 const SOURCE: &str = include_str!("../../shaders/linear.wgsl");
-static FORWARD: Kernel = Kernel {
-    name: "linear",
-    source: SOURCE,
-    entry: "forward",
-    bindings: &[(1, Access::Read), (2, Access::Read), (3, Access::Read), (4, Access::Write)],
-    params_size: Params::SIZE,
-    fields: Params::FIELDS,
-};
-static INPUT_GRADIENT: Kernel = Kernel {
-    name: "linear_input_gradient",
-    source: SOURCE,
-    entry: "input_gradient",
-    bindings: &[(6, Access::Read), (5, Access::Read), (2, Access::Read), (7, Access::Update)],
-    params_size: Params::SIZE,
-    fields: Params::FIELDS,
-};
-static WEIGHT_GRADIENT: Kernel = Kernel {
-    name: "linear_weight_gradient",
-    source: SOURCE,
-    entry: "weight_gradient",
-    bindings: &[(1, Access::Read), (6, Access::Read), (5, Access::Read), (8, Access::Write), (9, Access::Write)],
-    params_size: Params::SIZE,
-    fields: Params::FIELDS,
-};
+static FORWARD: Kernel =
+    Params::kernel("linear", SOURCE, "forward", &[(1, Access::Read), (2, Access::Read), (3, Access::Read), (4, Access::Write)]);
+static INPUT_GRADIENT: Kernel = Params::kernel(
+    "linear_input_gradient",
+    SOURCE,
+    "input_gradient",
+    &[(6, Access::Read), (5, Access::Read), (2, Access::Read), (7, Access::Update)],
+);
+static WEIGHT_GRADIENT: Kernel = Params::kernel(
+    "linear_weight_gradient",
+    SOURCE,
+    "weight_gradient",
+    &[(1, Access::Read), (6, Access::Read), (5, Access::Read), (8, Access::Write), (9, Access::Write)],
+);
 
 /// y = activation(x W + bias): x [B, G * K], w [G, K, N], bias [G * N], y [B, G * N]. Layers that read one input are one
 /// layer of one group with their outputs side by side.

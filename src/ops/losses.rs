@@ -16,14 +16,12 @@ params! {
     }
 }
 
-static SUPERVISED: Kernel = Kernel {
-    name: "losses",
-    source: include_str!("../../shaders/losses.wgsl"),
-    entry: "supervised",
-    bindings: &[(1, Access::Read), (2, Access::Read), (3, Access::Uniform), (4, Access::Write), (5, Access::Write)],
-    params_size: Params::SIZE,
-    fields: Params::FIELDS,
-};
+static SUPERVISED: Kernel = Params::kernel(
+    "losses",
+    include_str!("../../shaders/losses.wgsl"),
+    "supervised",
+    &[(1, Access::Read), (2, Access::Read), (3, Access::Uniform), (4, Access::Write), (5, Access::Write)],
+);
 
 /// Losses of each row [B, 3] (CTR, CTCVR, CVR: 0 without a click) from logits [B, 2]; seeds the gradient of the logits with that of
 /// the weighted sum of means, the CVR loss's mean being over clicked rows.

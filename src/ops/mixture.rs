@@ -32,17 +32,26 @@ params! {
 }
 
 const SOURCE: &str = include_str!("../../shaders/mixture.wgsl");
-const fn kernel(name: &'static str, entry: &'static str, bindings: &'static [(u32, Access)]) -> Kernel {
-    Kernel { name, source: SOURCE, entry, bindings, params_size: Params::SIZE, fields: Params::FIELDS }
-}
-static SOFTMAX: Kernel = kernel("softmax", "softmax", &[(1, Access::Read), (2, Access::Write)]);
-static MIX: Kernel = kernel("mix", "mix", &[(3, Access::Read), (4, Access::Read), (5, Access::Write)]);
-static EXPERT_GRADIENT: Kernel =
-    kernel("mix_expert_gradient", "expert_gradient", &[(3, Access::Read), (6, Access::Read), (7, Access::Update)]);
-static WEIGHT_GRADIENT: Kernel =
-    kernel("mix_weight_gradient", "weight_gradient", &[(6, Access::Read), (4, Access::Read), (8, Access::Write)]);
-static SOFTMAX_GRADIENT: Kernel =
-    kernel("softmax_gradient", "softmax_gradient", &[(3, Access::Read), (9, Access::Read), (10, Access::Update)]);
+static SOFTMAX: Kernel = Params::kernel("softmax", SOURCE, "softmax", &[(1, Access::Read), (2, Access::Write)]);
+static MIX: Kernel = Params::kernel("mix", SOURCE, "mix", &[(3, Access::Read), (4, Access::Read), (5, Access::Write)]);
+static EXPERT_GRADIENT: Kernel = Params::kernel(
+    "mix_expert_gradient",
+    SOURCE,
+    "expert_gradient",
+    &[(3, Access::Read), (6, Access::Read), (7, Access::Update)],
+);
+static WEIGHT_GRADIENT: Kernel = Params::kernel(
+    "mix_weight_gradient",
+    SOURCE,
+    "weight_gradient",
+    &[(6, Access::Read), (4, Access::Read), (8, Access::Write)],
+);
+static SOFTMAX_GRADIENT: Kernel = Params::kernel(
+    "softmax_gradient",
+    SOURCE,
+    "softmax_gradient",
+    &[(3, Access::Read), (9, Access::Read), (10, Access::Update)],
+);
 
 /// out[b, t] = sum_e softmax(logits[b, t])_e f[b, e]: logits [B, T * E], f [B, E * H], out [B, T * H].
 pub fn mixture(g: &mut Graph, logits: TensorId, f: TensorId, shape: Mixture) -> TensorId {

@@ -124,6 +124,21 @@ pub fn cost(words: usize, flops: usize) -> Cost {
     Cost { bytes: words as f64 * 4.0, flops: flops as f64 }
 }
 
+/// The sum of `n` values: 256 strided parts in order, then by halves, as the shaders of one workgroup do it.
+fn tree(n: usize, value: impl Fn(usize) -> f32) -> f32 {
+    let mut sums = [0f32; 256];
+    for (t, sum) in sums.iter_mut().enumerate() {
+        *sum = (t..n).step_by(256).map(&value).sum();
+    }
+    let mut half = 128;
+    while half > 0 {
+        let (low, high) = sums.split_at_mut(half);
+        low.iter_mut().zip(&high[..half]).for_each(|(a, b)| *a += b);
+        half /= 2;
+    }
+    sums[0]
+}
+
 /// Most workgroups in one dimension of a dispatch that WebGPU guarantees.
 pub const MAX_WORKGROUPS: u32 = 65_535;
 

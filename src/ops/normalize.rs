@@ -2,7 +2,7 @@
 //! `torch.nn.functional.normalize(eps=1e-6)`.
 
 use super::check::{Case, normals};
-use super::{Access, Args, Cost, Kernel, Op, fold, params};
+use super::{Access, Args, Cost, Dispatch, Kernel, fold, params};
 use crate::graph::{Graph, TensorId};
 use rayon::prelude::*;
 
@@ -20,99 +20,75 @@ params! {
     }
 }
 
-static FORWARD: Kernel = Kernel {
-    name: "normalize",
-    source: SOURCE,
-    entry: "forward",
-    bindings: &[(1, Access::Read), (2, Access::Write), (3, Access::Write)],
-    params_size: Params::SIZE,
-    fields: Params::FIELDS,
-};
+static FORWARD: Kernel =
+    Params::kernel("normalize", SOURCE, "forward", &[(1, Access::Read), (2, Access::Write), (3, Access::Write)]);
 
-static BACKWARD: Kernel = Kernel {
-    name: "normalize backward",
-    source: SOURCE,
-    entry: "backward",
-    bindings: &[(4, Access::Read), (5, Access::Read), (6, Access::Read), (7, Access::Update)],
-    params_size: Params::SIZE,
-    fields: Params::FIELDS,
-};
+static BACKWARD: Kernel = Params::kernel(
+    "normalize backward",
+    SOURCE,
+    "backward",
+    &[(4, Access::Read), (5, Access::Read), (6, Access::Read), (7, Access::Update)],
+);
 
-struct Forward(Params);
-
-impl Op for Forward {
-    fn kernel(&self) -> &'static Kernel {
-        &FORWARD
-    }
-
-    fn params(&self) -> &[u8] {
-        bytemuck::bytes_of(&self.0)
-    }
-
-    fn workgroups(&self) -> [u32; 3] {
-        fold(self.0.vectors.div_ceil(16) as usize)
-    }
-
-    fn cost(&self) -> Cost {
-        let (n, vectors) = (f64::from(self.0.vectors) * f64::from(self.0.width), f64::from(self.0.vectors));
-        Cost { bytes: 4.0 * (2.0 * n + vectors), flops: 5.0 * n }
-    }
-
-    fn run(&self, args: &mut Args) {
-        let width = self.0.width as usize;
-        let y = args.read::<f32>(0);
-        let z = args.write::<f32>(1);
-        let norm = args.write::<f32>(2);
-        y.par_chunks(width).zip(z.par_chunks_mut(width)).zip(norm).for_each(|((y, z), norm)| {
-            let scale = y.iter().fold(FLOOR, |m, x| m.max(x.abs()));
-            let length = y.iter().map(|x| (x / scale) * (x / scale)).sum::<f32>().sqrt();
-            let floor = FLOOR / scale;
-            let above = length > floor;
-            let divisor = length.max(floor);
-            for (z, y) in z.iter_mut().zip(y) {
-                *z = (y / scale) / divisor;
-            }
-            *norm = if above { (length.min(3.0e38 / scale) * scale).max(FLOOR * 1.000_001) } else { FLOOR };
-        });
+fn forward_op(params: Params) -> Dispatch<Params> {
+    Dispatch {
+        kernel: &FORWARD,
+        params,
+        workgroups: fold(params.vectors.div_ceil(16) as usize),
+        cost: {
+            let (n, vectors) = (f64::from(params.vectors) * f64::from(params.width), f64::from(params.vectors));
+            Cost { bytes: 4.0 * (2.0 * n + vectors), flops: 5.0 * n }
+        },
+        twin: forward,
     }
 }
 
-struct Backward(Params);
+fn forward(p: &Params, args: &mut Args) {
+    let width = p.width as usize;
+    let y = args.read::<f32>(0);
+    let z = args.write::<f32>(1);
+    let norm = args.write::<f32>(2);
+    y.par_chunks(width).zip(z.par_chunks_mut(width)).zip(norm).for_each(|((y, z), norm)| {
+        let scale = y.iter().fold(FLOOR, |m, x| m.max(x.abs()));
+        let length = y.iter().map(|x| (x / scale) * (x / scale)).sum::<f32>().sqrt();
+        let floor = FLOOR / scale;
+        let above = length > floor;
+        let divisor = length.max(floor);
+        for (z, y) in z.iter_mut().zip(y) {
+            *z = (y / scale) / divisor;
+        }
+        *norm = if above { (length.min(3.0e38 / scale) * scale).max(FLOOR * 1.000_001) } else { FLOOR };
+    });
+}
 
-impl Op for Backward {
-    fn kernel(&self) -> &'static Kernel {
-        &BACKWARD
+fn backward_op(params: Params) -> Dispatch<Params> {
+    Dispatch {
+        kernel: &BACKWARD,
+        params,
+        workgroups: fold(params.vectors.div_ceil(16) as usize),
+        cost: {
+            let (n, vectors) = (f64::from(params.vectors) * f64::from(params.width), f64::from(params.vectors));
+            let passes = 3.0 + f64::from(params.accumulate);
+            Cost { bytes: 4.0 * (passes * n + vectors), flops: 5.0 * n }
+        },
+        twin: backward,
     }
+}
 
-    fn params(&self) -> &[u8] {
-        bytemuck::bytes_of(&self.0)
-    }
-
-    fn workgroups(&self) -> [u32; 3] {
-        fold(self.0.vectors.div_ceil(16) as usize)
-    }
-
-    fn cost(&self) -> Cost {
-        let (n, vectors) = (f64::from(self.0.vectors) * f64::from(self.0.width), f64::from(self.0.vectors));
-        let passes = 3.0 + f64::from(self.0.accumulate);
-        Cost { bytes: 4.0 * (passes * n + vectors), flops: 5.0 * n }
-    }
-
-    fn run(&self, args: &mut Args) {
-        let width = self.0.width as usize;
-        let (z, norm, dz) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<f32>(2));
-        let dy = args.write::<f32>(3);
-        let accumulate = self.0.accumulate != 0;
-        let rows = z.par_chunks(width).zip(dz.par_chunks(width)).zip(dy.par_chunks_mut(width)).zip(norm);
-        rows.for_each(|(((z, dz), dy), &norm)| {
-            let product: f32 = z.iter().zip(dz).map(|(z, dz)| z * dz).sum();
-            let along = if norm > FLOOR { product } else { 0.0 };
-            for ((dy, dz), z) in dy.iter_mut().zip(dz).zip(z) {
-                let gradient = (dz - z * along) / norm;
-                *dy = if accumulate { *dy + gradient } else { gradient };
-            }
-        });
-    }
+fn backward(p: &Params, args: &mut Args) {
+    let width = p.width as usize;
+    let (z, norm, dz) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<f32>(2));
+    let dy = args.write::<f32>(3);
+    let accumulate = p.accumulate != 0;
+    let rows = z.par_chunks(width).zip(dz.par_chunks(width)).zip(dy.par_chunks_mut(width)).zip(norm);
+    rows.for_each(|(((z, dz), dy), &norm)| {
+        let product: f32 = z.iter().zip(dz).map(|(z, dz)| z * dz).sum();
+        let along = if norm > FLOOR { product } else { 0.0 };
+        for ((dy, dz), z) in dy.iter_mut().zip(dz).zip(z) {
+            let gradient = (dz - z * along) / norm;
+            *dy = if accumulate { *dy + gradient } else { gradient };
+        }
+    });
 }
 
 /// z [rows, groups * width]: each of the `groups` vectors of `width` columns of a row of `y` (same shape) divided by
@@ -123,11 +99,11 @@ pub fn normalize(g: &mut Graph, y: TensorId, rows: usize, groups: usize, width: 
     let params = Params { vectors: vectors as u32, width: width as u32, accumulate: 0, pad: 0 };
     let z = g.transient("unit", vectors * width);
     let norm = g.transient("norm", vectors);
-    g.push(Forward(params), &[y, z, norm]);
+    g.push(forward_op(params), &[y, z, norm]);
     g.on_backward(move |g| {
         let Some(dz) = g.gradient(z) else { return };
         let (dy, accumulate) = g.gradient_target(y);
-        g.push(Backward(Params { accumulate: accumulate.into(), ..params }), &[z, norm, dz, dy]);
+        g.push(backward_op(Params { accumulate: accumulate.into(), ..params }), &[z, norm, dz, dy]);
     });
     z
 }

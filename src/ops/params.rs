@@ -1,7 +1,8 @@
 //! `Params` structs: declared once, with what the tests need to compare them with the WGSL struct of the same name.
 
 /// Declares an op's `Params`: a `#[repr(C)]` Pod struct whose size is a multiple of 16 bytes (checked when compiled), with
-/// its size as `SIZE` and its fields' names and offsets as `FIELDS`, which go into the op's [`Kernel`](super::Kernel)s.
+/// its size as `SIZE` and its fields' names and offsets as `FIELDS`, and `kernel`, which makes the op's
+/// [`Kernel`](super::Kernel)s.
 ///
 /// ```ignore
 /// params! {
@@ -13,7 +14,7 @@
 ///         pad1: u32,
 ///     }
 /// }
-/// static DOUBLE: Kernel = Kernel { params_size: Params::SIZE, fields: Params::FIELDS, .. };
+/// static DOUBLE: Kernel = Params::kernel("double", SOURCE, "double", &[(1, Access::Read), (2, Access::Write)]);
 /// ```
 macro_rules! params {
     ($(#[$meta:meta])* $visibility:vis struct $name:ident { $($(#[$field_meta:meta])* $field:ident: $type:ty),+ $(,)? }) => {
@@ -28,6 +29,16 @@ macro_rules! params {
             /// Name and offset in bytes of each field.
             pub const FIELDS: &'static [(&'static str, usize)] =
                 &[$((stringify!($field), std::mem::offset_of!($name, $field))),+];
+
+            /// The kernel of this name: an entry point of `source` that takes these parameters.
+            const fn kernel(
+                name: &'static str,
+                source: &'static str,
+                entry: &'static str,
+                bindings: &'static [(u32, $crate::ops::Access)],
+            ) -> $crate::ops::Kernel {
+                $crate::ops::Kernel { name, source, entry, bindings, params_size: Self::SIZE, fields: Self::FIELDS }
+            }
         }
 
         const _: () = assert!($name::SIZE % 16 == 0, "uniforms are multiples of 16 bytes");

@@ -16,11 +16,8 @@ params! {
 
 const SOURCE: &str = include_str!("../../shaders/probe.wgsl");
 const BINDINGS: &[(u32, Access)] = &[(1, Access::Read), (2, Access::Write)];
-const fn kernel(name: &'static str, entry: &'static str) -> Kernel {
-    Kernel { name, source: SOURCE, entry, bindings: BINDINGS, params_size: Params::SIZE, fields: Params::FIELDS }
-}
-static COPY: Kernel = kernel("probe_copy", "copy");
-static MULTIPLY_ADD: Kernel = kernel("probe_fma", "multiply_add");
+static COPY: Kernel = Params::kernel("probe_copy", SOURCE, "copy", BINDINGS);
+static MULTIPLY_ADD: Kernel = Params::kernel("probe_fma", SOURCE, "multiply_add", BINDINGS);
 
 /// Words of a vector.
 const LANES: usize = 4;

@@ -1,7 +1,7 @@
 //! What the host reads after a step: mean losses and their total; and the latch that holds back updates.
 
 use super::check::{Case, normals};
-use super::{Access, Args, Dispatch, Kernel, cost, params};
+use super::{Access, Args, Dispatch, Kernel, cost, params, tree};
 use crate::config::Loss;
 use crate::graph::{Graph, Input, Step, TensorId};
 use bytemuck::{Pod, Zeroable};
@@ -43,29 +43,18 @@ params! {
 }
 
 const SOURCE: &str = include_str!("../../shaders/report.wgsl");
-static SUPERVISED: Kernel = Kernel {
-    name: "report",
-    source: SOURCE,
-    entry: "supervised",
-    bindings: &[(1, Access::Read), (2, Access::Uniform), (3, Access::Write), (4, Access::Update)],
-    params_size: Params::SIZE,
-    fields: Params::FIELDS,
-};
-static WITH_CONTRAST: Kernel = Kernel {
-    name: "report_with_contrast",
-    source: SOURCE,
-    entry: "with_contrast",
-    bindings: &[
-        (1, Access::Read),
-        (2, Access::Uniform),
-        (3, Access::Write),
-        (4, Access::Update),
-        (5, Access::Read),
-        (6, Access::Read),
-    ],
-    params_size: Params::SIZE,
-    fields: Params::FIELDS,
-};
+static SUPERVISED: Kernel = Params::kernel(
+    "report",
+    SOURCE,
+    "supervised",
+    &[(1, Access::Read), (2, Access::Uniform), (3, Access::Write), (4, Access::Update)],
+);
+static WITH_CONTRAST: Kernel = Params::kernel(
+    "report_with_contrast",
+    SOURCE,
+    "with_contrast",
+    &[(1, Access::Read), (2, Access::Uniform), (3, Access::Write), (4, Access::Update), (5, Access::Read), (6, Access::Read)],
+);
 
 /// The contrastive part of a report.
 #[derive(Debug, Clone, Copy)]
@@ -106,21 +95,6 @@ pub fn report(
     args.extend(contrast.iter().flat_map(|c| [c.losses, c.tau]));
     g.push(op, &args);
     report
-}
-
-/// Sums 256 strided parts in order, then by halves: the shader's own order.
-fn tree(n: usize, value: impl Fn(usize) -> f32) -> f32 {
-    let mut sums = [0f32; 256];
-    for (t, sum) in sums.iter_mut().enumerate() {
-        *sum = (t..n).step_by(256).map(&value).sum();
-    }
-    let mut half = 128;
-    while half > 0 {
-        let (low, high) = sums.split_at_mut(half);
-        low.iter_mut().zip(&high[..half]).for_each(|(a, b)| *a += b);
-        half /= 2;
-    }
-    sums[0]
 }
 
 fn reduce(p: &Params, args: &mut Args) {

@@ -1,7 +1,7 @@
 //! tau = min + (max - min) * sigmoid(r): the InfoNCE temperature of each row, predicted, learned as one number, or fixed.
 
 use super::check::{Case, normals};
-use super::{Access, Args, Cost, Kernel, Op, fold, params};
+use super::{Access, Args, Cost, Dispatch, Kernel, fold, params, tree};
 use crate::graph::{Graph, TensorId};
 use rayon::prelude::*;
 
@@ -32,143 +32,90 @@ impl Params {
     }
 }
 
-static FORWARD: Kernel = Kernel {
-    name: "temperature",
-    source: SOURCE,
-    entry: "forward",
-    bindings: &[(1, Access::Read), (2, Access::Write)],
-    params_size: Params::SIZE,
-    fields: Params::FIELDS,
-};
+static FORWARD: Kernel = Params::kernel("temperature", SOURCE, "forward", &[(1, Access::Read), (2, Access::Write)]);
 
-static CONSTANT: Kernel = Kernel {
-    name: "constant",
-    source: SOURCE,
-    entry: "constant",
-    bindings: &[(2, Access::Write)],
-    params_size: Params::SIZE,
-    fields: Params::FIELDS,
-};
+static CONSTANT: Kernel = Params::kernel("constant", SOURCE, "constant", &[(2, Access::Write)]);
 
-static BACKWARD_INSTANCE: Kernel = Kernel {
-    name: "temperature backward",
-    source: SOURCE,
-    entry: "backward_instance",
-    bindings: &[(1, Access::Read), (3, Access::Read), (4, Access::Update)],
-    params_size: Params::SIZE,
-    fields: Params::FIELDS,
-};
+static BACKWARD_INSTANCE: Kernel = Params::kernel(
+    "temperature backward",
+    SOURCE,
+    "backward_instance",
+    &[(1, Access::Read), (3, Access::Read), (4, Access::Update)],
+);
 
-static BACKWARD_TASK: Kernel = Kernel {
-    name: "temperature backward, one for all",
-    source: SOURCE,
-    entry: "backward_task",
-    bindings: &[(1, Access::Read), (3, Access::Read), (4, Access::Update)],
-    params_size: Params::SIZE,
-    fields: Params::FIELDS,
-};
+static BACKWARD_TASK: Kernel = Params::kernel(
+    "temperature backward, one for all",
+    SOURCE,
+    "backward_task",
+    &[(1, Access::Read), (3, Access::Read), (4, Access::Update)],
+);
 
-struct Forward(Params);
-
-impl Op for Forward {
-    fn kernel(&self) -> &'static Kernel {
-        &FORWARD
-    }
-
-    fn params(&self) -> &[u8] {
-        bytemuck::bytes_of(&self.0)
-    }
-
-    fn workgroups(&self) -> [u32; 3] {
-        fold(self.0.rows.div_ceil(64) as usize)
-    }
-
-    fn cost(&self) -> Cost {
-        let n = f64::from(self.0.rows);
-        Cost { bytes: 4.0 * if self.0.task != 0 { n + 1.0 } else { 2.0 * n }, flops: 5.0 * n }
-    }
-
-    fn run(&self, args: &mut Args) {
-        let Params { task, low, span, .. } = self.0;
-        let r = args.read::<f32>(0);
-        let tau = args.write::<f32>(1);
-        tau.par_iter_mut().enumerate().with_min_len(4096).for_each(|(i, tau)| {
-            *tau = low + span * Params::sigmoid(r[if task != 0 { 0 } else { i }]).0;
-        });
+fn forward_op(params: Params) -> Dispatch<Params> {
+    Dispatch {
+        kernel: &FORWARD,
+        params,
+        workgroups: fold(params.rows.div_ceil(64) as usize),
+        cost: {
+            let n = f64::from(params.rows);
+            Cost { bytes: 4.0 * if params.task != 0 { n + 1.0 } else { 2.0 * n }, flops: 5.0 * n }
+        },
+        twin: forward,
     }
 }
 
-struct Constant(Params);
+fn forward(p: &Params, args: &mut Args) {
+    let Params { task, low, span, .. } = *p;
+    let r = args.read::<f32>(0);
+    let tau = args.write::<f32>(1);
+    tau.par_iter_mut().enumerate().with_min_len(4096).for_each(|(i, tau)| {
+        *tau = low + span * Params::sigmoid(r[if task != 0 { 0 } else { i }]).0;
+    });
+}
 
-impl Op for Constant {
-    fn kernel(&self) -> &'static Kernel {
-        &CONSTANT
-    }
-
-    fn params(&self) -> &[u8] {
-        bytemuck::bytes_of(&self.0)
-    }
-
-    fn workgroups(&self) -> [u32; 3] {
-        fold(self.0.rows.div_ceil(64) as usize)
-    }
-
-    fn cost(&self) -> Cost {
-        Cost { bytes: 4.0 * f64::from(self.0.rows), flops: 0.0 }
-    }
-
-    fn run(&self, args: &mut Args) {
-        args.write::<f32>(0).fill(self.0.low);
+fn constant_op(params: Params) -> Dispatch<Params> {
+    Dispatch {
+        kernel: &CONSTANT,
+        params,
+        workgroups: fold(params.rows.div_ceil(64) as usize),
+        cost: Cost { bytes: 4.0 * f64::from(params.rows), flops: 0.0 },
+        twin: fill,
     }
 }
 
-struct Backward(Params);
+fn fill(p: &Params, args: &mut Args) {
+    args.write::<f32>(0).fill(p.low);
+}
 
-impl Op for Backward {
-    fn kernel(&self) -> &'static Kernel {
-        if self.0.task != 0 { &BACKWARD_TASK } else { &BACKWARD_INSTANCE }
-    }
-
-    fn params(&self) -> &[u8] {
-        bytemuck::bytes_of(&self.0)
-    }
-
-    fn workgroups(&self) -> [u32; 3] {
-        if self.0.task != 0 { [1, 1, 1] } else { fold(self.0.rows.div_ceil(64) as usize) }
-    }
-
-    fn cost(&self) -> Cost {
-        let n = f64::from(self.0.rows);
-        if self.0.task != 0 {
-            Cost { bytes: 4.0 * (n + 2.0), flops: n }
-        } else {
-            Cost { bytes: 4.0 * n * (3.0 + f64::from(self.0.accumulate)), flops: 6.0 * n }
-        }
-    }
-
-    fn run(&self, args: &mut Args) {
-        let Params { task, span, accumulate, .. } = self.0;
-        let (r, dtau) = (args.read::<f32>(0), args.read::<f32>(1));
-        let dr = args.write::<f32>(2);
-        if task != 0 {
-            // The kernel's order: 256 lanes, then a tree.
-            let mut part: Vec<f32> = (0..256).map(|lane| dtau.iter().skip(lane).step_by(256).sum()).collect();
-            let mut step = 128;
-            while step > 0 {
-                for i in 0..step {
-                    part[i] += part[i + step];
-                }
-                step /= 2;
+fn backward_op(params: Params) -> Dispatch<Params> {
+    Dispatch {
+        kernel: if params.task != 0 { &BACKWARD_TASK } else { &BACKWARD_INSTANCE },
+        params,
+        workgroups: if params.task != 0 { [1, 1, 1] } else { fold(params.rows.div_ceil(64) as usize) },
+        cost: {
+            let n = f64::from(params.rows);
+            if params.task != 0 {
+                Cost { bytes: 4.0 * (n + 2.0), flops: n }
+            } else {
+                Cost { bytes: 4.0 * n * (3.0 + f64::from(params.accumulate)), flops: 6.0 * n }
             }
-            let gradient = part[0] * (span * Params::sigmoid(r[0]).1);
-            dr[0] = if accumulate != 0 { dr[0] + gradient } else { gradient };
-            return;
-        }
-        dr.par_iter_mut().zip(r).zip(dtau).with_min_len(4096).for_each(|((dr, &r), &dtau)| {
-            let gradient = dtau * (span * Params::sigmoid(r).1);
-            *dr = if accumulate != 0 { *dr + gradient } else { gradient };
-        });
+        },
+        twin: backward,
     }
+}
+
+fn backward(p: &Params, args: &mut Args) {
+    let Params { task, span, accumulate, .. } = *p;
+    let (r, dtau) = (args.read::<f32>(0), args.read::<f32>(1));
+    let dr = args.write::<f32>(2);
+    if task != 0 {
+        let gradient = tree(dtau.len(), |i| dtau[i]) * (span * Params::sigmoid(r[0]).1);
+        dr[0] = if accumulate != 0 { dr[0] + gradient } else { gradient };
+        return;
+    }
+    dr.par_iter_mut().zip(r).zip(dtau).with_min_len(4096).for_each(|((dr, &r), &dtau)| {
+        let gradient = dtau * (span * Params::sigmoid(r).1);
+        *dr = if accumulate != 0 { *dr + gradient } else { gradient };
+    });
 }
 
 /// tau `[rows]` = min + (max - min) * sigmoid(r). `r` is `[rows]`, or with `task` `[1]`, one number for all rows whose gradient is
@@ -177,11 +124,11 @@ pub fn temperature(g: &mut Graph, r: TensorId, rows: usize, task: bool, min: f32
     assert_eq!(g.get(r).len, if task { 1 } else { rows }, "temperature: {} has the wrong length", g.get(r).name);
     let params = Params::new(rows, task, min, max - min);
     let tau = g.transient("tau", rows);
-    g.push(Forward(params), &[r, tau]);
+    g.push(forward_op(params), &[r, tau]);
     g.on_backward(move |g| {
         let Some(dtau) = g.gradient(tau) else { return };
         let (dr, accumulate) = g.gradient_target(r);
-        g.push(Backward(Params { accumulate: accumulate.into(), ..params }), &[r, dtau, dr]);
+        g.push(backward_op(Params { accumulate: accumulate.into(), ..params }), &[r, dtau, dr]);
     });
     tau
 }
@@ -189,7 +136,7 @@ pub fn temperature(g: &mut Graph, r: TensorId, rows: usize, task: bool, min: f32
 /// `value` in each of `rows` rows: a fixed temperature.
 pub fn constant(g: &mut Graph, rows: usize, value: f32) -> TensorId {
     let filled = g.transient("constant", rows);
-    g.push(Constant(Params::new(rows, false, value, 0.0)), &[filled]);
+    g.push(constant_op(Params::new(rows, false, value, 0.0)), &[filled]);
     filled
 }
 
