@@ -1,7 +1,8 @@
-// Puts embedding rows and numeric features side by side into x.
+// Puts embedding rows and numeric features side by side into x, and takes columns of x out again.
 //
 //   gather  x[b, offset + f * dim + d] = table[ids[b, f] - first, d]   for ids in first .. first + count, the rows of this shard
 //   place   x[b, offset + n] = numeric[b, n]
+//   take    taken[b, c] = x[b, offset + c]                         for c below F * D
 //
 // An invocation an element of 256 a workgroup, workgroups folded into x and y. Deterministic: one owner an element.
 
@@ -21,6 +22,8 @@ struct Params {
 @group(0) @binding(2) var<storage, read> ids: array<u32>;      // (B, F)
 @group(0) @binding(3) var<storage, read_write> x: array<f32>;  // (B, X)
 @group(0) @binding(4) var<storage, read> numeric: array<f32>;  // (B, N)
+@group(0) @binding(5) var<storage, read> x_read: array<f32>;   // (B, X)
+@group(0) @binding(6) var<storage, read_write> taken: array<f32>;  // (B, F, D)
 
 @compute @workgroup_size(256)
 fn gather(
@@ -54,4 +57,19 @@ fn place(
     }
     let b = i / params.features;
     x[b * params.columns + params.offset + i % params.features] = numeric[i];
+}
+
+@compute @workgroup_size(256)
+fn take(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) t: u32,
+) {
+    let i = (group.y * groups.x + group.x) * 256u + t;
+    let width = params.features * params.dim;
+    if i >= params.rows * width {
+        return;
+    }
+    let b = i / width;
+    taken[i] = x_read[b * params.columns + params.offset + i - b * width];
 }

@@ -2,12 +2,13 @@
 //
 //   forward          y[b, g, n]  = act(bias[g, n] + sum_k x[b, g, k] w[g, k, n])
 //   input_gradient   dx[b, g, k] (+)= sum_n d[b, g, n] w[g, k, n]          d = dy * act'(y)
-//   weight_gradient  dw[g, k, n] = sum_b x[b, g, k] d[b, g, n],  dbias[g, n] = sum_b d[b, g, n]
+//   weight_gradient  dw[g, k, n] (+)= sum_b x[b, g, k] d[b, g, n],  dbias[g, n] (+)= sum_b d[b, g, n]
 //
 // Activations are [B, columns] row-major with a group's columns together.
 // A workgroup of 16 x 16 makes a 64 x 64 tile of the result, an invocation 4 x 4 of it, over chunks of 16 of the summed
 // index through workgroup memory. Dispatch: (tiles of columns, tiles of rows, groups).
-// Deterministic: one owner an element, chunks in order.
+// Deterministic: one owner an element, chunks in order. The sums of weight_gradient start from what they are added to, so blocks of
+// rows one after the other give the bits of all rows at once.
 
 struct Params {
     rows: u32,       // B
@@ -15,7 +16,7 @@ struct Params {
     outputs: u32,    // N
     groups: u32,     // G
     activation: u32, // 0 identity, 1 relu
-    flags: u32,      // 1: there is a bias; 2: add to dx
+    flags: u32,      // 1: there is a bias; 2: add to what dx or dw and dbias hold
     pad0: u32,
     pad1: u32,
 }
@@ -172,6 +173,21 @@ fn weight_gradient(
     let column = group.x * TILE;
     var sums = array<vec4<f32>, 4>();
     var bias_sum = vec4<f32>();
+    if (params.flags & 2u) != 0u {
+        for (var j = 0u; j < 4u; j++) {
+            let n = column + id.x * 4u + j;
+            if n >= params.outputs {
+                continue;
+            }
+            for (var i = 0u; i < 4u; i++) {
+                let k = row + id.y * 4u + i;
+                if k < params.inputs {
+                    sums[i][j] = dw[(g * params.inputs + k) * params.outputs + n];
+                }
+            }
+            bias_sum[j] = dbias[g * params.outputs + n];
+        }
+    }
     for (var b = 0u; b < params.rows; b += DEPTH) {
         let fast = t % 16u;
         let slow = t / 16u;

@@ -264,11 +264,17 @@ fn adapters_match_pytorch() {
     });
 }
 
-/// Tables split into shards of a few rows give what whole tables give.
+/// Tables in shards of a few rows, dense parameters in ranges, minibatches in blocks of 64 rows (`hot_rows` has 150) and tables
+/// of few features give what whole ones give.
 #[test]
-fn split_tables_match_pytorch() {
+fn split_models_match_pytorch() {
     let limits = Limits { binding_bytes: 320 };
     for golden in goldens() {
         check(&golden, || Choice::Cpu, limits, "cpu with bindings of 320 bytes");
     }
+    common::for_each_adapter(|name, open| {
+        for golden in goldens().iter().filter(|g| ["hot_rows", "mmoe_two_widths"].contains(&g.name.as_str())) {
+            check(golden, || Choice::Gpu(Box::new(open())), limits, &format!("{name} with bindings of 320 bytes"));
+        }
+    });
 }

@@ -30,7 +30,7 @@ impl Chain {
         let mut state = StateLayout::default();
         let values: Vec<f32> = parameters.iter().flat_map(|(_, v)| v.iter().copied()).collect();
         let (buffer, gradients) = (state.add("parameters", values.len()), state.add("gradients", values.len()));
-        let mut graph = Graph::new();
+        let mut graph = Graph::default();
         let (mut offset, mut tensors, mut names) = (0, Vec::new(), Vec::new());
         for (name, values) in parameters {
             let parameter = Parameter {

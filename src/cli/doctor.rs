@@ -242,7 +242,7 @@ type Probe<'a> = &'a dyn Fn(&mut Graph, crate::graph::TensorId, crate::graph::Te
 fn measure(choice: &Choice, words: usize, work: f64, probe: Probe) -> Result<Rate> {
     let mut state = StateLayout::default();
     let (from_state, to_state) = (state.add("from", words), state.add("to", words));
-    let mut graph = Graph::new();
+    let mut graph = Graph::default();
     let (from, to) = (graph.state("from", from_state, 0, words), graph.state("to", to_state, 0, words));
     for _ in 0..DISPATCHES {
         probe(&mut graph, from, to);

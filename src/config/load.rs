@@ -4,6 +4,7 @@
 //! which line of the file or which `--set` a path comes from.
 
 use super::*;
+use crate::device::Limits;
 use crate::{Error, Result, error::io};
 use serde::de::{self, Deserialize, DeserializeSeed, IntoDeserializer, Visitor};
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +14,7 @@ use toml::Value;
 use toml::de::{DeTable, DeValue};
 
 /// Most rows in a minibatch.
-const MAX_BATCH: usize = 1 << 24;
+const MAX_BATCH: usize = 1 << 20;
 /// Widest layer.
 const MAX_WIDTH: usize = 1 << 16;
 
@@ -552,8 +553,22 @@ fn check(config: &Config, places: &Places<'_>) -> Result<()> {
         whole(key, usize::try_from(value).unwrap_or(usize::MAX), 1, u32::MAX as usize)?;
     }
     whole("train.memory_mib", usize::try_from(train.memory_mib).unwrap_or(usize::MAX), 0, 1 << 24)?;
+    // Ops that look across rows see a whole column of the minibatch at once, so it must fit a binding.
+    let batch = train.batch_size;
+    let fits = |key: &str, columns: usize| match batch.checked_mul(columns) {
+        Some(numbers) if numbers as u64 * 4 <= Limits::GUARANTEED.binding_bytes => Ok(()),
+        _ => {
+            let most = Limits::GUARANTEED.binding_bytes / 4;
+            let why = format!("makes {columns} x {batch} (train.batch_size) numbers; at most {most} fit every GPU, so lower one");
+            refuse(&[key, "train.batch_size"], why)
+        }
+    };
+    fits("features.dim", features.dim)?;
+    for (i, c) in features.categorical.iter().enumerate() {
+        fits(&format!("features.categorical[{i}].dim"), c.dim.unwrap_or(1))?;
+    }
     if contrast.temperature != Temperature::Off {
-        let batch = train.batch_size;
+        fits("contrast.width", 2 * contrast.width)?;
         if batch < 2 {
             let why = format!("is {batch}, but the contrast needs another row: at least 2, or contrast.temperature = \"off\"");
             return refuse(&["train.batch_size"], why);
@@ -646,9 +661,14 @@ mod tests {
     fn meaning() {
         for (more, overrides, expected) in [
             ("[train]\nbatch_size = 0", &[][..], "c.toml:7: key `train.batch_size` is 0; it must be at least 1"),
-            ("", &["train.batch_size=16777217"], "key `train.batch_size` is 16777217; it must be at most 16777216"),
+            ("", &["train.batch_size=1048577"], "key `train.batch_size` is 1048577; it must be at most 1048576"),
             ("", &["train.epochs=0"], "key `train.epochs` is 0; it must be at least 1"),
             ("[model]\ntower = [8, 0]", &[], "c.toml:7: key `model.tower[1]` is 0; it must be at least 1"),
+            (
+                "dim = 64\n[train]\nbatch_size = 1048576",
+                &[],
+                "c.toml:6: key `features.dim` makes 64 x 1048576 (train.batch_size) numbers; at most 33554432 fit every GPU, so lower one",
+            ),
             ("[model]\nhidden = []", &[], "c.toml:7: key `model.hidden` is empty; it must hold at least one layer width"),
             ("", &["model.experts=0"], "key `model.experts` is 0; it must be at least 1"),
             ("", &["features.categorical=[]"], "key `features.categorical` is empty; name at least one column"),

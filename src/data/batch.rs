@@ -97,20 +97,30 @@ pub struct BatchLayout {
     pub mask: Option<usize>,
 }
 
-/// Stacks categorical features into tables, one for each distinct width in order of first appearance.
+/// Words that a segment takes: a row of a table in a minibatch with its list of occurrences.
+pub const SEGMENT: usize = 4;
+
+/// Stacks categorical features into tables: in order of first appearance one for each distinct width, and a further one where
+/// its features would together have more than `most_columns` columns (counting [`SEGMENT`] for a narrower one).
 ///
 /// `dims` and `vocabulary_sizes` have an entry a feature; a vocabulary's size counts id 0. Fails if a table has more rows than
 /// 32-bit row numbers reach.
-pub fn table_layouts(dims: &[usize], vocabulary_sizes: &[usize]) -> Result<Vec<TableLayout>> {
+pub fn table_layouts(dims: &[usize], vocabulary_sizes: &[usize], most_columns: usize) -> Result<Vec<TableLayout>> {
     if dims.len() != vocabulary_sizes.len() {
         return Err(Error::system(format!("{} feature widths for {} vocabularies", dims.len(), vocabulary_sizes.len())));
     }
     let mut tables: Vec<TableLayout> = Vec::new();
     for (feature, (&dim, &size)) in dims.iter().zip(vocabulary_sizes).enumerate() {
-        let at = tables.iter().position(|t| t.dim == dim).unwrap_or_else(|| {
-            tables.push(TableLayout { dim, features: Vec::new(), offsets: Vec::new(), rows: 0 });
-            tables.len() - 1
-        });
+        let has_room = |t: &TableLayout| (t.features.len() + 1).saturating_mul(dim.max(SEGMENT)) <= most_columns;
+        let at = match tables.iter().rposition(|t| t.dim == dim) {
+            Some(at) if has_room(&tables[at]) => at,
+            // Behind the tables of its width, so that the columns of a model do not depend on where its tables end.
+            found => {
+                let at = found.map_or(tables.len(), |last| last + 1);
+                tables.insert(at, TableLayout { dim, features: Vec::new(), offsets: Vec::new(), rows: 0 });
+                at
+            }
+        };
         let table = &mut tables[at];
         let end = table.rows.checked_add(size).filter(|&rows| rows <= u32::MAX as usize).ok_or_else(|| {
             Error::user(format!(
@@ -334,12 +344,23 @@ pub(crate) mod tests {
     }
 
     fn layout(dims: &[usize], sizes: &[usize]) -> BatchLayout {
-        BatchLayout { tables: table_layouts(dims, sizes).unwrap(), numeric: 2, mask: Some(0) }
+        BatchLayout { tables: table_layouts(dims, sizes, usize::MAX).unwrap(), numeric: 2, mask: Some(0) }
+    }
+
+    #[test]
+    fn tables_end_where_a_binding_would() {
+        let features = |tables: &[TableLayout]| tables.iter().map(|t| t.features.clone()).collect::<Vec<_>>();
+        let tables = table_layouts(&[8, 2, 8, 2, 8], &[10, 20, 30, 1, 5], 16).unwrap();
+        assert_eq!(features(&tables), [vec![0, 2], vec![4], vec![1, 3]]);
+        assert_eq!((tables[1].offsets.as_slice(), tables[1].rows), ([0].as_slice(), 5));
+        // Narrow features count as a segment; one that is too wide by itself has a table of its own.
+        let tables = table_layouts(&[8, 2, 8, 2], &[10, 20, 30, 1], 7).unwrap();
+        assert_eq!(features(&tables), [[0], [2], [1], [3]]);
     }
 
     #[test]
     fn features_of_one_width_share_a_table() {
-        let tables = table_layouts(&[8, 16, 8, 16], &[10, 20, 30, 1]).unwrap();
+        let tables = table_layouts(&[8, 16, 8, 16], &[10, 20, 30, 1], usize::MAX).unwrap();
         assert_eq!(
             tables,
             [
@@ -347,9 +368,9 @@ pub(crate) mod tests {
                 TableLayout { dim: 16, features: vec![1, 3], offsets: vec![0, 20], rows: 21 },
             ]
         );
-        assert_eq!(table_layouts(&[], &[]).unwrap(), []);
-        assert!(table_layouts(&[4, 4], &[u32::MAX as usize, 1]).is_err());
-        assert!(table_layouts(&[4, 8], &[u32::MAX as usize, 1]).is_ok());
+        assert_eq!(table_layouts(&[], &[], usize::MAX).unwrap(), []);
+        assert!(table_layouts(&[4, 4], &[u32::MAX as usize, 1], usize::MAX).is_err());
+        assert!(table_layouts(&[4, 8], &[u32::MAX as usize, 1], usize::MAX).is_ok());
     }
 
     #[test]

@@ -171,7 +171,7 @@ mod tests {
     }
 
     fn layout() -> BatchLayout {
-        BatchLayout { tables: table_layouts(&[4, 8], &SIZES).unwrap(), numeric: 1, mask: None }
+        BatchLayout { tables: table_layouts(&[4, 8], &SIZES, usize::MAX).unwrap(), numeric: 1, mask: None }
     }
 
     fn take(prefetch: &mut Prefetch, count: usize) -> Vec<Minibatch> {
@@ -266,7 +266,7 @@ mod tests {
         assert!(e.to_string().contains("page gone"), "{e}");
         assert_eq!(prefetch.next().unwrap(), None);
 
-        let narrow = BatchLayout { tables: table_layouts(&[4, 8], &[7, 2]).unwrap(), ..layout() };
+        let narrow = BatchLayout { tables: table_layouts(&[4, 8], &[7, 2], usize::MAX).unwrap(), ..layout() };
         let mut prefetch = Prefetch::train(source(1000), narrow, 100, 1, Position::default()).unwrap();
         assert!(prefetch.next().unwrap_err().to_string().contains("beyond its vocabulary"));
         assert_eq!(prefetch.next().unwrap(), None);

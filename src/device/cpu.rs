@@ -16,6 +16,8 @@ pub struct Cpu {
     name: String,
     state: Vec<Vec<u32>>,
     programs: Vec<Program>,
+    /// Activations, kept alive for the programs' views.
+    _slots: Vec<Vec<u32>>,
     scratch: Vec<f32>,
 }
 
@@ -26,8 +28,6 @@ struct Program {
     outputs: Vec<View>,
     finished: VecDeque<Vec<Vec<f32>>>,
     spare: Vec<Vec<Vec<f32>>>,
-    /// Kept alive for `views`.
-    _slots: std::rc::Rc<Vec<Vec<u32>>>,
 }
 
 impl Cpu {
@@ -40,17 +40,15 @@ impl Cpu {
         let mut state: Vec<Vec<u32>> = state.iter().map(|b| zeroed(b.len, &b.name)).collect::<Result<_>>()?;
         let mut slots: Vec<Vec<u32>> =
             shared_slots(&plans).into_iter().map(|len| zeroed(len, "activations")).collect::<Result<_>>()?;
-        let slot_words: Vec<*mut u32> = slots.iter_mut().map(|s| s.as_mut_ptr()).collect();
-        let slots = std::rc::Rc::new(slots);
         let programs = plans
             .into_iter()
             .map(|plan| {
                 let mut inputs: Vec<Vec<u32>> =
                     plan.inputs.iter().map(|&(_, len)| zeroed(len, "inputs")).collect::<Result<_>>()?;
                 let mut pointer = |place: Place| match place {
-                    Place::Input(i) => inputs[i].as_mut_ptr(),
-                    Place::State(StateId(i), offset) => state[i][offset..].as_mut_ptr(),
-                    Place::Slot(i) => slot_words[i],
+                    Place::Input(i, from) => inputs[i][from..].as_mut_ptr(),
+                    Place::State(StateId(i), from) => state[i][from..].as_mut_ptr(),
+                    Place::Slot(i, from) => slots[i][from..].as_mut_ptr(),
                 };
                 let views = plan
                     .nodes
@@ -63,10 +61,10 @@ impl Cpu {
                     .map(|&(place, len)| View { words: pointer(place), len, access: crate::ops::Access::Read })
                     .collect();
                 let spare = (0..RING).map(|_| Vec::new()).collect();
-                Ok(Program { plan, inputs, views, outputs, finished: VecDeque::new(), spare, _slots: slots.clone() })
+                Ok(Program { plan, inputs, views, outputs, finished: VecDeque::new(), spare })
             })
             .collect::<Result<_>>()?;
-        Ok(Cpu { name: name(), state, programs, scratch: Vec::new() })
+        Ok(Cpu { name: name(), state, programs, _slots: slots, scratch: Vec::new() })
     }
 
     fn load(&mut self, program: usize, inputs: &[&[u8]]) {
@@ -80,8 +78,8 @@ impl Cpu {
     #[expect(unsafe_code, reason = "binds twins to the buffers that the plan names")]
     fn run_node(&mut self, program: usize, node: usize) {
         let program = &self.programs[program];
-        // SAFETY: the views point into `state`, `inputs` and `_slots`, which are never resized and live as long as the
-        // program; `Plan::new` has checked that written arguments overlap no others; `&mut self` keeps everybody else out.
+        // SAFETY: the views point into `state`, `inputs` and `_slots`, which are never resized and live as long as
+        // the device; `Plan::new` has checked that written arguments overlap no others; `&mut self` keeps everybody else out.
         let mut args = unsafe { Args::new(&program.views[node], &mut self.scratch) };
         program.plan.nodes[node].op.run(&mut args);
     }
@@ -157,11 +155,11 @@ impl Device for Cpu {
         for node in 0..self.programs[program].plan.nodes.len() {
             self.run_node(program, node);
             let p = &self.programs[program];
-            for (view, name) in p.views[node].iter().zip(&p.plan.nodes[node].names).filter(|(v, _)| v.access.writes()) {
+            for (i, view) in p.views[node].iter().enumerate().filter(|(_, v)| v.access.writes()) {
                 // SAFETY: as in `submit`.
                 let words = unsafe { std::slice::from_raw_parts(view.words, view.len) };
-                if let Some(i) = super::nonfinite(words) {
-                    return Ok(Some(finding(&p.plan.nodes[node], name, i)));
+                if let Some(at) = super::nonfinite(words) {
+                    return Ok(Some(finding(&p.plan.nodes[node], i, at)));
                 }
             }
         }
@@ -169,9 +167,10 @@ impl Device for Cpu {
     }
 }
 
-/// In words: which op wrote a NaN or an infinity, and where.
-pub(super) fn finding(node: &crate::graph::PlannedNode, tensor: &str, index: usize) -> String {
-    format!("{} of {} (element {index} of {tensor})", node.op.kernel().name, node.label)
+/// In words: which op wrote a NaN or an infinity, and where: element `at` of what it sees of argument `arg`.
+pub(super) fn finding(node: &crate::graph::PlannedNode, arg: usize, at: usize) -> String {
+    let (element, tensor) = (node.args[arg].from + at, &node.names[arg]);
+    format!("{} of {} (element {element} of {tensor})", node.op.kernel().name, node.label)
 }
 
 /// In words: a NaN or an infinity among the numeric inputs.

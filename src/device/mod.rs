@@ -63,6 +63,11 @@ pub struct Limits {
     pub binding_bytes: u64,
 }
 
+impl Limits {
+    /// What WebGPU guarantees.
+    pub const GUARANTEED: Limits = Limits { binding_bytes: 128 << 20 };
+}
+
 /// A device that was chosen but not opened.
 pub enum Choice {
     /// The CPU twins.

@@ -6,6 +6,7 @@ mod state;
 pub use plan::{Place, Plan, PlannedNode, shared_slots};
 pub use state::{Initial, Parameter, ParameterKind, Part, StateBuffer, StateId, StateLayout, Words};
 
+use crate::device::Limits;
 use crate::ops::{Access, Op};
 use std::collections::HashMap;
 
@@ -89,12 +90,41 @@ pub enum Phase {
     Update,
 }
 
+/// Words `from..from + len` of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    /// The tensor.
+    pub tensor: TensorId,
+    /// First word.
+    pub from: usize,
+    /// Number of words.
+    pub len: usize,
+}
+
+/// An argument of an op that can be run on some rows of the minibatch alone.
+#[derive(Debug, Clone, Copy)]
+pub enum Arg {
+    /// The same for all rows.
+    Whole(TensorId),
+    /// [B, columns]: the op on some rows reads and writes these rows of it.
+    Rows(TensorId),
+}
+
+/// Rows of a minibatch that one dispatch handles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block {
+    /// First row.
+    pub first: usize,
+    /// Number of rows.
+    pub rows: usize,
+}
+
 /// One op of a graph with its arguments.
 pub struct Node {
     /// The op.
     pub op: Box<dyn Op>,
     /// Its arguments, in the order of the kernel's bindings.
-    pub args: Vec<TensorId>,
+    pub args: Vec<Range>,
     /// Its phase.
     pub phase: Phase,
     /// Where in the model it stands, like `towers.0`.
@@ -103,9 +133,13 @@ pub struct Node {
 
 type Backward = Box<dyn FnOnce(&mut Graph)>;
 
+/// Rows of a block are a multiple of this, so that a block of any tensor starts at a multiple of 256 bytes: WebGPU's alignment of
+/// bindings.
+const BLOCK_ROWS: usize = 64;
+
 /// A graph under construction, for one minibatch size.
-#[derive(Default)]
 pub struct Graph {
+    binding_words: usize,
     tensors: Vec<Tensor>,
     nodes: Vec<Node>,
     tape: Vec<(String, Backward)>,
@@ -117,10 +151,28 @@ pub struct Graph {
     phase: Option<Phase>,
 }
 
+impl Default for Graph {
+    /// An empty graph whose tensors may be of any size.
+    fn default() -> Self {
+        Graph::new(Limits { binding_bytes: u64::MAX })
+    }
+}
+
 impl Graph {
-    /// An empty graph.
-    pub fn new() -> Self {
-        Graph::default()
+    /// An empty graph for a device of these limits.
+    pub fn new(limits: Limits) -> Self {
+        Graph {
+            binding_words: usize::try_from(limits.binding_bytes / 4).unwrap_or(usize::MAX),
+            tensors: Vec::new(),
+            nodes: Vec::new(),
+            tape: Vec::new(),
+            gradients: HashMap::new(),
+            targets: HashMap::new(),
+            inputs: HashMap::new(),
+            outputs: Vec::new(),
+            scope: String::new(),
+            phase: None,
+        }
     }
 
     fn tensor(&mut self, name: String, len: usize, source: Source) -> TensorId {
@@ -180,9 +232,46 @@ impl Graph {
 
     /// Puts an op into the graph. `args` follow the kernel's bindings.
     pub fn push(&mut self, op: impl Op + 'static, args: &[TensorId]) {
+        let args = args.iter().map(|&t| self.whole(t)).collect();
+        self.push_node(Box::new(op), args);
+    }
+
+    /// As [`Graph::push`] for an op that can be run on some rows of the minibatch alone: a dispatch over all `rows`, or, where an
+    /// argument is larger than a binding, one for each block of rows, in ascending order.
+    pub fn push_rows<O: Op + 'static>(&mut self, rows: usize, args: &[Arg], op: impl Fn(Block) -> O) {
+        let whole: Vec<Range> = args.iter().map(|&(Arg::Whole(t) | Arg::Rows(t))| self.whole(t)).collect();
+        let columns: Vec<Option<usize>> =
+            args.iter().zip(&whole).map(|(arg, range)| matches!(arg, Arg::Rows(_)).then_some(range.len / rows)).collect();
+        let most = self.block_rows(rows, columns.iter().flatten().copied().max().unwrap_or(0));
+        for first in (0..rows).step_by(most) {
+            let block = Block { first, rows: most.min(rows - first) };
+            let part = |(&range, columns): (&Range, &Option<usize>)| match columns {
+                Some(columns) => Range { from: first * columns, len: block.rows * columns, ..range },
+                None => range,
+            };
+            self.push_node(Box::new(op(block)), whole.iter().zip(&columns).map(part).collect());
+        }
+    }
+
+    /// Rows of a block, so that those of a tensor of `columns` columns fit a binding.
+    fn block_rows(&self, rows: usize, columns: usize) -> usize {
+        let most = self.binding_words / columns.max(1);
+        if rows <= most { rows } else { (most / BLOCK_ROWS).max(1) * BLOCK_ROWS }
+    }
+
+    /// Whether a tensor of `len` words is too large for one binding.
+    pub fn exceeds_binding(&self, len: usize) -> bool {
+        len > self.binding_words
+    }
+
+    fn whole(&self, tensor: TensorId) -> Range {
+        Range { tensor, from: 0, len: self.get(tensor).len }
+    }
+
+    fn push_node(&mut self, op: Box<dyn Op>, args: Vec<Range>) {
         assert_eq!(args.len(), op.kernel().bindings.len(), "arguments of {}", op.kernel().name);
         let phase = self.phase.unwrap_or(Phase::Forward);
-        self.nodes.push(Node { op: Box::new(op), args: args.to_vec(), phase, label: self.scope.clone() });
+        self.nodes.push(Node { op, args, phase, label: self.scope.clone() });
     }
 
     /// As [`Graph::push`], run when the whole backward pass has been.
@@ -245,8 +334,8 @@ impl Graph {
         self.outputs.push(tensor);
     }
 
-    /// The access of each argument of `node` with its tensor.
-    fn uses<'a>(node: &'a Node) -> impl Iterator<Item = (TensorId, Access)> + 'a {
-        node.args.iter().zip(node.op.kernel().bindings).map(|(&t, &(_, access))| (t, access))
+    /// The access of each argument of `node` with its words.
+    fn uses<'a>(node: &'a Node) -> impl Iterator<Item = (Range, Access)> + 'a {
+        node.args.iter().zip(node.op.kernel().bindings).map(|(&range, &(_, access))| (range, access))
     }
 }

@@ -1,17 +1,17 @@
 //! The plan: nodes in their order, every tensor placed. Transient tensors whose lives don't overlap share a slot.
 
-use super::{Graph, Input, Node, Phase, Source, StateId, Tensor, TensorId};
+use super::{Graph, Input, Node, Phase, Range, Source, StateId, Tensor, TensorId};
 use crate::ops::{Access, Op};
 
 /// Where a tensor lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// The plan's input of this index.
-    Input(usize),
+    /// The plan's input of this index, from this word on.
+    Input(usize, usize),
     /// A state buffer, from this word on.
     State(StateId, usize),
-    /// A shared slot, from its start.
-    Slot(usize),
+    /// A shared slot, from this word on.
+    Slot(usize, usize),
 }
 
 /// An argument of a planned node.
@@ -19,7 +19,9 @@ pub enum Place {
 pub struct PlannedArg {
     /// Where it lies.
     pub place: Place,
-    /// Number of 32-bit words.
+    /// First word of its tensor that the op sees.
+    pub from: usize,
+    /// Number of 32-bit words that it sees.
     pub len: usize,
     /// How the op uses it.
     pub access: Access,
@@ -71,19 +73,21 @@ impl Plan {
             })
             .collect();
         inputs.sort();
-        let place = |id: TensorId| match tensors[id.0].source {
-            Source::Input(_) => Place::Input(inputs.iter().position(|&(.., i)| i == id.0).expect("every input is listed")),
-            Source::State(state, offset) => Place::State(state, offset),
-            Source::Transient => Place::Slot(slot_of[id.0].expect("every used transient tensor has a slot")),
+        let place = |id: TensorId, from: usize| match tensors[id.0].source {
+            Source::Input(_) => {
+                Place::Input(inputs.iter().position(|&(.., i)| i == id.0).expect("every input is listed"), from)
+            }
+            Source::State(state, offset) => Place::State(state, offset + from),
+            Source::Transient => Place::Slot(slot_of[id.0].expect("every used transient tensor has a slot"), from),
         };
-        let outputs = outputs.iter().map(|&id| (place(id), tensors[id.0].len)).collect();
+        let outputs = outputs.iter().map(|&id| (place(id, 0), tensors[id.0].len)).collect();
         let planned: Vec<PlannedNode> = nodes
             .into_iter()
             .map(|node| {
                 let args = Graph::uses(&node)
-                    .map(|(id, access)| PlannedArg { place: place(id), len: tensors[id.0].len, access })
+                    .map(|(Range { tensor, from, len }, access)| PlannedArg { place: place(tensor, from), from, len, access })
                     .collect();
-                let names = node.args.iter().map(|id| tensors[id.0].name.clone()).collect();
+                let names = node.args.iter().map(|arg| tensors[arg.tensor.0].name.clone()).collect();
                 PlannedNode { op: node.op, args, names, phase: node.phase, label: node.label }
             })
             .collect();
@@ -119,7 +123,7 @@ pub fn shared_slots(plans: &[Plan]) -> Vec<usize> {
 fn lives(tensors: &[Tensor], nodes: &[Node], outputs: &[TensorId]) -> Vec<Option<(usize, usize)>> {
     let mut lives: Vec<Option<(usize, usize)>> = vec![None; tensors.len()];
     for (i, node) in nodes.iter().enumerate() {
-        for (id, access) in Graph::uses(node) {
+        for (Range { tensor: id, .. }, access) in Graph::uses(node) {
             if tensors[id.0].source != Source::Transient {
                 continue;
             }
@@ -180,8 +184,8 @@ fn check_aliasing(node: &PlannedNode) {
                 continue;
             }
             let clash = match (a.place, b.place) {
-                (Place::Slot(x), Place::Slot(y)) => x == y,
-                (Place::Input(x), Place::Input(y)) => x == y,
+                (Place::Slot(x, _), Place::Slot(y, _)) => x == y,
+                (Place::Input(x, _), Place::Input(y, _)) => x == y,
                 (Place::State(x, s), Place::State(y, t)) => {
                     x == y && (a.access.writes() != b.access.writes() || (s < t + b.len && t < s + a.len))
                 }

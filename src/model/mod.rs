@@ -9,7 +9,7 @@ pub mod relatedness;
 use crate::config::{Config, DenseRule, Negatives, Temperature};
 use crate::data::batch::{TableLayout, table_layouts};
 use crate::device::Limits;
-use crate::graph::{Graph, Parameter, Plan, StateId, StateLayout, TensorId};
+use crate::graph::{Graph, Parameter, ParameterKind, Plan, StateId, StateLayout, TensorId};
 use crate::ops::contrast::{Contrast, contrast};
 use crate::ops::report::{ContrastPart, report};
 use crate::ops::{dense_update, losses, normalize};
@@ -78,7 +78,7 @@ pub struct Model {
     dense: DenseState,
     optimizer_state: Vec<Parameter>,
     mask: Option<usize>,
-    binding_bytes: u64,
+    limits: Limits,
 }
 
 /// State of the dense parameters, laid out alike.
@@ -106,7 +106,8 @@ impl Model {
                 sizes.len()
             )));
         }
-        let layouts = table_layouts(&dims, &sizes)?;
+        let most_columns = limits.binding_bytes / (4 * config.train.batch_size as u64);
+        let layouts = table_layouts(&dims, &sizes, usize::try_from(most_columns).unwrap_or(usize::MAX))?;
         let mut state = StateLayout::default();
         let mut parameters = Parameters::new(state.add("dense weights", 0));
         let embedding = Embedding::new(config, schema, layouts, limits, &mut state, &mut parameters)?;
@@ -125,6 +126,14 @@ impl Model {
                 ))
             }
         };
+        let most = Limits::GUARANTEED.binding_bytes / 4;
+        let dense = || parameters.list.iter().filter(|p| p.kind == ParameterKind::Dense);
+        if let Some(p) = dense().find(|p| p.len() as u64 > most) {
+            let (name, len) = (&p.name, p.len());
+            return Err(Error::user(format!(
+                "{name} has {len} numbers; at most {most} fit every GPU, so make the layers of [model] or [contrast] narrower"
+            )));
+        }
         let len = parameters.dense_len();
         state.buffers[0].len = len;
         let gradients = state.add("dense gradients", len);
@@ -161,7 +170,7 @@ impl Model {
             state,
             optimizer_state,
             mask,
-            binding_bytes: limits.binding_bytes,
+            limits,
         })
     }
 
@@ -221,7 +230,7 @@ impl Model {
 
     fn builder(&self, rows: usize, training: bool) -> Builder<'_> {
         let gradients = training.then_some(self.dense.gradients);
-        Builder { graph: Graph::new(), rows, parameters: &self.parameters, gradients }
+        Builder { graph: Graph::new(self.limits), rows, parameters: &self.parameters, gradients }
     }
 
     /// Features to tower outputs: x, a [B, 2 H] and logits [B, 2].
@@ -292,7 +301,7 @@ impl Model {
     /// One dispatch over all dense parameters, or one for each range that a binding holds.
     fn update_dense(&self, g: &mut Graph, health: TensorId) {
         g.scope("dense parameters");
-        let most = usize::try_from(self.binding_bytes / 256 * 64).unwrap_or(usize::MAX);
+        let most = usize::try_from(self.limits.binding_bytes / 256 * 64).unwrap_or(usize::MAX);
         for start in (0..self.dense.len).step_by(most) {
             let len = most.min(self.dense.len - start);
             let weights = g.state("dense weights", self.dense.weights, start, len);

@@ -1,10 +1,11 @@
 //! Checks of ops against their CPU twins: the cases that the tests run on every adapter and `doctor` on the chosen one.
 
 use crate::device::gpu::{Adapter, Checks, Gpu};
-use crate::device::{Device, cpu::Cpu};
+use crate::device::{Device, Limits, cpu::Cpu};
 use crate::graph::{Graph, Input, Plan, StateId, StateLayout, TensorId};
 use crate::random::{Purpose, Stream};
 use crate::{Error, Result};
+use std::sync::Arc;
 
 /// All outputs of the last step and all state buffers, each with its name.
 pub type Results = Vec<(String, Vec<u32>)>;
@@ -88,6 +89,7 @@ impl Setup {
 }
 
 /// A check of one op at one shape.
+#[derive(Clone)]
 pub struct Case {
     /// The op: the name of its file.
     pub op: &'static str,
@@ -99,9 +101,14 @@ pub struct Case {
     pub rel: f32,
     /// Steps to run; more than one where state carries over.
     pub steps: usize,
+    /// Limits of the device that the graph is made for.
+    pub limits: Limits,
     /// Puts the case together, the same each time.
-    pub build: Box<dyn Fn(&mut Setup) + Send + Sync>,
+    pub build: Arc<dyn Fn(&mut Setup) + Send + Sync>,
 }
+
+/// Bindings of any size.
+const UNLIMITED: Limits = Limits { binding_bytes: u64::MAX };
 
 /// Relative tolerance of one term: WGSL grants division 2.5 ULP, exp and log more.
 pub const REL: f32 = 2e-6;
@@ -109,13 +116,26 @@ pub const REL: f32 = 2e-6;
 impl Case {
     /// A case of one step with the usual tolerance.
     pub fn new(name: impl Into<String>, terms: usize, build: impl Fn(&mut Setup) + Send + Sync + 'static) -> Case {
-        Case { op: "", name: name.into(), terms, rel: REL, steps: 1, build: Box::new(build) }
+        Case { op: "", name: name.into(), terms, rel: REL, steps: 1, limits: UNLIMITED, build: Arc::new(build) }
+    }
+
+    /// The same case on a device whose bindings hold so little that ops run on blocks of rows; none if no op of it can.
+    pub fn in_blocks(&self) -> Option<Case> {
+        let name = format!("{}, in blocks of rows", self.name);
+        let blocks = Case { name, limits: Limits { binding_bytes: 4 }, ..self.clone() };
+        let nodes = |case: &Case| Plan::new(case.setup().graph).nodes.len();
+        (nodes(&blocks) > nodes(self)).then_some(blocks)
     }
 
     fn setup(&self) -> Setup {
         let mut setup = Setup::default();
-        (self.build)(&mut setup);
+        self.build_into(&mut setup);
         setup
+    }
+
+    fn build_into(&self, setup: &mut Setup) {
+        setup.graph = Graph::new(self.limits);
+        (self.build)(setup);
     }
 
     /// Words of its inputs, state and activations.
@@ -154,7 +174,7 @@ impl Case {
         let (mut plans, mut programs) = (Vec::new(), Vec::new());
         for case in cases {
             let first = setup.state.buffers.len();
-            (case.build)(&mut setup);
+            case.build_into(&mut setup);
             let plan = Plan::new(std::mem::take(&mut setup.graph));
             let mut inputs = std::mem::take(&mut setup.inputs);
             inputs.sort_by_key(|&(input, _)| input);
@@ -226,9 +246,12 @@ impl Case {
     }
 }
 
-/// The cases of every op, an op's together.
+/// The cases of every op, an op's together, each also in blocks of rows where its ops can run so.
 pub fn cases() -> Vec<Case> {
-    let of = |op, cases: Vec<Case>| cases.into_iter().map(move |case| Case { op, ..case });
+    let of = |op, cases: Vec<Case>| {
+        let cases = cases.into_iter().map(move |case| Case { op, ..case });
+        cases.flat_map(|case| [Some(case.clone()), case.in_blocks()]).flatten()
+    };
     let mut cases = Vec::new();
     cases.extend(of("linear", super::linear::cases()));
     cases.extend(of("gather", super::gather::cases()));
@@ -255,4 +278,21 @@ pub fn normals(seed: u64, n: usize, scale: f32) -> Vec<f32> {
 pub fn integers(seed: u64, n: usize, bound: u32) -> Vec<u32> {
     let stream = Stream::new(seed, Purpose::Check, 1);
     (0..n as u64).map(|i| ((u64::from(stream.word(i)) * u64::from(bound)) >> 32) as u32).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::unwrap_used, reason = "a test that fails says where")]
+    fn blocks_of_rows_give_what_all_rows_give() {
+        let blocks: Vec<(Case, Case)> = cases().into_iter().filter_map(|c| Some((c.in_blocks()?, c))).collect();
+        for op in ["linear", "gather", "embedding_update", "mixture", "interact"] {
+            assert!(blocks.iter().any(|(_, case)| case.op == op), "no case of {op} runs in blocks");
+        }
+        for (blocks, whole) in blocks {
+            whole.compare(&whole.on_cpu().unwrap(), &blocks.on_cpu().unwrap()).unwrap();
+        }
+    }
 }

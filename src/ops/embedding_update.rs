@@ -1,7 +1,7 @@
 //! Embedding backward fused with the sparse optimizer, over the minibatch's unique rows.
 
 use super::check::{Case, integers, normals};
-use super::gather::{Columns, Shard};
+use super::gather::{Columns, Shard, take};
 use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
 use crate::config::{EmbeddingOptimizer, EmbeddingRule};
 use crate::data::batch::{CHUNK, TableBatch};
@@ -100,16 +100,21 @@ pub fn most_chunks(occurrences: usize) -> usize {
 
 /// Puts the update of table number `table` into the graph: the sums of hot rows' chunks, then each shard's rows.
 ///
-/// `dx` is the gradient of x [B, X]; `health` `[1]` holds back all updates once it is not 0.
+/// `dx` is the gradient of x [B, X]; where it is larger than a binding, the table's columns are taken out of it first. `health`
+/// `[1]` holds back all updates once it is not 0.
 pub fn embedding_update(
     g: &mut Graph,
     table: usize,
-    dx: TensorId,
+    mut dx: TensorId,
     health: TensorId,
-    shape: Columns,
+    mut shape: Columns,
     shards: &[ShardState],
     optimizer: &EmbeddingOptimizer,
 ) {
+    if g.exceeds_binding(g.get(dx).len) {
+        dx = take(g, dx, shape);
+        shape = Columns { columns: shape.features * shape.dim, offset: 0, ..shape };
+    }
     let occurrences = shape.rows * shape.features;
     let segments = g.input(Input::Segments(table), 4 * (1 + occurrences));
     let listed = g.input(Input::Occurrences(table), occurrences);

@@ -1,8 +1,8 @@
-//! Embedding gather and placing of numeric features: the columns of x.
+//! Embedding gather and placing of numeric features: the columns of x; and taking columns out of its gradient.
 
 use super::check::{Case, integers, normals};
 use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
-use crate::graph::{Graph, TensorId};
+use crate::graph::{Arg, Block, Graph, TensorId};
 use rayon::prelude::*;
 
 /// Columns of x that an op writes.
@@ -46,46 +46,58 @@ const SOURCE: &str = include_str!("../../shaders/gather.wgsl");
 static GATHER: Kernel =
     Params::kernel("gather", SOURCE, "gather", &[(1, Access::Read), (2, Access::Read), (3, Access::Update)]);
 static PLACE: Kernel = Params::kernel("place", SOURCE, "place", &[(4, Access::Read), (3, Access::Update)]);
+static TAKE: Kernel = Params::kernel("take", SOURCE, "take", &[(5, Access::Read), (6, Access::Write)]);
 
 impl Columns {
-    fn params(&self, shard: Shard) -> Params {
-        Params {
-            rows: self.rows as u32,
-            features: self.features as u32,
-            dim: self.dim as u32,
-            columns: self.columns as u32,
-            offset: self.offset as u32,
-            first: shard.first as u32,
-            count: shard.count as u32,
-            pad: 0,
+    /// The op over a block of rows that copies or gathers these columns, reading `extra` words a row beside them.
+    fn op(
+        &self,
+        kernel: &'static Kernel,
+        block: Block,
+        shard: Shard,
+        extra: usize,
+        twin: fn(&Params, &mut Args),
+    ) -> Dispatch<Params> {
+        let words = block.rows * self.features * self.dim;
+        Dispatch {
+            kernel,
+            params: Params {
+                rows: block.rows as u32,
+                features: self.features as u32,
+                dim: self.dim as u32,
+                columns: self.columns as u32,
+                offset: self.offset as u32,
+                first: shard.first as u32,
+                count: shard.count as u32,
+                pad: 0,
+            },
+            workgroups: fold(words.div_ceil(256)),
+            cost: cost(2 * words + block.rows * extra, 0),
+            twin,
         }
     }
 }
 
+const NO_SHARD: Shard = Shard { first: 0, count: 0 };
+
 /// Writes the rows of one shard of a table to x: table [count, D], ids [B, F], x [B, X].
 pub fn gather(g: &mut Graph, table: TensorId, ids: TensorId, x: TensorId, shape: Columns, shard: Shard) {
-    let words = shape.rows * shape.features * shape.dim;
-    let op = Dispatch {
-        kernel: &GATHER,
-        params: shape.params(shard),
-        workgroups: fold(words.div_ceil(256)),
-        cost: cost(2 * words + shape.rows * shape.features, 0),
-        twin: run_gather,
-    };
-    g.push(op, &[table, ids, x]);
+    let args = [Arg::Whole(table), Arg::Rows(ids), Arg::Rows(x)];
+    g.push_rows(shape.rows, &args, |block| shape.op(&GATHER, block, shard, shape.features, run_gather));
 }
 
 /// Writes numeric features [B, N] to x [B, X].
 pub fn place(g: &mut Graph, numeric: TensorId, x: TensorId, shape: Columns) {
-    let words = shape.rows * shape.features;
-    let op = Dispatch {
-        kernel: &PLACE,
-        params: shape.params(Shard { first: 0, count: 0 }),
-        workgroups: fold(words.div_ceil(256)),
-        cost: cost(2 * words, 0),
-        twin: run_place,
-    };
-    g.push(op, &[numeric, x]);
+    let args = [Arg::Rows(numeric), Arg::Rows(x)];
+    g.push_rows(shape.rows, &args, |block| shape.op(&PLACE, block, NO_SHARD, 0, run_place));
+}
+
+/// The columns of `shape` of `x` [B, X], side by side in a tensor of their own [B, F D].
+pub fn take(g: &mut Graph, x: TensorId, shape: Columns) -> TensorId {
+    let taken = g.transient("taken columns", shape.rows * shape.features * shape.dim);
+    let args = [Arg::Rows(x), Arg::Rows(taken)];
+    g.push_rows(shape.rows, &args, |block| shape.op(&TAKE, block, NO_SHARD, 0, run_take));
+    taken
 }
 
 fn run_gather(p: &Params, args: &mut Args) {
@@ -107,6 +119,14 @@ fn run_place(p: &Params, args: &mut Args) {
     let (features, columns, offset) = (p.features as usize, p.columns as usize, p.offset as usize);
     for (x, numeric) in x.chunks_exact_mut(columns).zip(numeric.chunks_exact(features)) {
         x[offset..offset + features].copy_from_slice(numeric);
+    }
+}
+
+fn run_take(p: &Params, args: &mut Args) {
+    let (x, taken) = (args.read::<f32>(0), args.write::<f32>(1));
+    let (width, columns, offset) = ((p.features * p.dim) as usize, p.columns as usize, p.offset as usize);
+    for (taken, x) in taken.chunks_exact_mut(width).zip(x.chunks_exact(columns)) {
+        taken.copy_from_slice(&x[offset..offset + width]);
     }
 }
 
@@ -133,7 +153,10 @@ pub fn cases() -> Vec<Case> {
                 let values = s.input(&normals(9, rows * numeric, 1.0));
                 place(&mut s.graph, values, x, Columns { rows, columns, offset: 0, features: numeric, dim: 1 });
             }
+            let shape = Columns { rows, columns, offset: numeric, features, dim };
+            let taken = take(&mut s.graph, x, shape);
             s.graph.output(x);
+            s.graph.output(taken);
         }));
     }
     cases.push(Case::new("gather with more than 65,535 workgroups", 1, |s| {

@@ -2,7 +2,7 @@
 
 use super::check::{Case, normals};
 use super::{Access, Args, Cost, Dispatch, Kernel, fold, params};
-use crate::graph::{Graph, TensorId};
+use crate::graph::{Arg, Graph, TensorId};
 use rayon::prelude::*;
 
 const SOURCE: &str = include_str!("../../shaders/interact.wgsl");
@@ -85,12 +85,14 @@ pub fn interact(g: &mut Graph, a: TensorId, rows: usize, width: usize, pass_grad
     assert_eq!(g.get(a).len, rows * 2 * width, "interact: {} is not [{rows}, 2 * {width}]", g.get(a).name);
     let params = Params { rows: rows as u32, width: width as u32, accumulate: 0, pad: 0 };
     let u = g.transient("interaction", rows * 3 * width);
-    g.push(forward_op(params), &[a, u]);
+    g.push_rows(rows, &[Arg::Rows(a), Arg::Rows(u)], |block| forward_op(Params { rows: block.rows as u32, ..params }));
     if pass_gradient {
         g.on_backward(move |g| {
             let Some(du) = g.gradient(u) else { return };
             let (da, accumulate) = g.gradient_target(a);
-            g.push(backward_op(Params { accumulate: accumulate.into(), ..params }), &[a, du, da]);
+            g.push_rows(rows, &[Arg::Rows(a), Arg::Rows(du), Arg::Rows(da)], |block| {
+                backward_op(Params { rows: block.rows as u32, accumulate: accumulate.into(), ..params })
+            });
         });
     }
     u

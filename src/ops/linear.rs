@@ -1,9 +1,9 @@
 //! Linear layers with bias and activation, for groups side by side: experts, towers, heads.
 
 use super::check::{Case, normals};
-use super::{Access, Args, Dispatch, Kernel, cost, params};
+use super::{Access, Args, Cost, Dispatch, Kernel, cost, params};
 use crate::config::Activation;
-use crate::graph::{Graph, TensorId};
+use crate::graph::{Arg, Block, Graph, TensorId};
 use rayon::prelude::*;
 
 /// Shape of a linear layer.
@@ -55,7 +55,7 @@ static WEIGHT_GRADIENT: Kernel = Params::kernel(
     "linear_weight_gradient",
     SOURCE,
     "weight_gradient",
-    &[(1, Access::Read), (6, Access::Read), (5, Access::Read), (8, Access::Write), (9, Access::Write)],
+    &[(1, Access::Read), (6, Access::Read), (5, Access::Read), (8, Access::Update), (9, Access::Update)],
 );
 
 /// y = activation(x W + bias): x [B, G * K], w [G, K, N], bias [G * N], y [B, G * N]. Layers that read one input are one
@@ -76,29 +76,34 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
         pad0: 0,
         pad1: 0,
     };
-    let words = groups * (rows * inputs + outputs * (inputs + 1 + rows));
-    let op = move |kernel, params, rows_of_tiles: usize, columns_of_tiles: usize, twin| Dispatch {
+    let op = move |kernel, params: Params, tiles: [usize; 2], twin| Dispatch {
         kernel,
         params,
-        workgroups: [columns_of_tiles.div_ceil(TILE) as u32, rows_of_tiles.div_ceil(TILE) as u32, groups as u32],
-        cost: cost(words, 2 * rows * groups * inputs * outputs),
+        workgroups: [tiles[0].div_ceil(TILE) as u32, tiles[1].div_ceil(TILE) as u32, groups as u32],
+        cost: params.cost(),
         twin,
     };
+    let of = move |block: Block, params: Params| Params { rows: block.rows as u32, ..params };
     // Without a bias, something must be bound in its place; it is not read.
-    g.push(op(&FORWARD, params, rows, outputs, forward), &[x, w, bias.unwrap_or(w), y]);
+    let args = [Arg::Rows(x), Arg::Whole(w), Arg::Whole(bias.unwrap_or(w)), Arg::Rows(y)];
+    g.push_rows(rows, &args, |block| op(&FORWARD, of(block, params), [outputs, block.rows], forward));
     g.on_backward(move |g| {
         let Some(dy) = g.gradient(y) else { return };
         let (dw, accumulate) = g.gradient_target(w);
-        assert!(!accumulate, "a weight is used once");
         let dbias = match bias {
             Some(bias) => g.gradient_target(bias).0,
             None => g.transient("unused", groups * outputs),
         };
-        g.push(op(&WEIGHT_GRADIENT, params, inputs, outputs, weight_gradient), &[x, dy, y, dw, dbias]);
+        let args = [Arg::Rows(x), Arg::Rows(dy), Arg::Rows(y), Arg::Whole(dw), Arg::Whole(dbias)];
+        g.push_rows(rows, &args, |block| {
+            let params = of(block, params.adding(accumulate || block.first > 0));
+            op(&WEIGHT_GRADIENT, params, [outputs, inputs], weight_gradient)
+        });
         if shape.input_gradient {
             let (dx, accumulate) = g.gradient_target(x);
-            let params = Params { flags: params.flags | if accumulate { ACCUMULATE } else { 0 }, ..params };
-            g.push(op(&INPUT_GRADIENT, params, rows, inputs, input_gradient), &[dy, y, w, dx]);
+            let args = [Arg::Rows(dy), Arg::Rows(y), Arg::Whole(w), Arg::Rows(dx)];
+            let params = params.adding(accumulate);
+            g.push_rows(rows, &args, |block| op(&INPUT_GRADIENT, of(block, params), [inputs, block.rows], input_gradient));
         }
     });
     y
@@ -149,6 +154,16 @@ fn product(m: usize, n: usize, k: usize, a: (&[f32], Matrix), b: (&[f32], Matrix
 }
 
 impl Params {
+    /// The same, with the result added to what stands there.
+    fn adding(self, accumulate: bool) -> Params {
+        Params { flags: self.flags | if accumulate { ACCUMULATE } else { 0 }, ..self }
+    }
+
+    fn cost(&self) -> Cost {
+        let (rows, inputs, outputs, groups) = self.usizes();
+        cost(groups * (rows * inputs + outputs * (inputs + 1 + rows)), 2 * rows * groups * inputs * outputs)
+    }
+
     fn usizes(&self) -> (usize, usize, usize, usize) {
         (self.rows as usize, self.inputs as usize, self.outputs as usize, self.groups as usize)
     }
@@ -216,13 +231,16 @@ fn weight_gradient(p: &Params, args: &mut Args) {
     let (rows, inputs, outputs, groups) = p.usizes();
     let (x, dy, y) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<f32>(2));
     let (dw, dbias) = (args.write::<f32>(3), args.write::<f32>(4));
+    let add = p.flags & ACCUMULATE != 0;
     let d = before_activation(p, dy, y, args.scratch(dy.len()));
     for g in 0..groups {
-        product(inputs, outputs, rows, (x, transposed(p.x(g))), (d, p.y(g)), (&mut *dw, p.w(g)), false);
+        product(inputs, outputs, rows, (x, transposed(p.x(g))), (d, p.y(g)), (&mut *dw, p.w(g)), add);
     }
     let columns = groups * outputs;
     dbias.par_chunks_mut(BLOCK).enumerate().for_each(|(block, sums)| {
-        sums.fill(0.0);
+        if !add {
+            sums.fill(0.0);
+        }
         for row in d.chunks_exact(columns) {
             let row = &row[block * BLOCK..][..sums.len()];
             sums.iter_mut().zip(row).for_each(|(sum, d)| *sum += d);

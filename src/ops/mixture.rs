@@ -2,7 +2,7 @@
 
 use super::check::{Case, normals};
 use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
-use crate::graph::{Graph, TensorId};
+use crate::graph::{Arg, Block, Graph, TensorId};
 use rayon::prelude::*;
 
 /// Shape of a mixture.
@@ -66,29 +66,40 @@ pub fn mixture(g: &mut Graph, logits: TensorId, f: TensorId, shape: Mixture) -> 
         pad1: 0,
         pad2: 0,
     };
-    let (gates, values, products) = (rows * tasks * experts, rows * experts * width, rows * tasks * experts * width);
-    let op = move |kernel, params, invocations: usize, words, flops, twin| Dispatch {
+    // `invocations`: a row's.
+    let op = move |kernel, block: Block, invocations: usize, (words, flops), twin| Dispatch {
         kernel,
-        params,
-        workgroups: fold(invocations.div_ceil(256)),
-        cost: cost(words, flops),
+        params: Params { rows: block.rows as u32, ..params },
+        workgroups: fold((block.rows * invocations).div_ceil(256)),
+        cost: cost(block.rows * words, block.rows * flops),
         twin,
     };
-    let p = g.transient("gates", gates);
+    let (gates, values) = (tasks * experts, experts * width);
+    let (softmax_cost, mix_cost) = ((2 * gates, 4 * gates), (gates + values + tasks * width, 2 * tasks * values));
+    let p = g.transient("gates", rows * gates);
     let out = g.transient("mixture", rows * tasks * width);
-    g.push(op(&SOFTMAX, params, rows * tasks, 2 * gates, 4 * gates, softmax), &[logits, p]);
-    let words = gates + values + rows * tasks * width;
-    g.push(op(&MIX, params, rows * tasks * width, words, 2 * products, mix), &[p, f, out]);
+    g.push_rows(rows, &[Arg::Rows(logits), Arg::Rows(p)], |block| op(&SOFTMAX, block, tasks, softmax_cost, softmax));
+    g.push_rows(rows, &[Arg::Rows(p), Arg::Rows(f), Arg::Rows(out)], |block| {
+        op(&MIX, block, tasks * width, mix_cost, mix)
+    });
     g.on_backward(move |g| {
         let Some(dout) = g.gradient(out) else { return };
-        let dp = g.transient("gradient of gates", gates);
-        g.push(op(&WEIGHT_GRADIENT, params, gates, words, 2 * products, weight_gradient), &[dout, f, dp]);
+        let dp = g.transient("gradient of gates", rows * gates);
+        let adding = |dispatch: Dispatch<Params>, add: bool| {
+            let params = Params { accumulate: add.into(), ..dispatch.params };
+            Dispatch { params, ..dispatch }
+        };
+        g.push_rows(rows, &[Arg::Rows(dout), Arg::Rows(f), Arg::Rows(dp)], |block| {
+            op(&WEIGHT_GRADIENT, block, gates, mix_cost, weight_gradient)
+        });
         let (dlogits, add) = g.gradient_target(logits);
-        let params = Params { accumulate: add.into(), ..params };
-        g.push(op(&SOFTMAX_GRADIENT, params, rows * tasks, 3 * gates, 4 * gates, softmax_gradient), &[p, dp, dlogits]);
+        g.push_rows(rows, &[Arg::Rows(p), Arg::Rows(dp), Arg::Rows(dlogits)], |block| {
+            adding(op(&SOFTMAX_GRADIENT, block, tasks, softmax_cost, softmax_gradient), add)
+        });
         let (df, add) = g.gradient_target(f);
-        let params = Params { accumulate: add.into(), ..params };
-        g.push(op(&EXPERT_GRADIENT, params, values, words, 2 * products, expert_gradient), &[p, dout, df]);
+        g.push_rows(rows, &[Arg::Rows(p), Arg::Rows(dout), Arg::Rows(df)], |block| {
+            adding(op(&EXPERT_GRADIENT, block, values, mix_cost, expert_gradient), add)
+        });
     });
     out
 }

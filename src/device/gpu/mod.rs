@@ -343,9 +343,9 @@ fn locate<'a>(
     place: Place,
 ) -> (&'a wgpu::Buffer, usize) {
     match place {
-        Place::Input(i) => (&inputs[i], 0),
-        Place::State(StateId(i), offset) => (&state[i], offset),
-        Place::Slot(i) => (&slots[i], 0),
+        Place::Input(i, from) => (&inputs[i], from),
+        Place::State(StateId(i), from) => (&state[i], from),
+        Place::Slot(i, from) => (&slots[i], from),
     }
 }
 
@@ -531,8 +531,7 @@ impl Device for Gpu {
                 let (buffer, offset) = locate(&p.inputs, &self.state, &p.slots, arg.place);
                 self.read_buffer(buffer, offset, &mut words)?;
                 if let Some(at) = super::nonfinite(&words) {
-                    let planned = &self.programs[program].plan.nodes[node];
-                    return Ok(Some(cpu::finding(planned, &planned.names[i], at)));
+                    return Ok(Some(cpu::finding(&self.programs[program].plan.nodes[node], i, at)));
                 }
             }
         }
