@@ -60,6 +60,10 @@ struct Rate {
 ///
 /// A device that does not exist or cannot be opened; an op that is wrong.
 pub fn run(args: &Args) -> Result<()> {
+    examine(args, cases())
+}
+
+fn examine(args: &Args, cases: Vec<Case>) -> Result<()> {
     let progress = Progress::new(args.quiet);
     let (choice, line) = Choice::new(&args.device)?;
     let adapters = Adapter::all();
@@ -78,7 +82,7 @@ pub fn run(args: &Args) -> Result<()> {
     let device = choice.describe();
     let tested = match &choice {
         Choice::Cpu => Vec::new(),
-        Choice::Gpu(adapter) => self_test(adapter, &progress)?,
+        Choice::Gpu(adapter) => self_test(adapter, cases, &progress)?,
     };
     if !args.json && !tested.is_empty() {
         print(&table(&tested))?;
@@ -147,11 +151,11 @@ fn describe(adapter: &Adapter) -> Value {
     })
 }
 
-/// The cases of every op against their twins, an op's on one opened device.
-fn self_test(adapter: &Adapter, progress: &Progress) -> Result<Vec<Tested>> {
+/// Cases against their twins, an op's on one opened device.
+fn self_test(adapter: &Adapter, cases: Vec<Case>, progress: &Progress) -> Result<Vec<Tested>> {
     let software = adapter.rank().is_none();
     let (kept, skipped): (Vec<Case>, Vec<Case>) =
-        cases().into_iter().partition(|case| !software || case.words() <= SOFTWARE_WORDS);
+        cases.into_iter().partition(|case| !software || case.words() <= SOFTWARE_WORDS);
     let task = progress.task("testing ops", kept.len() as u64, "cases");
     let mut tested = Vec::new();
     for group in kept.chunk_by(|a, b| a.op == b.op) {
@@ -296,6 +300,29 @@ mod tests {
     fn a_name_that_fits_nothing_is_the_users_error() {
         let args = Args { device: "no such adapter".into(), json: false, quiet: true };
         assert_eq!(run(&args).map_err(|e| e.exit_code()), Err(2));
+    }
+
+    #[test]
+    fn a_wrong_op_ends_with_exit_code_1() {
+        if std::env::var_os("TAUTEN_NO_GPU").is_some_and(|v| v == "1") {
+            return;
+        }
+        use std::sync::atomic::{AtomicU32, Ordering};
+        // The numbers differ each time the case is put together, so the adapter's result is not the twin's.
+        let made = AtomicU32::new(0);
+        let wrong = Case::new("copy of other numbers", 1, move |s| {
+            let from = s.input(&[made.fetch_add(1, Ordering::Relaxed) as f32 + 1.0; 64]);
+            let to = s.graph.transient("to", 64);
+            probe::copy(&mut s.graph, from, to);
+            s.graph.output(to);
+        });
+        let right = cases().into_iter().filter(|c| c.op == "interact");
+        let cases = right.chain([Case { op: "copy", ..wrong }]).collect();
+        let adapters = Adapter::all();
+        let device = adapters.first().expect("an adapter; set TAUTEN_NO_GPU=1 where there is none").name().to_string();
+        let error = examine(&Args { device, json: true, quiet: true }, cases).expect_err("a wrong op");
+        assert_eq!(error.exit_code(), 1);
+        assert!(error.to_string().contains(": 1 of 2 ops are wrong: copy; do not train on it"), "{error}");
     }
 
     #[test]
