@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
+#[path = "common/kuairand.rs"]
+mod kuairand;
+
 use parquet::basic::{ConvertedType, Type as PhysicalType};
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DoubleType, FloatType, Int32Type, Int64Type};
 use parquet::file::{properties::WriterProperties, writer::SerializedFileWriter};
@@ -490,14 +493,10 @@ fn damaged_datasets() {
     insta::assert_snapshot!(error(&out), @"DIR/out/encoding/001_item.parquet: No such file or directory (os error 2)");
 }
 
-/// The real log, where it lies beside the project: CSV and Parquet of the same rows give the same dataset.
+/// The real log, where it is at hand: CSV and Parquet of the same rows give the same dataset.
 #[test]
 fn kuairand_csv_and_parquet_give_the_same_bytes() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/kuairand_pure");
-    if !root.join("test.csv").exists() {
-        eprintln!("left out: {} is not there", root.display());
-        return;
-    }
+    let Some(root) = kuairand::folder() else { return };
     let folder = tempfile::tempdir().unwrap();
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/kuairand.toml");
     let datasets = ["csv", "parquet"].map(|kind| {

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
 mod common;
+#[path = "common/kuairand.rs"]
+mod kuairand;
 #[path = "common/command.rs"]
 mod process;
 
@@ -391,11 +393,7 @@ fn first_losses_on_every_adapter() {
 #[test]
 fn first_losses_on_a_real_log() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let data = root.join("../shared/data/kuairand_pure");
-    if !data.join("train.parquet").exists() {
-        println!("skipped: {} is not there", data.display());
-        return;
-    }
+    let Some(data) = kuairand::folder() else { return };
     let overrides = [format!("data.root={}", data.display()), "train.batch_size=256".into()];
     let config = Loaded::read(&root.join("assets/kuairand.toml"), &overrides).unwrap();
     let dataset = prepare(&config, &place().join("kuairand"), &Progress::new(true)).unwrap();

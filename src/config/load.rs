@@ -559,7 +559,8 @@ fn check(config: &Config, places: &Places<'_>) -> Result<()> {
         Some(numbers) if numbers as u64 * 4 <= Limits::GUARANTEED.binding_bytes => Ok(()),
         _ => {
             let most = Limits::GUARANTEED.binding_bytes / 4;
-            let why = format!("makes {columns} x {batch} (train.batch_size) numbers; at most {most} fit every GPU, so lower one");
+            let why =
+                format!("makes {columns} x {batch} (train.batch_size) numbers; at most {most} fit every GPU, so lower one");
             refuse(&[key, "train.batch_size"], why)
         }
     };

@@ -79,9 +79,7 @@ pub fn mixture(g: &mut Graph, logits: TensorId, f: TensorId, shape: Mixture) -> 
     let p = g.transient("gates", rows * gates);
     let out = g.transient("mixture", rows * tasks * width);
     g.push_rows(rows, &[Arg::Rows(logits), Arg::Rows(p)], |block| op(&SOFTMAX, block, tasks, softmax_cost, softmax));
-    g.push_rows(rows, &[Arg::Rows(p), Arg::Rows(f), Arg::Rows(out)], |block| {
-        op(&MIX, block, tasks * width, mix_cost, mix)
-    });
+    g.push_rows(rows, &[Arg::Rows(p), Arg::Rows(f), Arg::Rows(out)], |block| op(&MIX, block, tasks * width, mix_cost, mix));
     g.on_backward(move |g| {
         let Some(dout) = g.gradient(out) else { return };
         let dp = g.transient("gradient of gates", rows * gates);
