@@ -4,8 +4,13 @@
 //   ctcvr  BCE(s(a) s(b), y v) without forming the product (entire space, Ma et al., SIGIR 2018):
 //            log p = -softplus(-a) - softplus(-b),  (1 - p) / p = e^-a + e^-b + e^-(a+b) = e^q, q a log-sum-exp,
 //            -log(1 - p) = softplus(-q), and for a label of 0 its gradient to a is s(-a) e^-q = e^-(softplus(a) + q)
-//   cvr    y BCE(s(b), v): over clicked rows
-//   dlogits = w_ctr/B dctr + w_ctcvr/B dctcvr + w_cvr/clicks dcvr
+//          where the second logit c is that of CTCVR itself (AITM, Xi et al., KDD 2021):
+//            BCE(s(c), y v) + calibrator max(s(c) - s(a), 0)
+//   cvr    by kind, with e = BCE(s(b), v) and o = y / max(s(a), floor), whose a passes no gradient back:
+//            0  y e: over clicked rows
+//            1  o e: inverse propensity weighting (ESCM2, Wang et al., SIGIR 2022)
+//            2  ê + o (e - ê) + o (e - ê)^2, ê = softplus(m) from the imputation's logit m: doubly robust (the same)
+//   dlogits = w_ctr/B dctr + w_ctcvr/B dctcvr + w_cvr/n dcvr, n the clicked rows for kind 0, else B
 //
 // An invocation a row, 256 a workgroup, workgroups folded into x and y. Deterministic: one owner a row.
 
@@ -14,6 +19,10 @@ struct Params {
     ctr: f32,  // weights
     ctcvr: f32,
     cvr: f32,
+    kind: u32,       // of the CVR loss
+    direct: u32,     // 1: the second logit is that of CTCVR
+    floor: f32,      // of the propensity
+    calibrator: f32,
 }
 
 struct Step {
@@ -33,6 +42,8 @@ struct Step {
 @group(0) @binding(3) var<uniform> step: Step;
 @group(0) @binding(4) var<storage, read_write> losses: array<f32>;          // (B, 3)
 @group(0) @binding(5) var<storage, read_write> dlogits: array<vec2<f32>>;   // (B, 2)
+@group(0) @binding(6) var<storage, read> imputation: array<f32>;            // (B)
+@group(0) @binding(7) var<storage, read_write> dimputation: array<f32>;     // (B)
 
 // log(1 + e) for e in 0 .. 1.
 fn log1p(e: f32) -> f32 {
@@ -51,16 +62,8 @@ fn logistic(x: f32) -> f32 {
     return select(e, 1.0, x >= 0.0) / (1.0 + e);
 }
 
-@compute @workgroup_size(256)
-fn supervised(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) t: u32,
-) {
-    let i = (group.y * groups.x + group.x) * 256u + t;
-    if i >= params.rows {
-        return;
-    }
+// All of row i but the imputation's gradient, which it returns.
+fn row(i: u32, m: f32) -> f32 {
     let a = logits[i].x;
     let b = logits[i].y;
     let click = labels[i].x;
@@ -71,7 +74,17 @@ fn supervised(
     var gradient = vec2(params.ctr / f32(params.rows) * (logistic(a) - click), 0.0);
 
     let share = params.ctcvr / f32(params.rows);
-    if click * conversion != 0.0 {
+    let both = click * conversion;
+    if params.direct != 0u {
+        let p = logistic(b);
+        let q = logistic(a);
+        let excess = max(p - q, 0.0);
+        losses[3u * i + 1u] = softplus(select(b, -b, both != 0.0)) + params.calibrator * excess;
+        gradient.y += share * (p - both);
+        if excess > 0.0 {
+            gradient += share * params.calibrator * vec2(-q * logistic(-a), p * logistic(-b));
+        }
+    } else if both != 0.0 {
         losses[3u * i + 1u] = softplus(-a) + softplus(-b);
         gradient -= share * vec2(logistic(-a), logistic(-b));
     } else {
@@ -81,7 +94,49 @@ fn supervised(
         gradient += share * vec2(exp(-softplus(a) - q), exp(-softplus(b) - q));
     }
 
-    losses[3u * i + 2u] = click * softplus(select(b, -b, conversion != 0.0));
-    gradient.y += params.cvr * step.inverse_clicks * click * (logistic(b) - conversion);
+    let error = softplus(select(b, -b, conversion != 0.0));
+    let slope = logistic(b) - conversion;
+    var loss = click * error;
+    var factor = params.cvr * step.inverse_clicks * click;
+    var dm = 0.0;
+    if params.kind != 0u {
+        let inverse = click / max(logistic(a), params.floor);
+        loss = inverse * error;
+        factor = params.cvr / f32(params.rows) * inverse;
+        if params.kind == 2u {
+            let guess = softplus(m);
+            let miss = error - guess;
+            loss = guess + inverse * (miss + miss * miss);
+            factor *= 1.0 + 2.0 * miss;
+            dm = params.cvr / f32(params.rows) * (1.0 - inverse * (1.0 + 2.0 * miss)) * logistic(m);
+        }
+    }
+    losses[3u * i + 2u] = loss;
+    gradient.y += factor * slope;
     dlogits[i] = gradient;
+    return dm;
+}
+
+@compute @workgroup_size(256)
+fn supervised(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) t: u32,
+) {
+    let i = (group.y * groups.x + group.x) * 256u + t;
+    if i < params.rows {
+        row(i, 0.0);
+    }
+}
+
+@compute @workgroup_size(256)
+fn with_imputation(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) t: u32,
+) {
+    let i = (group.y * groups.x + group.x) * 256u + t;
+    if i < params.rows {
+        dimputation[i] = row(i, imputation[i]);
+    }
 }

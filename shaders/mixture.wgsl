@@ -1,9 +1,10 @@
-// Mixtures of experts: out[b, t, h] = sum_e p[b, t, e] f[b, e, h] with p[b, t, :] = softmax(logits[b, t, :]), and gradients.
+// Mixtures of experts: out[b, t, h] = sum_e p[b, t, e] f[b, first[t] + e, h] with p[b, t, :] = softmax(logits[b, t, :]), and
+// gradients. Mixture t is over count[t] experts from first[t] on; its numbers in logits and p start at column start[t] of P.
 //
 //   softmax           p from logits, an invocation a (b, t)
 //   mix               out, an invocation a (b, t, h)
-//   expert_gradient   df[b, e, h] (+)= sum_t p[b, t, e] dout[b, t, h], an invocation a (b, e, h)
-//   weight_gradient   dp[b, t, e] = sum_h dout[b, t, h] f[b, e, h], an invocation a (b, t, e)
+//   expert_gradient   df[b, e, h] (+)= sum_t p[b, t, e - first[t]] dout[b, t, h], an invocation a (b, e, h)
+//   weight_gradient   dp[b, t, e] (+)= sum_h dout[b, t, h] f[b, first[t] + e, h], an invocation a (b, t, e)
 //   softmax_gradient  dlogits[b, t, e] (+)= p (dp - sum_e p dp), an invocation a (b, t)
 //
 // 256 invocations a workgroup, workgroups folded into x and y. Deterministic: one owner an element, sums in order.
@@ -13,26 +14,34 @@ struct Params {
     tasks: u32,      // T
     experts: u32,    // E
     width: u32,      // H
-    accumulate: u32, // 1: add to df or dlogits
+    gates: u32,      // P, the sum of count
+    accumulate: u32, // 1: add to df, dp or dlogits
     pad0: u32,
     pad1: u32,
-    pad2: u32,
+    first: vec4<u32>,
+    count: vec4<u32>,
+    start: vec4<u32>,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> logits: array<f32>;          // (B, T, E)
-@group(0) @binding(2) var<storage, read_write> p_out: array<f32>;     // (B, T, E)
-@group(0) @binding(3) var<storage, read> p: array<f32>;               // (B, T, E)
+@group(0) @binding(1) var<storage, read> logits: array<f32>;          // (B, P)
+@group(0) @binding(2) var<storage, read_write> p_out: array<f32>;     // (B, P)
+@group(0) @binding(3) var<storage, read> p: array<f32>;               // (B, P)
 @group(0) @binding(4) var<storage, read> f: array<f32>;               // (B, E, H)
 @group(0) @binding(5) var<storage, read_write> out: array<f32>;       // (B, T, H)
 @group(0) @binding(6) var<storage, read> dout: array<f32>;            // (B, T, H)
 @group(0) @binding(7) var<storage, read_write> df: array<f32>;        // (B, E, H)
-@group(0) @binding(8) var<storage, read_write> dp_out: array<f32>;    // (B, T, E)
-@group(0) @binding(9) var<storage, read> dp: array<f32>;              // (B, T, E)
-@group(0) @binding(10) var<storage, read_write> dlogits: array<f32>;  // (B, T, E)
+@group(0) @binding(8) var<storage, read_write> dp_out: array<f32>;    // (B, P)
+@group(0) @binding(9) var<storage, read> dp: array<f32>;              // (B, P)
+@group(0) @binding(10) var<storage, read_write> dlogits: array<f32>;  // (B, P)
 
 fn flat(group: vec3<u32>, groups: vec3<u32>, t: u32) -> u32 {
     return (group.y * groups.x + group.x) * 256u + t;
+}
+
+// The first of the numbers of mixture bt = b T + t in logits and p.
+fn gates_of(bt: u32) -> u32 {
+    return bt / params.tasks * params.gates + params.start[bt % params.tasks];
 }
 
 @compute @workgroup_size(256)
@@ -45,16 +54,17 @@ fn softmax(
     if i >= params.rows * params.tasks {
         return;
     }
-    let at = i * params.experts;
+    let at = gates_of(i);
+    let count = params.count[i % params.tasks];
     var largest = logits[at];
-    for (var e = 1u; e < params.experts; e++) {
+    for (var e = 1u; e < count; e++) {
         largest = max(largest, logits[at + e]);
     }
     var sum = 0.0;
-    for (var e = 0u; e < params.experts; e++) {
+    for (var e = 0u; e < count; e++) {
         sum += exp(logits[at + e] - largest);
     }
-    for (var e = 0u; e < params.experts; e++) {
+    for (var e = 0u; e < count; e++) {
         p_out[at + e] = exp(logits[at + e] - largest) / sum;
     }
 }
@@ -71,10 +81,12 @@ fn mix(
     }
     let h = i % params.width;
     let bt = i / params.width;
-    let b = bt / params.tasks;
+    let task = bt % params.tasks;
+    let at = gates_of(bt);
+    let first = bt / params.tasks * params.experts + params.first[task];
     var sum = 0.0;
-    for (var e = 0u; e < params.experts; e++) {
-        sum += p[bt * params.experts + e] * f[(b * params.experts + e) * params.width + h];
+    for (var e = 0u; e < params.count[task]; e++) {
+        sum += p[at + e] * f[(first + e) * params.width + h];
     }
     out[i] = sum;
 }
@@ -92,11 +104,14 @@ fn expert_gradient(
     let h = i % params.width;
     let be = i / params.width;
     let b = be / params.experts;
-    let e = be % params.experts;
     var sum = 0.0;
     for (var task = 0u; task < params.tasks; task++) {
-        let bt = b * params.tasks + task;
-        sum += p[bt * params.experts + e] * dout[bt * params.width + h];
+        // Experts before the first wrap around to large numbers.
+        let e = be % params.experts - params.first[task];
+        if e < params.count[task] {
+            let bt = b * params.tasks + task;
+            sum += p[gates_of(bt) + e] * dout[bt * params.width + h];
+        }
     }
     if params.accumulate != 0u {
         sum += df[i];
@@ -111,15 +126,23 @@ fn weight_gradient(
     @builtin(local_invocation_index) t: u32,
 ) {
     let i = flat(group, groups, t);
-    if i >= params.rows * params.tasks * params.experts {
+    if i >= params.rows * params.gates {
         return;
     }
-    let e = i % params.experts;
-    let bt = i / params.experts;
-    let b = bt / params.tasks;
+    let b = i / params.gates;
+    let j = i % params.gates;
+    var task = 0u;
+    while task + 1u < params.tasks && j >= params.start[task + 1u] {
+        task++;
+    }
+    let e = b * params.experts + params.first[task] + j - params.start[task];
+    let bt = b * params.tasks + task;
     var sum = 0.0;
     for (var h = 0u; h < params.width; h++) {
-        sum += dout[bt * params.width + h] * f[(b * params.experts + e) * params.width + h];
+        sum += dout[bt * params.width + h] * f[e * params.width + h];
+    }
+    if params.accumulate != 0u {
+        sum += dp_out[i];
     }
     dp_out[i] = sum;
 }
@@ -134,12 +157,13 @@ fn softmax_gradient(
     if i >= params.rows * params.tasks {
         return;
     }
-    let at = i * params.experts;
+    let at = gates_of(i);
+    let count = params.count[i % params.tasks];
     var mean = 0.0;
-    for (var e = 0u; e < params.experts; e++) {
+    for (var e = 0u; e < count; e++) {
         mean += p[at + e] * dp[at + e];
     }
-    for (var e = 0u; e < params.experts; e++) {
+    for (var e = 0u; e < count; e++) {
         var value = p[at + e] * (dp[at + e] - mean);
         if params.accumulate != 0u {
             value += dlogits[at + e];

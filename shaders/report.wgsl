@@ -11,9 +11,9 @@ struct Params {
     ctcvr: f32,
     cvr: f32,
     contrast: f32,
+    cvr_over_rows: u32, // 1: the CVR loss's mean is over all rows, not the clicked ones
     pad0: u32,
     pad1: u32,
-    pad2: u32,
 }
 
 struct Step {
@@ -51,7 +51,8 @@ fn finish(t: u32, sum: vec4<f32>, tau_sum: f32) {
     }
     if t == 0u {
         let rows = f32(params.rows);
-        let means = vec4(sums[0].x / rows, sums[0].y / rows, sums[0].z * step.inverse_clicks, sums[0].w / rows);
+        let cvr = select(sums[0].z * step.inverse_clicks, sums[0].z / rows, params.cvr_over_rows != 0u);
+        let means = vec4(sums[0].x / rows, sums[0].y / rows, cvr, sums[0].w / rows);
         let total = dot(means, vec4(params.ctr, params.ctcvr, params.cvr, params.contrast));
         report[0] = means.x;
         report[1] = means.y;

@@ -8,8 +8,8 @@ use tauten::ops::check::normals;
 use tauten::ops::contrast::{Contrast, contrast};
 use tauten::ops::interact::interact;
 use tauten::ops::linear::{Linear, linear};
-use tauten::ops::losses::losses;
-use tauten::ops::mixture::{Mixture, mixture};
+use tauten::ops::losses::{Logits, losses};
+use tauten::ops::mixture::{Gates, Mixture, mixture};
 use tauten::ops::normalize::normalize;
 use tauten::ops::temperature::{constant, temperature};
 
@@ -143,10 +143,10 @@ fn linear_mixture_and_losses() {
     let g = &mut chain.graph;
     let f = linear(g, t[0], t[1], Some(t[2]), layer(1, inputs, experts * width));
     let gates = linear(g, t[0], t[3], Some(t[4]), layer(1, inputs, 2 * experts));
-    let mixed = mixture(g, gates, f, Mixture { rows, tasks: 2, experts, width });
+    let mixed = mixture(g, gates, f, Mixture { rows, experts, width, gates: Gates::all(2, experts) });
     let logits = linear(g, mixed, t[5], Some(t[6]), layer(2, width, 1));
-    let weights = Loss { ctr: 1.0, ctcvr: 0.7, cvr: 0.5 };
-    let values = losses(g, logits, rows, &weights);
+    let weights = Loss { ctr: 1.0, ctcvr: 0.7, cvr: 0.5, ..Loss::default() };
+    let values = losses(g, Logits { tasks: logits, direct: false, imputation: None }, rows, &weights);
     g.output(values);
     let labels = [[1.0f32, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [0.0, 0.0]];
     let inverse_clicks = 1.0 / 3.0;

@@ -507,7 +507,9 @@ fn check(config: &Config, places: &Places<'_>) -> Result<()> {
     }
 
     whole("model.experts", model.experts, 1, 1024)?;
-    widths("model.hidden", &model.hidden, true)?;
+    whole("model.task_experts", model.task_experts, 1, 1024)?;
+    whole("model.levels", model.levels, 1, 64)?;
+    widths("model.hidden", &model.hidden, !matches!(model.encoder, Encoder::Esmm | Encoder::SingleTask))?;
     widths("model.tower", &model.tower, true)?;
     not_negative("model.embedding_std", model.embedding_std)?;
 
@@ -528,6 +530,14 @@ fn check(config: &Config, places: &Places<'_>) -> Result<()> {
 
     for (key, weight) in [("loss.ctr", loss.ctr), ("loss.ctcvr", loss.ctcvr), ("loss.cvr", loss.cvr)] {
         not_negative(key, weight)?;
+    }
+    not_negative("loss.calibrator", loss.calibrator)?;
+    if !(loss.propensity_floor > 0.0 && loss.propensity_floor <= 1.0) {
+        return refuse(&["loss.propensity_floor"], format!("is {}; it must be above 0 and at most 1", loss.propensity_floor));
+    }
+    if model.encoder == Encoder::Aitm && loss.cvr > 0.0 {
+        let why = format!("is {}, but aitm's second output is CTCVR: set loss.cvr = 0", loss.cvr);
+        return refuse(&["loss.cvr", "model.encoder"], why);
     }
     if loss.ctcvr == 0.0 && loss.cvr == 0.0 {
         return refuse(
@@ -612,11 +622,11 @@ mod tests {
     #[test]
     fn syntax_and_keys() {
         insta::assert_snapshot!(error("numeric = [\n", &[]), @"c.toml:6: no TOML: unclosed array, expected `]`");
-        insta::assert_snapshot!(error("[model]\nencodr = \"mmoe\"", &[]), @"c.toml:7: key `model.encodr` is unknown; expected one of encoder, experts, hidden, tower, activation, embedding_std; did you mean `encoder`?");
+        insta::assert_snapshot!(error("[model]\nencodr = \"mmoe\"", &[]), @"c.toml:7: key `model.encodr` is unknown; expected one of encoder, experts, task_experts, levels, hidden, tower, activation, embedding_std; did you mean `encoder`?");
         insta::assert_snapshot!(error("[modle]", &[]), @"c.toml:6: key `modle` is unknown; expected one of seed, data, features, model, contrast, loss, optimizer, train, evaluate; did you mean `model`?");
-        insta::assert_snapshot!(error("[model]\n\nencoder = \"mmoes\"", &[]), @"c.toml:8: key `model.encoder` is `mmoes`; expected one of shared-bottom, mmoe; did you mean `mmoe`?");
-        insta::assert_snapshot!(error("[model]\nencoder = 3", &[]), @"c.toml:7: key `model.encoder` is `3`; expected one of shared-bottom, mmoe");
-        insta::assert_snapshot!(error("", &["model.encodr=mmoe"]), @"--set model.encodr=mmoe: key `model.encodr` is unknown; expected one of encoder, experts, hidden, tower, activation, embedding_std; did you mean `encoder`?");
+        insta::assert_snapshot!(error("[model]\n\nencoder = \"mmoes\"", &[]), @"c.toml:8: key `model.encoder` is `mmoes`; expected one of single-task, esmm, shared-bottom, mmoe, ple, cross-stitch, aitm; did you mean `mmoe`?");
+        insta::assert_snapshot!(error("[model]\nencoder = 3", &[]), @"c.toml:7: key `model.encoder` is `3`; expected one of single-task, esmm, shared-bottom, mmoe, ple, cross-stitch, aitm");
+        insta::assert_snapshot!(error("", &["model.encodr=mmoe"]), @"--set model.encodr=mmoe: key `model.encodr` is unknown; expected one of encoder, experts, task_experts, levels, hidden, tower, activation, embedding_std; did you mean `encoder`?");
         insta::assert_snapshot!(error("", &["data.root.x=1", "data.root=3"]), @"--set data.root=3: key `data.root` is integer `3`; expected a string");
     }
 

@@ -140,9 +140,14 @@ pub enum Transform {
 pub struct Model {
     /// How the two task representations are made of the features.
     pub encoder: Encoder,
-    /// Number of experts (`mmoe`).
+    /// Number of experts (`mmoe`), or of shared experts in a level (`ple`).
     pub experts: usize,
-    /// Layer widths of an expert (`mmoe`) or of the shared bottom (`shared-bottom`).
+    /// Number of each task's own experts in a level (`ple`).
+    pub task_experts: usize,
+    /// Levels (`ple`).
+    pub levels: usize,
+    /// Layer widths of an expert (`mmoe`, `ple`), of the shared bottom (`shared-bottom`), or of each task's network (the others;
+    /// may be empty for `esmm` and `single-task`).
     pub hidden: Vec<usize>,
     /// Layer widths of each task's tower.
     pub tower: Vec<usize>,
@@ -157,6 +162,8 @@ impl Default for Model {
         Model {
             encoder: Encoder::Mmoe,
             experts: 4,
+            task_experts: 2,
+            levels: 1,
             hidden: vec![128, 64],
             tower: vec![64, 32],
             activation: Activation::Relu,
@@ -169,10 +176,20 @@ impl Default for Model {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Encoder {
+    /// A network a task, nothing shared, not even embeddings.
+    SingleTask,
+    /// A network a task over shared embeddings (Ma et al., SIGIR 2018).
+    Esmm,
     /// One MLP for both tasks (Caruana 1997).
     SharedBottom,
     /// Experts mixed by a gate per task (Ma et al., KDD 2018).
     Mmoe,
+    /// Levels of experts of each task's own and shared ones (Tang et al., RecSys 2020).
+    Ple,
+    /// A network a task, mixed after each layer by a 2 x 2 matrix (Misra et al., CVPR 2016).
+    CrossStitch,
+    /// A network a task, the CVR side attending to the CTR side; its second output is CTCVR (Xi et al., KDD 2021).
+    Aitm,
 }
 
 /// Activation of hidden layers.
@@ -296,7 +313,7 @@ pub enum RelatednessInput {
     Embedding,
 }
 
-/// `[loss]`: weights of the supervised losses; at least one of `ctcvr` and `cvr` is above 0.
+/// `[loss]`: the supervised losses and their weights; at least one of `ctcvr` and `cvr` is above 0.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Loss {
@@ -304,14 +321,32 @@ pub struct Loss {
     pub ctr: f32,
     /// Weight of the entire-space loss of click and conversion over all rows (ESMM).
     pub ctcvr: f32,
-    /// Weight of the conversion loss over clicked rows.
+    /// Weight of the conversion loss.
     pub cvr: f32,
+    /// The conversion loss.
+    pub cvr_kind: CvrLoss,
+    /// Lowest propensity that `ipw` and `dr` divide by.
+    pub propensity_floor: f32,
+    /// Weight, within the CTCVR loss, of how far pCTCVR exceeds pCTR (`aitm`).
+    pub calibrator: f32,
 }
 
 impl Default for Loss {
     fn default() -> Self {
-        Loss { ctr: 1.0, ctcvr: 1.0, cvr: 0.5 }
+        Loss { ctr: 1.0, ctcvr: 1.0, cvr: 0.5, cvr_kind: CvrLoss::Clicked, propensity_floor: 0.05, calibrator: 0.6 }
     }
+}
+
+/// The conversion loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CvrLoss {
+    /// Over clicked rows.
+    Clicked,
+    /// Over all rows, clicked ones weighted by 1 / pCTR (ESCM2-IPW, Wang et al., SIGIR 2022).
+    Ipw,
+    /// `ipw` of what an imputation tower leaves unexplained (ESCM2-DR).
+    Dr,
 }
 
 /// `[optimizer]`: one section for dense parameters, one for embedding tables.

@@ -35,6 +35,13 @@ pub enum Initial {
     Normal(f32),
     /// A constant.
     Constant(f32),
+    /// A square matrix of two numbers: on its diagonal and off it.
+    Diagonal {
+        /// On the diagonal.
+        on: f32,
+        /// Elsewhere.
+        off: f32,
+    },
 }
 
 /// Whether a parameter is updated whole or by touched rows.

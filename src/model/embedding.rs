@@ -1,22 +1,26 @@
 //! Embedding tables and numeric features: the columns of x.
 
 use super::parameters::Parameters;
-use super::{Builder, Schema};
-use crate::config::{Config, EmbeddingOptimizer, EmbeddingRule};
+use super::{Activations, Builder, Schema, TASKS};
+use crate::config::{Config, EmbeddingOptimizer, EmbeddingRule, Encoder};
 use crate::data::batch::TableLayout;
 use crate::device::Limits;
-use crate::graph::{Initial, Input, Parameter, ParameterKind, Part, StateId, StateLayout, TensorId, Words};
+use crate::graph::{Initial, Input, Parameter, ParameterKind, Part, StateId, StateLayout, Words};
+use crate::ops::columns::copy;
 use crate::ops::embedding_update::{ShardState, embedding_update};
-use crate::ops::gather::{Columns, Shard, gather, place};
+use crate::ops::gather::{Columns, Shard, gather};
 use crate::{Error, Result};
 
-/// All embedding tables, each split so that a shard's buffers fit a binding.
+/// All embedding tables, each split so that a shard's buffers fit a binding: one set for both tasks, or one each.
 pub struct Embedding {
-    /// Columns of x.
+    /// Sets of tables: 1, or [`TASKS`].
+    pub sets: usize,
+    /// Columns of x that a set gives.
     pub columns: usize,
-    /// The tables.
+    /// The tables of a set.
     pub layouts: Vec<TableLayout>,
     names: Vec<String>,
+    /// The tables of one set after those of the other.
     tables: Vec<Table>,
     numeric: usize,
     rule: EmbeddingRule,
@@ -59,8 +63,9 @@ impl Embedding {
         parameters: &mut Parameters,
     ) -> Result<Embedding> {
         let rule = config.optimizer.embedding.kind;
+        let sets = if config.model.encoder == Encoder::SingleTask { TASKS } else { 1 };
         let mut tables = Vec::new();
-        for (t, layout) in layouts.iter().enumerate() {
+        for (t, layout) in (0..sets).flat_map(|_| &layouts).enumerate() {
             let row_words = layout.dim.max(moment_width(rule, layout.dim));
             let most = limits.binding_bytes / (4 * row_words as u64);
             if most == 0 {
@@ -90,14 +95,15 @@ impl Embedding {
         }
         let names: Vec<String> = schema.categorical.iter().map(|(name, _)| name.clone()).collect();
         let columns = layouts.iter().map(|l| l.features.len() * l.dim).sum::<usize>() + schema.numeric;
-        let embedding = Embedding { columns, layouts, names, tables, numeric: schema.numeric, rule };
+        let embedding = Embedding { sets, columns, layouts, names, tables, numeric: schema.numeric, rule };
         let initial = Initial::Normal(config.model.embedding_std);
         let rows = |b: &Buffers| Some(b.rows);
         parameters.list.extend(embedding.arrays("embedding", &|dim| vec![dim], initial, Words::Float, &rows));
         Ok(embedding)
     }
 
-    /// One array a feature, named `PREFIX.FEATURE`, of its rows in the buffers that `buffer` names.
+    /// One array a feature of a set, of its rows in the buffers that `buffer` names: `PREFIX.FEATURE`, or `PREFIX.TASK.FEATURE`
+    /// where each task has a set.
     fn arrays(
         &self,
         prefix: &str,
@@ -107,7 +113,9 @@ impl Embedding {
         buffer: &dyn Fn(&Buffers) -> Option<StateId>,
     ) -> Vec<Parameter> {
         let mut arrays: Vec<(usize, Parameter)> = Vec::new();
-        for (layout, table) in self.layouts.iter().zip(&self.tables) {
+        for (t, table) in self.tables.iter().enumerate() {
+            let (set, layout) = (t / self.layouts.len(), &self.layouts[t % self.layouts.len()]);
+            let task = if self.sets == 1 { "" } else { [".ctr", ".cvr"][set] };
             for (i, &feature) in layout.features.iter().enumerate() {
                 let start = layout.offsets[i] as usize;
                 let end = layout.offsets.get(i + 1).map_or(layout.rows, |&o| o as usize);
@@ -124,11 +132,12 @@ impl Embedding {
                         (from < to).then(|| Part { state, offset: (from - first) * width, len: (to - from) * width })
                     })
                     .collect();
-                let name = format!("{prefix}.{}", self.names[feature]);
-                arrays.push((feature, Parameter { name, shape, words, initial, kind: ParameterKind::Embedding, parts }));
+                let name = format!("{prefix}{task}.{}", self.names[feature]);
+                let number = set * self.names.len() + feature;
+                arrays.push((number, Parameter { name, shape, words, initial, kind: ParameterKind::Embedding, parts }));
             }
         }
-        arrays.sort_by_key(|&(feature, _)| feature);
+        arrays.sort_by_key(|&(number, _)| number);
         arrays.into_iter().map(|(_, array)| array).collect()
     }
 
@@ -150,45 +159,48 @@ impl Embedding {
         arrays
     }
 
-    /// Gathers x [B, X]; in training graphs its gradient updates the rows that the minibatch touches.
-    pub fn forward(&self, b: &mut Builder, optimizer: &EmbeddingOptimizer, health: StateId) -> TensorId {
+    /// Gathers x [B, sets * X], a set's columns together; in training graphs its gradient updates the rows that the minibatch touches.
+    pub fn forward(&self, b: &mut Builder, optimizer: &EmbeddingOptimizer, health: StateId) -> Activations {
         let rows = b.rows;
-        let x = b.graph.transient("x", rows * self.columns);
-        let mut offset = 0;
-        for (t, (layout, table)) in self.layouts.iter().zip(&self.tables).enumerate() {
-            let features = layout.features.len();
-            let shape = Columns { rows, columns: self.columns, offset, features, dim: layout.dim };
-            let ids = b.graph.input(Input::Ids(t), rows * features);
-            let mut shards = Vec::new();
-            for buffers in &table.shards {
-                let g = &mut b.graph;
-                let mut tensor = |what: &str, id: StateId, width: usize| {
-                    let name = format!("table {t} rows {}.. {what}", buffers.shard.first);
-                    g.state(&name, id, 0, buffers.shard.count * width)
-                };
-                let rows = tensor("weights", buffers.rows, layout.dim);
-                shards.push(ShardState {
-                    shard: buffers.shard,
-                    table: rows,
-                    moments: buffers.moments.map(|id| tensor("moments", id, moment_width(self.rule, layout.dim))),
-                    steps: buffers.steps.map(|id| tensor("steps", id, 1)),
-                });
-                gather(&mut b.graph, rows, ids, x, shape, buffers.shard);
+        let columns = self.sets * self.columns;
+        let x = b.graph.transient("x", rows * columns);
+        for (set, tables) in self.tables.chunks(self.layouts.len()).enumerate() {
+            let mut offset = set * self.columns;
+            for (t, (layout, table)) in self.layouts.iter().zip(tables).enumerate() {
+                let features = layout.features.len();
+                let shape = Columns { rows, columns, offset, features, dim: layout.dim };
+                let ids = b.graph.input(Input::Ids(t), rows * features);
+                let mut shards = Vec::new();
+                for buffers in &table.shards {
+                    let g = &mut b.graph;
+                    let mut tensor = |what: &str, id: StateId, width: usize| {
+                        let name = format!("table {t} rows {}.. {what}", buffers.shard.first);
+                        g.state(&name, id, 0, buffers.shard.count * width)
+                    };
+                    let rows = tensor("weights", buffers.rows, layout.dim);
+                    shards.push(ShardState {
+                        shard: buffers.shard,
+                        table: rows,
+                        moments: buffers.moments.map(|id| tensor("moments", id, moment_width(self.rule, layout.dim))),
+                        steps: buffers.steps.map(|id| tensor("steps", id, 1)),
+                    });
+                    gather(&mut b.graph, rows, ids, x, shape, buffers.shard);
+                }
+                if b.training() {
+                    let optimizer = optimizer.clone();
+                    b.graph.on_backward(move |g| {
+                        let Some(dx) = g.gradient(x) else { return };
+                        let health = g.state("health", health, 0, 1);
+                        embedding_update(g, t, dx, health, shape, &shards, &optimizer);
+                    });
+                }
+                offset += features * layout.dim;
             }
-            if b.training() {
-                let optimizer = optimizer.clone();
-                b.graph.on_backward(move |g| {
-                    let Some(dx) = g.gradient(x) else { return };
-                    let health = g.state("health", health, 0, 1);
-                    embedding_update(g, t, dx, health, shape, &shards, &optimizer);
-                });
+            if self.numeric > 0 {
+                let numeric = b.graph.input(Input::Numeric, rows * self.numeric);
+                copy(&mut b.graph, rows, (numeric, 0), (x, offset), self.numeric, false);
             }
-            offset += features * layout.dim;
         }
-        if self.numeric > 0 {
-            let numeric = b.graph.input(Input::Numeric, rows * self.numeric);
-            place(&mut b.graph, numeric, x, Columns { rows, columns: self.columns, offset, features: self.numeric, dim: 1 });
-        }
-        x
+        Activations { tensor: x, groups: self.sets, width: self.columns }
     }
 }

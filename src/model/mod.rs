@@ -6,13 +6,16 @@ pub mod mlp;
 pub mod parameters;
 pub mod relatedness;
 
-use crate::config::{Config, DenseRule, Negatives, Temperature};
+use crate::config::{self, Config, CvrLoss, DenseRule, Negatives, Temperature};
 use crate::data::batch::{TableLayout, table_layouts};
 use crate::device::Limits;
 use crate::graph::{Graph, Parameter, ParameterKind, Plan, StateId, StateLayout, TensorId};
+use crate::ops::columns::split;
+use crate::ops::conditional::conditional;
 use crate::ops::contrast::{Contrast, contrast};
+use crate::ops::losses::{self, Logits};
 use crate::ops::report::{ContrastPart, report};
-use crate::ops::{dense_update, losses, normalize};
+use crate::ops::{dense_update, normalize};
 use crate::{Error, Result};
 use embedding::Embedding;
 use encoder::Encoder;
@@ -74,6 +77,7 @@ pub struct Model {
     towers: Mlp,
     heads: Layer,
     alignment: Option<(Layer, Relatedness)>,
+    imputation: Option<(Mlp, Layer)>,
     state: StateLayout,
     dense: DenseState,
     optimizer_state: Vec<Parameter>,
@@ -111,7 +115,7 @@ impl Model {
         let mut state = StateLayout::default();
         let mut parameters = Parameters::new(state.add("dense weights", 0));
         let embedding = Embedding::new(config, schema, layouts, limits, &mut state, &mut parameters)?;
-        let encoder = encoder::new(&config.model, embedding.columns, &mut parameters);
+        let encoder = encoder::new(&config.model, (embedding.sets, embedding.columns), &mut parameters);
         let (groups, width) = encoder.shape();
         let towers = Mlp::tasks(&mut parameters, "towers", groups, width, &config.model.tower, config.model.activation);
         let hidden = towers.width();
@@ -120,12 +124,18 @@ impl Model {
             Temperature::Off => None,
             _ => {
                 let projection = Layer::without_bias(&mut parameters, "projection", TASKS, hidden, config.contrast.width);
-                Some((
-                    projection,
-                    Relatedness::new(&config.contrast, config.model.activation, hidden, embedding.columns, &mut parameters),
-                ))
+                let columns = embedding.sets * embedding.columns;
+                let activation = config.model.activation;
+                Some((projection, Relatedness::new(&config.contrast, activation, hidden, columns, &mut parameters)))
             }
         };
+        let imputation = (config.loss.cvr > 0.0 && config.loss.cvr_kind == CvrLoss::Dr).then(|| {
+            let (tower, activation) = (&config.model.tower, config.model.activation);
+            let layers = Mlp::shared(&mut parameters, "imputation", 1, width, tower, activation);
+            let name = format!("imputation.{}", tower.len());
+            let last = Layer::shared(&mut parameters, &name, 1, layers.width(), 1, None);
+            (layers, last)
+        });
         let most = Limits::GUARANTEED.binding_bytes / 4;
         let dense = || parameters.list.iter().filter(|p| p.kind == ParameterKind::Dense);
         if let Some(p) = dense().find(|p| p.len() as u64 > most) {
@@ -167,6 +177,7 @@ impl Model {
             towers,
             heads,
             alignment,
+            imputation,
             state,
             optimizer_state,
             mask,
@@ -209,6 +220,11 @@ impl Model {
         self.config.contrast.temperature == Temperature::Instance
     }
 
+    /// Whether the second logit of training is that of CTCVR, not of CVR.
+    fn predicts_ctcvr(&self) -> bool {
+        self.config.model.encoder == config::Encoder::Aitm
+    }
+
     /// Negatives drawn for each anchor in minibatches of `rows` rows: K, or fewer where there are not so many other rows; 0 for
     /// all rows of the minibatch.
     pub fn sampled_negatives(&self, rows: usize) -> usize {
@@ -233,15 +249,14 @@ impl Model {
         Builder { graph: Graph::new(self.limits), rows, parameters: &self.parameters, gradients }
     }
 
-    /// Features to tower outputs: x, a [B, 2 H] and logits [B, 2].
-    fn forward(&self, b: &mut Builder) -> (TensorId, Activations, TensorId) {
+    /// Features to tower outputs: x, the encoder's output, a [B, 2 H] and logits [B, 2].
+    fn forward(&self, b: &mut Builder) -> (TensorId, Activations, Activations, TensorId) {
         b.graph.scope("embedding");
         let x = self.embedding.forward(b, &self.config.optimizer.embedding, self.dense.health);
-        let features = Activations { tensor: x, groups: 1, width: self.embedding.columns };
-        let tasks = self.encoder.forward(b, features);
+        let tasks = self.encoder.forward(b, x);
         let a = self.towers.forward(b, tasks);
         let logits = self.heads.forward(b, a, true);
-        (x, a, logits.tensor)
+        (x.tensor, tasks, a, logits.tensor)
     }
 
     /// The plan of a training step over minibatches of `rows` rows: losses, gradients, updates. Output: the report.
@@ -253,9 +268,22 @@ impl Model {
     /// latter an output after the report, followed by logits and (with contrast) tau.
     pub fn training_graph(&self, rows: usize, updates: bool) -> Graph {
         let mut b = self.builder(rows, true);
-        let (x, a, logits) = self.forward(&mut b);
+        let (x, tasks, a, logits) = self.forward(&mut b);
+        let imputation = self.imputation.as_ref().map(|(layers, last)| {
+            b.graph.scope("imputation");
+            let t = match tasks.groups {
+                1 => tasks,
+                _ => {
+                    let parts = split(&mut b.graph, tasks.tensor, rows, &[tasks.width; TASKS]);
+                    Activations { tensor: parts[1], groups: 1, ..tasks }
+                }
+            };
+            let h = layers.forward(&mut b, t);
+            last.forward(&mut b, h, true).tensor
+        });
         b.graph.scope("losses");
-        let losses = losses::losses(&mut b.graph, logits, rows, &self.config.loss);
+        let of = Logits { tasks: logits, direct: self.predicts_ctcvr(), imputation };
+        let losses = losses::losses(&mut b.graph, of, rows, &self.config.loss);
         let part = self.alignment.as_ref().map(|(projection, relatedness)| {
             let settings = &self.config.contrast;
             let projected = projection.forward(&mut b, a, true);
@@ -315,7 +343,10 @@ impl Model {
     /// The plan of a forward pass over `rows` rows. Outputs: logits [B, 2] and, with an instance temperature, tau `[B]`.
     pub fn inference_plan(&self, rows: usize) -> Plan {
         let mut b = self.builder(rows, false);
-        let (x, a, logits) = self.forward(&mut b);
+        let (x, _, a, mut logits) = self.forward(&mut b);
+        if self.predicts_ctcvr() {
+            logits = conditional(&mut b.graph, logits, rows);
+        }
         b.graph.output(logits);
         if let (Some((_, relatedness)), true) = (&self.alignment, self.has_instance_temperature()) {
             let tau = relatedness.forward(&mut b, a, x);

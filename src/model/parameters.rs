@@ -69,6 +69,10 @@ pub fn initial_values(parameter: &Parameter, seed: u64, from: usize, values: &mu
                 Initial::Uniform(bound) => bound * (2.0 * stream.uniform(index) - 1.0),
                 Initial::Normal(std) => std * stream.normal(index),
                 Initial::Constant(value) => value,
+                Initial::Diagonal { on, off } => {
+                    let side = parameter.shape.last().copied().unwrap_or(1);
+                    if index as usize / side == index as usize % side { on } else { off }
+                }
             };
         }
     });

@@ -255,9 +255,12 @@ pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     cases.extend(of("linear", super::linear::cases()));
     cases.extend(of("gather", super::gather::cases()));
+    cases.extend(of("columns", super::columns::cases()));
     cases.extend(of("embedding_update", super::embedding_update::cases()));
     cases.extend(of("mixture", super::mixture::cases()));
+    cases.extend(of("transfer", super::transfer::cases()));
     cases.extend(of("losses", super::losses::cases()));
+    cases.extend(of("conditional", super::conditional::cases()));
     cases.extend(of("report", super::report::cases()));
     cases.extend(of("dense_update", super::dense_update::cases()));
     cases.extend(of("normalize", super::normalize::cases()));

@@ -1,7 +1,8 @@
 //! Embedding backward fused with the sparse optimizer, over the minibatch's unique rows.
 
 use super::check::{Case, integers, normals};
-use super::gather::{Columns, Shard, take};
+use super::columns::take;
+use super::gather::{Columns, Shard};
 use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
 use crate::config::{EmbeddingOptimizer, EmbeddingRule};
 use crate::data::batch::{CHUNK, TableBatch};
@@ -112,8 +113,9 @@ pub fn embedding_update(
     optimizer: &EmbeddingOptimizer,
 ) {
     if g.exceeds_binding(g.get(dx).len) {
-        dx = take(g, dx, shape);
-        shape = Columns { columns: shape.features * shape.dim, offset: 0, ..shape };
+        let columns = shape.features * shape.dim;
+        dx = take(g, dx, shape.rows, shape.offset, columns);
+        shape = Columns { columns, offset: 0, ..shape };
     }
     let occurrences = shape.rows * shape.features;
     let segments = g.input(Input::Segments(table), 4 * (1 + occurrences));

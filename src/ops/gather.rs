@@ -1,8 +1,9 @@
-//! Embedding gather and placing of numeric features: the columns of x; and taking columns out of its gradient.
+//! Embedding gather: the columns of x.
 
 use super::check::{Case, integers, normals};
+use super::columns::copy;
 use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
-use crate::graph::{Arg, Block, Graph, TensorId};
+use crate::graph::{Arg, Graph, TensorId};
 use rayon::prelude::*;
 
 /// Columns of x that an op writes.
@@ -14,9 +15,9 @@ pub struct Columns {
     pub columns: usize,
     /// First column that the op writes.
     pub offset: usize,
-    /// Features that it writes: F of a table, or N numeric ones.
+    /// Features of the table, F.
     pub features: usize,
-    /// Columns a feature: D, or 1.
+    /// Columns a feature, D.
     pub dim: usize,
 }
 
@@ -45,59 +46,28 @@ params! {
 const SOURCE: &str = include_str!("../../shaders/gather.wgsl");
 static GATHER: Kernel =
     Params::kernel("gather", SOURCE, "gather", &[(1, Access::Read), (2, Access::Read), (3, Access::Update)]);
-static PLACE: Kernel = Params::kernel("place", SOURCE, "place", &[(4, Access::Read), (3, Access::Update)]);
-static TAKE: Kernel = Params::kernel("take", SOURCE, "take", &[(5, Access::Read), (6, Access::Write)]);
 
-impl Columns {
-    /// The op over a block of rows that copies or gathers these columns, reading `extra` words a row beside them.
-    fn op(
-        &self,
-        kernel: &'static Kernel,
-        block: Block,
-        shard: Shard,
-        extra: usize,
-        twin: fn(&Params, &mut Args),
-    ) -> Dispatch<Params> {
-        let words = block.rows * self.features * self.dim;
+/// Writes the rows of one shard of a table to x: table [count, D], ids [B, F], x [B, X].
+pub fn gather(g: &mut Graph, table: TensorId, ids: TensorId, x: TensorId, shape: Columns, shard: Shard) {
+    g.push_rows(shape.rows, &[Arg::Whole(table), Arg::Rows(ids), Arg::Rows(x)], |block| {
+        let words = block.rows * shape.features * shape.dim;
         Dispatch {
-            kernel,
+            kernel: &GATHER,
             params: Params {
                 rows: block.rows as u32,
-                features: self.features as u32,
-                dim: self.dim as u32,
-                columns: self.columns as u32,
-                offset: self.offset as u32,
+                features: shape.features as u32,
+                dim: shape.dim as u32,
+                columns: shape.columns as u32,
+                offset: shape.offset as u32,
                 first: shard.first as u32,
                 count: shard.count as u32,
                 pad: 0,
             },
             workgroups: fold(words.div_ceil(256)),
-            cost: cost(2 * words + block.rows * extra, 0),
-            twin,
+            cost: cost(2 * words + block.rows * shape.features, 0),
+            twin: run_gather,
         }
-    }
-}
-
-const NO_SHARD: Shard = Shard { first: 0, count: 0 };
-
-/// Writes the rows of one shard of a table to x: table [count, D], ids [B, F], x [B, X].
-pub fn gather(g: &mut Graph, table: TensorId, ids: TensorId, x: TensorId, shape: Columns, shard: Shard) {
-    let args = [Arg::Whole(table), Arg::Rows(ids), Arg::Rows(x)];
-    g.push_rows(shape.rows, &args, |block| shape.op(&GATHER, block, shard, shape.features, run_gather));
-}
-
-/// Writes numeric features [B, N] to x [B, X].
-pub fn place(g: &mut Graph, numeric: TensorId, x: TensorId, shape: Columns) {
-    let args = [Arg::Rows(numeric), Arg::Rows(x)];
-    g.push_rows(shape.rows, &args, |block| shape.op(&PLACE, block, NO_SHARD, 0, run_place));
-}
-
-/// The columns of `shape` of `x` [B, X], side by side in a tensor of their own [B, F D].
-pub fn take(g: &mut Graph, x: TensorId, shape: Columns) -> TensorId {
-    let taken = g.transient("taken columns", shape.rows * shape.features * shape.dim);
-    let args = [Arg::Rows(x), Arg::Rows(taken)];
-    g.push_rows(shape.rows, &args, |block| shape.op(&TAKE, block, NO_SHARD, 0, run_take));
-    taken
+    });
 }
 
 fn run_gather(p: &Params, args: &mut Args) {
@@ -112,22 +82,6 @@ fn run_gather(p: &Params, args: &mut Args) {
             }
         }
     });
-}
-
-fn run_place(p: &Params, args: &mut Args) {
-    let (numeric, x) = (args.read::<f32>(0), args.write::<f32>(1));
-    let (features, columns, offset) = (p.features as usize, p.columns as usize, p.offset as usize);
-    for (x, numeric) in x.chunks_exact_mut(columns).zip(numeric.chunks_exact(features)) {
-        x[offset..offset + features].copy_from_slice(numeric);
-    }
-}
-
-fn run_take(p: &Params, args: &mut Args) {
-    let (x, taken) = (args.read::<f32>(0), args.write::<f32>(1));
-    let (width, columns, offset) = ((p.features * p.dim) as usize, p.columns as usize, p.offset as usize);
-    for (taken, x) in taken.chunks_exact_mut(width).zip(x.chunks_exact(columns)) {
-        taken.copy_from_slice(&x[offset..offset + width]);
-    }
 }
 
 /// Gathers from one shard and from several, and more than 65,535 workgroups.
@@ -151,12 +105,9 @@ pub fn cases() -> Vec<Case> {
             }
             if numeric > 0 {
                 let values = s.input(&normals(9, rows * numeric, 1.0));
-                place(&mut s.graph, values, x, Columns { rows, columns, offset: 0, features: numeric, dim: 1 });
+                copy(&mut s.graph, rows, (values, 0), (x, 0), numeric, false);
             }
-            let shape = Columns { rows, columns, offset: numeric, features, dim };
-            let taken = take(&mut s.graph, x, shape);
             s.graph.output(x);
-            s.graph.output(taken);
         }));
     }
     cases.push(Case::new("gather with more than 65,535 workgroups", 1, |s| {

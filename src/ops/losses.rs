@@ -1,8 +1,8 @@
-//! The supervised losses from logits: CTR, entire-space CTCVR, CVR on clicked rows.
+//! The supervised losses from logits: CTR, entire-space CTCVR or CTCVR itself, CVR in three kinds.
 
 use super::check::{Case, integers, normals};
 use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
-use crate::config::Loss;
+use crate::config::{CvrLoss, Loss};
 use crate::graph::{Graph, Input, Step, TensorId};
 use bytemuck::Zeroable;
 use rayon::prelude::*;
@@ -13,32 +13,81 @@ params! {
         ctr: f32,
         ctcvr: f32,
         cvr: f32,
+        kind: u32,
+        direct: u32,
+        floor: f32,
+        calibrator: f32,
     }
 }
 
+const SOURCE: &str = include_str!("../../shaders/losses.wgsl");
 static SUPERVISED: Kernel = Params::kernel(
     "losses",
-    include_str!("../../shaders/losses.wgsl"),
+    SOURCE,
     "supervised",
     &[(1, Access::Read), (2, Access::Read), (3, Access::Uniform), (4, Access::Write), (5, Access::Write)],
 );
+static WITH_IMPUTATION: Kernel = Params::kernel(
+    "losses with imputation",
+    SOURCE,
+    "with_imputation",
+    &[
+        (1, Access::Read),
+        (2, Access::Read),
+        (3, Access::Uniform),
+        (4, Access::Write),
+        (5, Access::Write),
+        (6, Access::Read),
+        (7, Access::Write),
+    ],
+);
 
-/// Losses of each row [B, 3] (CTR, CTCVR, CVR: 0 without a click) from logits [B, 2]; seeds the gradient of the logits with that of
-/// the weighted sum of means, the CVR loss's mean being over clicked rows.
-pub fn losses(g: &mut Graph, logits: TensorId, rows: usize, weights: &Loss) -> TensorId {
+/// The logits that losses are computed from.
+#[derive(Debug, Clone, Copy)]
+pub struct Logits {
+    /// CTR and CVR, [B, 2].
+    pub tasks: TensorId,
+    /// Whether the second of `tasks` is the logit of CTCVR, not of CVR.
+    pub direct: bool,
+    /// The imputation's, `[B]`: needed by the doubly robust CVR loss alone.
+    pub imputation: Option<TensorId>,
+}
+
+/// Losses of each row [B, 3] (CTR, CTCVR, CVR) from logits; seeds the gradients of the logits with that of the weighted sum of means.
+/// The mean of the CVR loss over `clicked` is over clicked rows.
+pub fn losses(g: &mut Graph, logits: Logits, rows: usize, loss: &Loss) -> TensorId {
     let labels = g.input(Input::Labels, 2 * rows);
     let step = g.step();
     let losses = g.transient("losses", 3 * rows);
     let dlogits = g.transient("gradient of logits", 2 * rows);
     let op = Dispatch {
-        kernel: &SUPERVISED,
-        params: Params { rows: rows as u32, ctr: weights.ctr, ctcvr: weights.ctcvr, cvr: weights.cvr },
+        kernel: if logits.imputation.is_some() { &WITH_IMPUTATION } else { &SUPERVISED },
+        params: Params {
+            rows: rows as u32,
+            ctr: loss.ctr,
+            ctcvr: loss.ctcvr,
+            cvr: loss.cvr,
+            kind: match loss.cvr_kind {
+                CvrLoss::Clicked => 0,
+                CvrLoss::Ipw => 1,
+                CvrLoss::Dr => 2,
+            },
+            direct: logits.direct.into(),
+            floor: loss.propensity_floor,
+            calibrator: loss.calibrator,
+        },
         workgroups: fold(rows.div_ceil(256)),
         cost: cost(9 * rows, 60 * rows),
         twin: supervised,
     };
-    g.push(op, &[logits, labels, step, losses, dlogits]);
-    g.seed(logits, dlogits);
+    let mut args = vec![logits.tasks, labels, step, losses, dlogits];
+    if let Some(imputation) = logits.imputation {
+        let dimputation = g.transient("gradient of imputation", rows);
+        args.extend([imputation, dimputation]);
+        g.seed(imputation, dimputation);
+    }
+    g.push(op, &args);
+    g.seed(logits.tasks, dlogits);
     losses
 }
 
@@ -55,35 +104,91 @@ fn supervised(p: &Params, args: &mut Args) {
     let (logits, labels) = (args.read::<[f32; 2]>(0), args.read::<[f32; 2]>(1));
     let inverse_clicks = args.uniform::<Step>(2).inverse_clicks;
     let (losses, dlogits) = (args.write::<[f32; 3]>(3), args.write::<[f32; 2]>(4));
-    let (ctr, ctcvr, cvr) = (p.ctr / p.rows as f32, p.ctcvr / p.rows as f32, p.cvr * inverse_clicks);
-    losses.par_iter_mut().zip(dlogits).zip(logits).zip(labels).with_min_len(256).for_each(
-        |(((loss, gradient), &[a, b]), &[click, conversion])| {
-            loss[0] = softplus(if click != 0.0 { -a } else { a });
-            *gradient = [ctr * (logistic(a) - click), 0.0];
-            if click * conversion != 0.0 {
-                loss[1] = softplus(-a) + softplus(-b);
-                gradient[0] -= ctcvr * logistic(-a);
-                gradient[1] -= ctcvr * logistic(-b);
-            } else {
-                let largest = (-a).max(-b).max(-a - b);
-                let q = largest + ((-a - largest).exp() + (-b - largest).exp() + (-a - b - largest).exp()).ln();
-                loss[1] = softplus(-q);
-                gradient[0] += ctcvr * (-softplus(a) - q).exp();
-                gradient[1] += ctcvr * (-softplus(b) - q).exp();
-            }
-            loss[2] = click * softplus(if conversion != 0.0 { -b } else { b });
-            gradient[1] += cvr * click * (logistic(b) - conversion);
-        },
-    );
+    let (imputation, dimputation) =
+        if args.len() > 5 { (args.read::<f32>(5), args.write::<f32>(6)) } else { (&[][..], &mut [][..]) };
+    let rows = losses.par_iter_mut().zip(dlogits).zip(logits).zip(labels).with_min_len(256);
+    if imputation.is_empty() {
+        rows.for_each(|(((loss, gradient), logits), labels)| (*loss, *gradient, _) = p.row(inverse_clicks, *logits, *labels, 0.0));
+    } else {
+        rows.zip(imputation).zip(dimputation).for_each(|(((((loss, gradient), logits), labels), m), dm)| {
+            (*loss, *gradient, *dm) = p.row(inverse_clicks, *logits, *labels, *m);
+        });
+    }
 }
 
-/// Logits of all sizes, labels of all kinds, no click at all.
+impl Params {
+    /// Losses, gradient of logits and of the imputation's logit of one row.
+    fn row(&self, inverse_clicks: f32, [a, b]: [f32; 2], [click, conversion]: [f32; 2], m: f32) -> ([f32; 3], [f32; 2], f32) {
+        let rows = self.rows as f32;
+        let mut loss = [softplus(if click != 0.0 { -a } else { a }), 0.0, 0.0];
+        let mut gradient = [self.ctr / rows * (logistic(a) - click), 0.0];
+
+        let share = self.ctcvr / rows;
+        let both = click * conversion;
+        if self.direct != 0 {
+            let (p, q) = (logistic(b), logistic(a));
+            let excess = (p - q).max(0.0);
+            loss[1] = softplus(if both != 0.0 { -b } else { b }) + self.calibrator * excess;
+            gradient[1] += share * (p - both);
+            if excess > 0.0 {
+                gradient[0] -= share * self.calibrator * q * logistic(-a);
+                gradient[1] += share * self.calibrator * p * logistic(-b);
+            }
+        } else if both != 0.0 {
+            loss[1] = softplus(-a) + softplus(-b);
+            gradient[0] -= share * logistic(-a);
+            gradient[1] -= share * logistic(-b);
+        } else {
+            let largest = (-a).max(-b).max(-a - b);
+            let q = largest + ((-a - largest).exp() + (-b - largest).exp() + (-a - b - largest).exp()).ln();
+            loss[1] = softplus(-q);
+            gradient[0] += share * (-softplus(a) - q).exp();
+            gradient[1] += share * (-softplus(b) - q).exp();
+        }
+
+        let error = softplus(if conversion != 0.0 { -b } else { b });
+        let slope = logistic(b) - conversion;
+        let inverse = click / logistic(a).max(self.floor);
+        let share = self.cvr / rows;
+        let (factor, dm);
+        (loss[2], factor, dm) = match self.kind {
+            0 => (click * error, self.cvr * inverse_clicks * click, 0.0),
+            1 => (inverse * error, share * inverse, 0.0),
+            _ => {
+                let guess = softplus(m);
+                let miss = error - guess;
+                let push = inverse * (1.0 + 2.0 * miss);
+                (guess + inverse * (miss + miss * miss), share * push, share * (1.0 - push) * logistic(m))
+            }
+        };
+        gradient[1] += factor * slope;
+        (loss, gradient, dm)
+    }
+}
+
+/// Logits of all sizes, labels of all kinds, no click at all; every kind of CVR loss; a second logit of CTCVR.
 pub fn cases() -> Vec<Case> {
+    use CvrLoss::{Clicked, Dr, Ipw};
     let mut cases = Vec::new();
-    for (rows, scale, clicked) in [(1, 1.0, true), (257, 1.0, true), (300, 20.0, true), (64, 80.0, true), (65, 3.0, false)] {
-        let mut case = Case::new(format!("losses {rows} rows, logits times {scale}, clicks {clicked}"), 1, move |s| {
-            let values: Vec<f32> = normals(1, 2 * rows, scale).iter().map(|x| x.clamp(-80.0, 80.0)).collect();
-            let logits = s.state_tensor("logits", &values);
+    for (rows, scale, clicked, cvr_kind, direct) in [
+        (1, 1.0, true, Clicked, false),
+        (257, 1.0, true, Clicked, false),
+        (300, 20.0, true, Clicked, false),
+        (64, 80.0, true, Clicked, false),
+        (65, 3.0, false, Clicked, false),
+        (257, 1.0, true, Clicked, true),
+        (64, 60.0, true, Clicked, true),
+        (257, 2.0, true, Ipw, false),
+        (65, 3.0, false, Ipw, false),
+        (257, 2.0, true, Dr, false),
+        (64, 30.0, true, Dr, false),
+        (65, 3.0, false, Dr, false),
+    ] {
+        let name = format!("losses {rows} rows, logits times {scale}, clicks {clicked}, {cvr_kind:?}, direct {direct}");
+        let mut case = Case::new(name, 1, move |s| {
+            let logits = |seed, n| normals(seed, n, scale).iter().map(|x| x.clamp(-80.0, 80.0)).collect::<Vec<f32>>();
+            let tasks = s.state_tensor("logits", &logits(1, 2 * rows));
+            let imputation = (cvr_kind == Dr).then(|| s.state_tensor("imputation", &logits(3, rows)));
             let labels: Vec<f32> = integers(2, rows, 3)
                 .iter()
                 .flat_map(|&l| if clicked { [f32::from(l > 0), f32::from(l > 1)] } else { [0.0, 0.0] })
@@ -92,11 +197,13 @@ pub fn cases() -> Vec<Case> {
             s.input_as(Input::Labels, &labels);
             let step = Step { inverse_clicks: if clicks > 0.0 { 1.0 / clicks } else { 0.0 }, ..Step::zeroed() };
             s.input_as(Input::Step, &[step]);
-            let weights = Loss { ctr: 1.0, ctcvr: 0.7, cvr: 0.5 };
-            let losses = losses(&mut s.graph, logits, rows, &weights);
+            let loss = Loss { ctr: 1.0, ctcvr: 0.7, cvr: if direct { 0.0 } else { 0.5 }, cvr_kind, ..Loss::default() };
+            let losses = losses(&mut s.graph, Logits { tasks, direct, imputation }, rows, &loss);
             s.graph.output(losses);
-            let d = s.graph.gradient_target(logits).0;
-            s.graph.output(d);
+            for t in [Some(tasks), imputation].into_iter().flatten() {
+                let d = s.graph.gradient_target(t).0;
+                s.graph.output(d);
+            }
         });
         // exp of an argument of size x carries x ULP of it.
         case.rel = 2e-6 * f32::max(1.0, scale);

@@ -5,6 +5,8 @@
 
 mod args;
 pub mod check;
+pub mod columns;
+pub mod conditional;
 pub mod contrast;
 pub mod dense_update;
 pub mod embedding_update;
@@ -18,6 +20,7 @@ mod params;
 pub mod probe;
 pub mod report;
 pub mod temperature;
+pub mod transfer;
 
 pub use args::{Args, View};
 pub(crate) use params::params;

@@ -2,7 +2,7 @@
 
 use super::check::{Case, normals};
 use super::{Access, Args, Dispatch, Kernel, cost, params, tree};
-use crate::config::Loss;
+use crate::config::{CvrLoss, Loss};
 use crate::graph::{Graph, Input, Step, TensorId};
 use bytemuck::{Pod, Zeroable};
 
@@ -14,7 +14,7 @@ pub struct Report {
     pub ctr: f32,
     /// Mean CTCVR loss.
     pub ctcvr: f32,
-    /// Mean CVR loss over clicked rows; 0 without any.
+    /// Mean CVR loss: over clicked rows (0 without any) for the kind `clicked`, else over all.
     pub cvr: f32,
     /// Mean contrastive loss; 0 without contrast.
     pub contrast: f32,
@@ -36,9 +36,9 @@ params! {
         ctcvr: f32,
         cvr: f32,
         contrast: f32,
+        cvr_over_rows: u32,
         pad0: u32,
         pad1: u32,
-        pad2: u32,
     }
 }
 
@@ -84,9 +84,9 @@ pub fn report(
         ctcvr: weights.ctcvr,
         cvr: weights.cvr,
         contrast: contrast.map_or(0.0, |c| c.weight),
+        cvr_over_rows: (weights.cvr_kind != CvrLoss::Clicked).into(),
         pad0: 0,
         pad1: 0,
-        pad2: 0,
     };
     let kernel = if contrast.is_some() { &WITH_CONTRAST } else { &SUPERVISED };
     let words = rows * if contrast.is_some() { 5 } else { 3 };
@@ -109,7 +109,8 @@ fn reduce(p: &Params, args: &mut Args) {
         (0.0, 0.0)
     };
     let mean = |k: usize| tree(losses.len(), |i| losses[i][k]) / rows;
-    let (ctr, ctcvr, cvr) = (mean(0), mean(1), tree(losses.len(), |i| losses[i][2]) * inverse_clicks);
+    let cvr = if p.cvr_over_rows != 0 { mean(2) } else { tree(losses.len(), |i| losses[i][2]) * inverse_clicks };
+    let (ctr, ctcvr) = (mean(0), mean(1));
     let total = ctr * p.ctr + ctcvr * p.ctcvr + cvr * p.cvr + contrast * p.contrast;
     report[0] = Report { ctr, ctcvr, cvr, contrast, total, tau, pad: [0.0; 2] };
     if !total.is_finite() {
@@ -138,7 +139,8 @@ pub fn cases() -> Vec<Case> {
                 tau: s.input(&normals(3, rows, 1.0)),
                 weight: 0.05,
             });
-            let weights = Loss { ctr: 1.0, ctcvr: 0.5, cvr: 2.0 };
+            let cvr_kind = if rows == 1000 { CvrLoss::Dr } else { CvrLoss::Clicked };
+            let weights = Loss { ctr: 1.0, ctcvr: 0.5, cvr: 2.0, cvr_kind, ..Loss::default() };
             let report = report(&mut s.graph, losses, contrast, health, rows, &weights);
             if !bad {
                 s.graph.output(report);

@@ -2,7 +2,7 @@
 
 use super::check::{Case, normals};
 use super::{Access, Args, Cost, Dispatch, Kernel, fold, params, tree};
-use crate::graph::{Graph, TensorId};
+use crate::graph::{Arg, Graph, TensorId};
 use rayon::prelude::*;
 
 const SOURCE: &str = include_str!("../../shaders/temperature.wgsl");
@@ -133,10 +133,10 @@ pub fn temperature(g: &mut Graph, r: TensorId, rows: usize, task: bool, min: f32
     tau
 }
 
-/// `value` in each of `rows` rows: a fixed temperature.
+/// `value` in each of `rows` rows: a fixed temperature, say.
 pub fn constant(g: &mut Graph, rows: usize, value: f32) -> TensorId {
     let filled = g.transient("constant", rows);
-    g.push(constant_op(Params::new(rows, false, value, 0.0)), &[filled]);
+    g.push_rows(rows, &[Arg::Rows(filled)], |block| constant_op(Params::new(block.rows, false, value, 0.0)));
     filled
 }
 

@@ -5,7 +5,7 @@ use crate::config::Model;
 use crate::model::mlp::{Layer, Mlp};
 use crate::model::parameters::Parameters;
 use crate::model::{Activations, Builder, TASKS};
-use crate::ops::mixture::{Mixture, mixture};
+use crate::ops::mixture::{Gates, Mixture, mixture};
 
 /// `experts.<layer>` and `gates`.
 pub struct Mmoe {
@@ -34,7 +34,7 @@ impl Encoder for Mmoe {
         let f = self.experts.forward(b, x);
         let logits = self.gates.forward(b, x, true);
         b.graph.scope("mixture");
-        let shape = Mixture { rows: b.rows, tasks: TASKS, experts: self.count, width: f.width };
+        let shape = Mixture { rows: b.rows, experts: self.count, width: f.width, gates: Gates::all(TASKS, self.count) };
         let tensor = mixture(&mut b.graph, logits.tensor, f.tensor, shape);
         Activations { tensor, groups: TASKS, width: f.width }
     }
