@@ -1,17 +1,19 @@
 //! Finite differences through chains of ops on the CPU executor: every op stands in the middle, behind parameters and before
 //! a weighted sum or other ops, so that no factor of an upstream gradient goes missing unseen.
 
-use tauten::config::{Activation, Direction, Loss, Objective};
+use tauten::config::{Activation, CvrLoss, Direction, Loss, Objective};
 use tauten::device::{Device, cpu::Cpu};
 use tauten::graph::{Graph, Initial, Input, Parameter, ParameterKind, Part, Plan, StateId, StateLayout, Step, TensorId, Words};
 use tauten::ops::check::normals;
+use tauten::ops::columns::{concat, split};
 use tauten::ops::contrast::{Contrast, contrast};
 use tauten::ops::interact::interact;
 use tauten::ops::linear::{Linear, linear};
 use tauten::ops::losses::{Logits, losses};
-use tauten::ops::mixture::{Gates, Mixture, mixture};
+use tauten::ops::mixture::{Gates, Mixture, mix, mixture};
 use tauten::ops::normalize::normalize;
 use tauten::ops::temperature::{constant, temperature};
+use tauten::ops::transfer::transfer;
 
 /// A graph from parameters to a loss: the sum of weighted outputs.
 struct Chain {
@@ -156,6 +158,88 @@ fn linear_mixture_and_losses() {
     let n = rows as f32;
     chain.weights.push([weights.ctr / n, weights.ctcvr / n, weights.cvr * inverse_clicks].repeat(rows));
     chain.check("linear, mixture, losses");
+}
+
+/// A level of PLE: three mixtures over ranges of experts, taken apart, one of them mixed again by given weights.
+#[test]
+fn mixtures_of_some_experts_and_columns() {
+    let (rows, experts, width) = (4, 5, 3);
+    let gates = Gates::new(&[0..3, 0..5, 2..5]);
+    let (mut chain, t) = Chain::new(&[
+        ("logits", normals(1, rows * gates.columns(), 1.0)),
+        ("experts", normals(2, rows * experts * width, 1.0)),
+        ("weights", normals(3, rows * 4, 1.0)),
+    ]);
+    let g = &mut chain.graph;
+    let mixed = mixture(g, t[0], t[1], Mixture { rows, experts, width, gates });
+    let parts = split(g, mixed, rows, &[width, width, width]);
+    let pair = concat(g, &[parts[2], parts[0]], rows);
+    let stitched = mix(g, t[2], pair, Mixture { rows, experts: 2, width, gates: Gates::all(2, 2) });
+    chain.weigh(stitched);
+    // A second use of a part and of the mixtures as a whole.
+    for tensor in [parts[0], mixed] {
+        let pairs = chain.graph.get(tensor).len / 2;
+        let u = interact(&mut chain.graph, tensor, pairs, 1, true);
+        chain.weigh(u);
+    }
+    chain.check("mixtures of some experts, columns");
+}
+
+#[test]
+fn transfer_between_tasks() {
+    let (rows, width) = (3, 4);
+    let (mut chain, t) = Chain::new(&[("h", normals(1, rows * 6 * width, 1.0))]);
+    for _ in 0..2 {
+        let z = transfer(&mut chain.graph, t[0], rows, width);
+        let u = interact(&mut chain.graph, z, rows, width / 2, true);
+        chain.weigh(u);
+    }
+    chain.check("transfer");
+}
+
+/// The kinds of CVR loss whose propensity passes no gradient back: CTR logits are no parameters here.
+#[test]
+fn estimates_of_the_conversion_loss() {
+    for kind in [CvrLoss::Ipw, CvrLoss::Dr] {
+        let rows = 5;
+        let mut parameters = vec![("b", normals(1, rows, 1.0))];
+        if kind == CvrLoss::Dr {
+            parameters.push(("m", normals(2, rows, 1.0)));
+        }
+        let (mut chain, t) = Chain::new(&parameters);
+        let a = chain.input(Input::Other(9), &normals(3, rows, 1.0));
+        let g = &mut chain.graph;
+        let tasks = concat(g, &[a, t[0]], rows);
+        let imputation = t.get(1).map(|&m| concat(g, &[m], rows));
+        let loss = Loss { ctr: 1.0, ctcvr: 0.0, cvr: 0.8, cvr_kind: kind, propensity_floor: 0.4, ..Loss::default() };
+        let values = losses(g, Logits { tasks, direct: false, imputation }, rows, &loss);
+        g.output(values);
+        let labels = [[1.0f32, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [0.0, 0.0]];
+        chain.input(Input::Labels, &labels);
+        let step = Step { dense_lr: 0.0, embedding_lr: 0.0, correction1: 0.0, correction2: 0.0, inverse_clicks: 0.0, pad: [0.0; 3] };
+        chain.input(Input::Step, &[step]);
+        let n = rows as f32;
+        chain.weights.push([loss.ctr / n, 0.0, loss.cvr / n].repeat(rows));
+        chain.check(&format!("losses of kind {kind:?}"));
+    }
+}
+
+/// The second output as CTCVR, with the calibrator on either side of its kink.
+#[test]
+fn direct_ctcvr_and_its_calibrator() {
+    let rows = 4;
+    let (mut chain, t) = Chain::new(&[("logits", vec![0.5, -1.0, -1.0, 0.5, 1.5, 0.2, -0.7, 0.9])]);
+    let g = &mut chain.graph;
+    let loss = Loss { ctr: 0.5, ctcvr: 0.7, cvr: 0.0, calibrator: 2.0, ..Loss::default() };
+    let tasks = concat(g, &[t[0]], rows);
+    let values = losses(g, Logits { tasks, direct: true, imputation: None }, rows, &loss);
+    g.output(values);
+    chain.input(Input::Labels, &[[1.0f32, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0]]);
+    let step = Step { dense_lr: 0.0, embedding_lr: 0.0, correction1: 0.0, correction2: 0.0, inverse_clicks: 0.0, pad: [0.0; 3] };
+    chain.input(Input::Step, &[step]);
+    let n = rows as f32;
+    chain.weights.push([loss.ctr / n, loss.ctcvr / n, 0.0].repeat(rows));
+    chain.check("direct CTCVR");
 }
 
 #[test]

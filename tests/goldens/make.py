@@ -53,15 +53,19 @@ CTR, CVR = 0, 1
 
 # Tauten's defaults of the keys that the computation depends on.
 DEFAULTS = {
-    "model": dict(encoder="mmoe", experts=4, hidden=[128, 64], tower=[64, 32], activation="relu"),
+    # None: left to Tauten's default, which OPTIONAL holds.
+    "model": dict(encoder="mmoe", experts=4, task_experts=None, levels=None, hidden=[128, 64], tower=[64, 32], activation="relu"),
     "contrast": dict(
         temperature="instance", weight=0.05, width=32, negatives="in-batch", direction="both", objective="robust", rho=1.0,
         tau_min=0.05, tau_max=1.0, tau_init=0.2, input="towers", hidden=[32], stop_gradient=True, mask=None,
     ),
-    "loss": dict(ctr=1.0, ctcvr=1.0, cvr=0.0),
+    "loss": dict(ctr=1.0, ctcvr=1.0, cvr=0.0, cvr_kind=None, propensity_floor=None, calibrator=None),
     "dense": dict(kind="adamw", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0),
     "embedding": dict(kind="adam", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8),
 }
+
+OPTIONAL = dict(task_experts=2, levels=1, cvr_kind="clicked", propensity_floor=float(np.float32(0.05)),
+                calibrator=float(np.float32(0.6)))
 
 
 class Case:
@@ -75,12 +79,18 @@ class Case:
             keys = {**defaults, **(given[section] or {})}
             assert keys.keys() == defaults.keys(), (name, section, keys.keys() - defaults.keys())
             rounded = {k: float(np.float32(v)) if isinstance(v, float) else v for k, v in keys.items()}
+            rounded = {k: OPTIONAL.get(k) if v is None else v for k, v in rounded.items()}
             setattr(self, section, rounded)
             setattr(self, section + "_text", keys)
         self.rows, self.second_rows = rows, second_rows
         self.dims, self.vocabulary, self.numeric = list(dims), list(vocabulary), numeric
         self.features = ["user", "item", "tab", "hour", "author"][: len(dims)]
         self.clicks, self.ids, self.head_scale, self.tower_shift = clicks, ids, head_scale, tower_shift
+
+    def tables(self):
+        """Name and feature of every embedding table: one set for both tasks, or one each."""
+        sets = ["ctr.", "cvr."] if self.model["encoder"] == "single-task" else [""]
+        return [(f"embedding.{prefix}{feature}", at) for prefix in sets for at, feature in enumerate(self.features)]
 
     @property
     def contrast_on(self):
@@ -114,8 +124,8 @@ def shapes(case):
     """
     m, c = case.model, case.contrast
     out = {}
-    for feature, vocabulary, dim in zip(case.features, case.vocabulary, case.dims):
-        out[f"embedding.{feature}"] = ((vocabulary, dim), None)
+    for name, at in case.tables():
+        out[name] = ((case.vocabulary[at], case.dims[at]), None)
     x = sum(case.dims) + case.numeric
     fan_in = x
     if m["encoder"] == "shared-bottom":
@@ -123,7 +133,7 @@ def shapes(case):
             out[f"bottom.{layer}.weight"] = ((fan_in, width), fan_in)
             out[f"bottom.{layer}.bias"] = ((width,), fan_in)
             fan_in = width
-    else:
+    elif m["encoder"] == "mmoe":
         e = m["experts"]
         for layer, width in enumerate(m["hidden"]):
             out[f"experts.{layer}.weight"] = ((fan_in, e * width) if layer == 0 else (e, fan_in, width), fan_in)
@@ -131,8 +141,42 @@ def shapes(case):
             fan_in = width
         out["gates.weight"] = ((x, 2 * e), x)
         out["gates.bias"] = ((2 * e,), x)
+    elif m["encoder"] == "ple":
+        own, shared, width = m["task_experts"], m["experts"], m["hidden"][-1]
+        mixed = dict(ctr=own + shared, shared=2 * own + shared, cvr=own + shared)
+        for level in range(m["levels"]):
+            gates = {k: n for k, n in mixed.items() if k != "shared" or level + 1 < m["levels"]}
+            groups = dict(experts=2 * own + shared) if level == 0 else dict(ctr=own, shared=shared, cvr=own)
+            for group, count in groups.items():
+                fan_in = x if level == 0 else width
+                for layer, n in enumerate(m["hidden"]):
+                    stacked = layer > 0 and count > 1
+                    out[f"levels.{level}.{group}.{layer}.weight"] = ((count, fan_in, n) if stacked else (fan_in, count * n), fan_in)
+                    out[f"levels.{level}.{group}.{layer}.bias"] = ((count * n,), fan_in)
+                    fan_in = n
+            if level == 0:
+                out["levels.0.gates.weight"] = ((x, sum(gates.values())), x)
+                out["levels.0.gates.bias"] = ((sum(gates.values()),), x)
+            else:
+                for group, n in gates.items():
+                    out[f"levels.{level}.gates.{group}.weight"] = ((width, n), width)
+                    out[f"levels.{level}.gates.{group}.bias"] = ((n,), width)
+        fan_in = width
+    else:
+        for layer, width in enumerate(m["hidden"]):
+            side_by_side = layer == 0 and m["encoder"] != "single-task"
+            out[f"networks.{layer}.weight"] = ((fan_in, 2 * width) if side_by_side else (2, fan_in, width), fan_in)
+            out[f"networks.{layer}.bias"] = ((2 * width,), fan_in)
+            fan_in = width
+            if m["encoder"] == "cross-stitch":
+                out[f"stitches.{layer}"] = ((2, 2), 2)
+        if m["encoder"] == "aitm":
+            out["transfer.weight"] = ((fan_in, fan_in), fan_in)
+            out["transfer.bias"] = ((fan_in,), fan_in)
+            out["attention.weight"] = ((fan_in, 3 * fan_in), fan_in)
+    encoded = fan_in
     for layer, width in enumerate(m["tower"]):
-        shared = layer == 0 and m["encoder"] == "shared-bottom"
+        shared = layer == 0 and (m["encoder"] == "shared-bottom" or m["encoder"] == "esmm" and not m["hidden"])
         out[f"towers.{layer}.weight"] = ((fan_in, 2 * width) if shared else (2, fan_in, width), fan_in)
         out[f"towers.{layer}.bias"] = ((2 * width,), fan_in)
         fan_in = width
@@ -142,13 +186,19 @@ def shapes(case):
     if case.contrast_on:
         out["projection.weight"] = ((2, h, c["width"]), h)
         if c["temperature"] == "instance":
-            fan_in = 3 * h if c["input"] == "towers" else x
+            fan_in = 3 * h if c["input"] == "towers" else x * (2 if m["encoder"] == "single-task" else 1)
             for layer, width in enumerate(c["hidden"] + [1]):
                 out[f"relatedness.{layer}.weight"] = ((fan_in, width), fan_in)
                 out[f"relatedness.{layer}.bias"] = ((width,), fan_in)
                 fan_in = width
         elif c["temperature"] == "task":
             out["temperature"] = ((1,), 1)
+    if case.loss["cvr"] > 0 and case.loss["cvr_kind"] == "dr":
+        fan_in = encoded
+        for layer, width in enumerate(m["tower"] + [1]):
+            out[f"imputation.{layer}.weight"] = ((fan_in, width), fan_in)
+            out[f"imputation.{layer}.bias"] = ((width,), fan_in)
+            fan_in = width
     return out
 
 
@@ -163,6 +213,8 @@ def draw_parameters(case, generator):
             value = generator.normal(0.0, 1.3 / math.sqrt(fan_in), shape)
         else:
             value = generator.normal(0.0, 0.3, shape)
+        if name.startswith("stitches"):
+            value = generator.normal(0.0, 0.3, shape) + np.eye(2) * 0.8
         if name == "heads.weight":
             value *= case.head_scale
         if name == f"towers.{len(case.model['tower']) - 1}.bias":
@@ -225,15 +277,18 @@ class Forward:
         self.case, self.p = case, p
         self.kinks, self.norms = [], []
         ids = torch.from_numpy(batch["ids"]).long()
-        x = self.features(ids, torch.from_numpy(batch["numeric"]).double())
-        t = self.encode(x)
+        numeric = torch.from_numpy(batch["numeric"]).double()
+        sets = ["ctr.", "cvr."] if case.model["encoder"] == "single-task" else [""]
+        xs = [self.features(ids, numeric, prefix) for prefix in sets]
+        x = torch.cat(xs, dim=1)
+        t = self.encode(xs)
         a = self.towers(t)
         p = self.p
         self.logits = torch.stack([a[k] @ p["heads.weight"][k, :, 0] + p["heads.bias"][k] for k in (CTR, CVR)], dim=1)
 
         y = torch.from_numpy(batch["click"]).double()
         v = torch.from_numpy(batch["conversion"]).double()
-        self.losses = dict(ctr=self.loss_ctr(y), ctcvr=self.loss_ctcvr(y * v), cvr=self.loss_cvr(y, v))
+        self.losses = dict(ctr=self.loss_ctr(y), ctcvr=self.loss_ctcvr(y * v), cvr=self.loss_cvr(y, v, t))
         self.tau = None
         contrast = torch.zeros((), dtype=torch.float64)
         if case.contrast_on:
@@ -251,17 +306,76 @@ class Forward:
         self.kinks.append(x.detach().abs().min().item())
         return torch.relu(x)
 
-    def features(self, ids, numeric):
+    def features(self, ids, numeric, prefix):
         """Columns of x: features grouped by width, widths by first appearance; then the numeric columns."""
         widths = list(dict.fromkeys(self.case.dims))
         order = [f for w in widths for f, dim in enumerate(self.case.dims) if dim == w]
-        columns = [self.p[f"embedding.{self.case.features[f]}"][ids[:, f]] for f in order]
+        columns = [self.p[f"embedding.{prefix}{self.case.features[f]}"][ids[:, f]] for f in order]
         return torch.cat(columns + [numeric], dim=1)
 
-    def encode(self, x):
+    def layer(self, h, name, weight=slice(None), columns=slice(None), activate=True):
+        """One linear layer: `weight` picks of a stack, `columns` of what lies side by side."""
+        w = self.p[f"{name}.weight"]
+        w = w[:, columns] if w.dim() == 2 else w[weight]
+        h = h @ w + self.p[f"{name}.bias"][columns]
+        return self.activate(h) if activate else h
+
+    def network(self, h, name, number, widths):
+        """Stack number `number` of several side by side."""
+        for layer, width in enumerate(widths):
+            h = self.layer(h, f"{name}.{layer}", number, slice(number * width, (number + 1) * width))
+        return h
+
+    def encode_ple(self, x):
+        m, p = self.case.model, self.p
+        own, shared = m["task_experts"], m["experts"]
+        inputs = dict(ctr=x, shared=x, cvr=x)
+        for level in range(m["levels"]):
+            experts = []
+            for group, count in (("ctr", own), ("shared", shared), ("cvr", own)):
+                for i in range(count):
+                    name = f"levels.{level}.experts" if level == 0 else f"levels.{level}.{group}"
+                    number = len(experts) if level == 0 else i
+                    experts.append(self.network(inputs[group], name, number, m["hidden"]))
+            experts = torch.stack(experts, dim=1)
+            ranges = dict(ctr=slice(0, own + shared), shared=slice(0, 2 * own + shared), cvr=slice(own, 2 * own + shared))
+            if level + 1 == m["levels"]:
+                del ranges["shared"]
+            mixed, at = {}, 0
+            for group, members in ranges.items():
+                n = members.stop - members.start
+                if level == 0:
+                    scores = self.layer(x, "levels.0.gates", columns=slice(at, at + n), activate=False)
+                    at += n
+                else:
+                    scores = self.layer(inputs[group], f"levels.{level}.gates.{group}", activate=False)
+                mixed[group] = torch.einsum("be,beh->bh", torch.softmax(scores, dim=1), experts[:, members])
+            inputs = mixed
+        return [inputs["ctr"], inputs["cvr"]]
+
+    def encode(self, xs):
         """[t_ctr, t_cvr]."""
         p, m = self.p, self.case.model
         depth = len(m["hidden"])
+        x = xs[0]
+        if m["encoder"] == "ple":
+            return self.encode_ple(x)
+        if m["encoder"] in ("single-task", "esmm"):
+            return [self.network(xs[k if len(xs) > 1 else 0], "networks", k, m["hidden"]) for k in (CTR, CVR)]
+        if m["encoder"] == "cross-stitch":
+            h = [x, x]
+            for layer, width in enumerate(m["hidden"]):
+                h = [self.layer(h[k], f"networks.{layer}", k, slice(k * width, (k + 1) * width)) for k in (CTR, CVR)]
+                s = p[f"stitches.{layer}"]
+                h = [s[k, CTR] * h[CTR] + s[k, CVR] * h[CVR] for k in (CTR, CVR)]
+            return h
+        if m["encoder"] == "aitm":
+            q = [self.network(x, "networks", k, m["hidden"]) for k in (CTR, CVR)]
+            items = [self.layer(q[CTR], "transfer"), q[CVR]]
+            h = [torch.chunk(u @ p["attention.weight"], 3, dim=1) for u in items]
+            scores = torch.stack([(h2 * h3).sum(1) / math.sqrt(h2.shape[1]) for _, h2, h3 in h], dim=1)
+            w = torch.softmax(scores, dim=1)
+            return [q[CTR], w[:, :1] * h[0][0] + w[:, 1:] * h[1][0]]
         if m["encoder"] == "shared-bottom":
             h = x
             for layer in range(depth):
@@ -301,13 +415,30 @@ class Forward:
     def loss_ctcvr(self, target):
         """Cross-entropy of pCTCVR = s(a) s(b) over all rows, from the logits a, b."""
         a, b = self.logits[:, CTR], self.logits[:, CVR]
+        if self.case.model["encoder"] == "aitm":  # b is the logit of CTCVR itself
+            excess = torch.sigmoid(b) - torch.sigmoid(a)
+            self.kinks.append(excess.detach().abs().min().item())
+            return F.binary_cross_entropy_with_logits(b, target) + self.case.loss["calibrator"] * torch.relu(excess).mean()
         log_p = -F.softplus(-a) - F.softplus(-b)
         # 1 - s(a) s(b) = (e^-a + e^-b + e^-(a+b)) s(a) s(b)
         log_not_p = torch.logsumexp(torch.stack([-a, -b, -a - b]), dim=0) + log_p
         return -(target * log_p + (1 - target) * log_not_p).mean()
 
-    def loss_cvr(self, y, v):
-        """Cross-entropy of pCVR over clicked rows; 0 where there is none."""
+    def loss_cvr(self, y, v, t):
+        """Cross-entropy of pCVR over clicked rows (0 where there is none), or its estimates over all rows (ESCM2)."""
+        kind = self.case.loss["cvr_kind"]
+        if kind != "clicked":
+            e = F.binary_cross_entropy_with_logits(self.logits[:, CVR], v, reduction="none")
+            p = torch.sigmoid(self.logits[:, CTR]).detach().clamp(min=self.case.loss["propensity_floor"])
+            if kind == "ipw":
+                return (y * e / p).mean()
+            if self.case.loss["cvr"] == 0.0:
+                return torch.zeros((), dtype=torch.float64)
+            h, layers = t[CVR], len(self.case.model["tower"]) + 1
+            for layer in range(layers):
+                h = self.layer(h, f"imputation.{layer}", activate=layer + 1 < layers)
+            guess = F.softplus(h[:, 0])
+            return (guess + y * (e - guess) / p).mean() + (y * (e - guess) ** 2 / p).mean()
         clicked = y > 0
         if not clicked.any():
             return torch.zeros((), dtype=torch.float64)
@@ -426,7 +557,7 @@ def dense_optimizer(keys, parameters):
 def compute(case, parameters, batches):
     """All tensors of the case, and how close it comes to where float32 could go another way: (kink, norm, gradient)."""
     p = {name: torch.from_numpy(value).double().requires_grad_() for name, value in parameters.items()}
-    tables = {f: EmbeddingOptimizer(case.embedding, p[f"embedding.{f}"]) for f in case.features}
+    tables = {name: (EmbeddingOptimizer(case.embedding, p[name]), at) for name, at in case.tables()}
     dense = dense_optimizer(case.dense, [p[n] for n in p if not n.startswith("embedding.")])
     out = {}
     kink = norm = smallest = math.inf
@@ -450,8 +581,8 @@ def compute(case, parameters, batches):
         for name, g in gradients.items():
             p[name].grad = g
         dense.step()
-        for at, f in enumerate(case.features):
-            tables[f].step(gradients[f"embedding.{f}"], batch["ids"][:, at])
+        for name, (table, at) in tables.items():
+            table.step(gradients[name], batch["ids"][:, at])
         prefix = "updated" if step == 0 else "updated2"
         for name in p:
             out[f"{prefix}.{name}"] = p[name].detach().clone()
@@ -550,6 +681,38 @@ CASES = [
          embedding=dict(kind="sgd", lr=1e-3), head_scale=70.0, rows=24),
     Case("dead_rows", "rows whose last tower layer is all zero: z = 0, no gradient through its norm",
          model=SMALL, contrast=dict(INSTANCE, weight=0.5), dense=SGD, embedding=SGD, tower_shift=0.4),
+    Case("single_task", "embeddings and networks of each task's own; clicked loss",
+         model=dict(encoder="single-task", hidden=[6, 5], tower=[5, 4]), contrast=dict(temperature="off"),
+         loss=dict(ctcvr=0.0, cvr=1.0), dense=ADAM, embedding=ADAM, dims=(3, 4, 3)),
+    Case("single_task_towers", "towers on each task's own embeddings; relatedness reads both sets",
+         model=dict(encoder="single-task", hidden=[], tower=[5, 4]),
+         contrast=dict(INSTANCE, weight=0.5, input="embedding", stop_gradient=False), dense=SGD, embedding=SGD),
+    Case("esmm", "networks over shared embeddings, contrast", model=dict(encoder="esmm", hidden=[6, 5], tower=[5, 4]),
+         contrast=dict(INSTANCE, weight=0.3), dense=ADAM, embedding=dict(kind="rowwise-adagrad", lr=0.05)),
+    Case("esmm_towers", "towers on the features themselves", model=dict(encoder="esmm", hidden=[], tower=[5, 4]),
+         contrast=dict(temperature="off"), dense=SGD, embedding=SGD),
+    Case("ple", "one level, two own and three shared experts",
+         model=dict(encoder="ple", experts=3, task_experts=2, hidden=[6, 5], tower=[5, 4]), contrast=dict(INSTANCE, weight=0.3),
+         dense=SGD, embedding=SGD),
+    Case("ple_levels", "three levels, one own and two shared experts of one layer",
+         model=dict(encoder="ple", experts=2, task_experts=1, levels=3, hidden=[5], tower=[4]), contrast=dict(temperature="off"),
+         dense=dict(ADAM, weight_decay=0.01), embedding=ADAM),
+    Case("ple_deep_levels", "two levels of experts of two layers",
+         model=dict(encoder="ple", experts=1, task_experts=2, levels=2, hidden=[5, 4], tower=[4, 3]), contrast=dict(temperature="off"),
+         loss=dict(cvr=0.5), dense=SGD, embedding=SGD),
+    Case("cross_stitch", "two layers, a matrix after each", model=dict(encoder="cross-stitch", hidden=[6, 5], tower=[5, 4]),
+         contrast=dict(INSTANCE, weight=0.3), dense=ADAM, embedding=ADAM),
+    Case("aitm", "transfer, CTCVR as the second output, calibrator; contrast",
+         model=dict(encoder="aitm", hidden=[6, 5], tower=[5, 4]), contrast=dict(INSTANCE, weight=0.3), dense=SGD, embedding=SGD),
+    Case("aitm_calibrator", "a large calibrator, one layer", model=dict(encoder="aitm", hidden=[5], tower=[4]),
+         contrast=dict(temperature="off"), loss=dict(ctcvr=0.7, calibrator=3.0), dense=dict(kind="adagrad", lr=0.02),
+         embedding=SGD, rows=24),
+    Case("ipw", "inverse propensities, some below the floor", model=SMALL, contrast=dict(temperature="off"),
+         loss=dict(ctcvr=0.5, cvr=0.8, cvr_kind="ipw", propensity_floor=0.4), dense=SGD, embedding=SGD, rows=24),
+    Case("dr", "doubly robust, an imputation tower on the mixture; contrast", model=SMALL, contrast=dict(INSTANCE, weight=0.3),
+         loss=dict(cvr=0.8, cvr_kind="dr"), dense=ADAM, embedding=ADAM),
+    Case("dr_bottom", "an imputation tower on the shared bottom; no click", model=BOTTOM, contrast=dict(temperature="off"),
+         loss=dict(ctcvr=0.0, cvr=1.0, cvr_kind="dr"), dense=SGD, embedding=SGD, clicks="none"),
 ]
 
 
