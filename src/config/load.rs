@@ -333,6 +333,7 @@ impl de::Error for Fault {
             "a sequence" => "a list".to_string(),
             "a string" | "path string" => "a string".to_string(),
             "a boolean" => "true or false".to_string(),
+            "a map" => "a table".to_string(),
             other if other.starts_with("struct ") => "a table".to_string(),
             other => other.to_string(),
         };
