@@ -11,6 +11,7 @@
 //! A layer knows ops, never devices; a device knows ops and buffers, never models; `data` knows neither.
 
 pub mod cli;
+pub mod compare;
 pub mod config;
 pub mod data;
 pub mod device;

@@ -123,6 +123,7 @@ fn help_tells_of_every_flag() {
         ("prepare", &["<CONFIG>", "--out", "--set", "--json"]),
         ("train", &["[CONFIG]", "--data", "--out", "--device", "--set", "--seed", "--max-steps", "--init", "--resume"]),
         ("evaluate", &["<RUN>", "--split", "--data", "--checkpoint", "--device", "--json"]),
+        ("compare", &["<SUITE>", "--out", "--resume", "--device", "--set", "--json"]),
         ("predict", &["<RUN>", "<INPUTS>...", "--out", "--keep", "--checkpoint", "--device"]),
     ] {
         let ended = well(tauten(&[name, "--help"]));

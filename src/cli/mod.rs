@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand.
 
+pub mod compare;
 pub mod demo;
 pub mod doctor;
 pub mod evaluate;
@@ -27,6 +28,7 @@ enum Command {
     Prepare(prepare::Args),
     Train(train::Args),
     Evaluate(evaluate::Args),
+    Compare(compare::Args),
     Predict(predict::Args),
 }
 
@@ -44,6 +46,7 @@ impl Cli {
             Command::Prepare(args) => prepare::run(args).map(|()| 0),
             Command::Train(args) => train::run(args),
             Command::Evaluate(args) => evaluate::run(args).map(|()| 0),
+            Command::Compare(args) => compare::run(args),
             Command::Predict(args) => predict::run(args).map(|()| 0),
         }
     }

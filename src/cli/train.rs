@@ -62,7 +62,7 @@ pub fn run(args: &Args) -> Result<u8> {
     let (run, dataset) = match (resumed, loaded) {
         (Some(resumed), _) => resumed,
         (None, Some(loaded)) => {
-            let out = args.out.clone().unwrap_or_else(|| free_folder(&loaded.path));
+            let out = args.out.clone().unwrap_or_else(|| free_folder("runs", &loaded.path));
             Run::create(&loaded, &out, args.data.as_deref(), args.init.as_deref(), &progress)?
         }
         (None, None) => return Err(Error::user("train: name a configuration, or a run with --resume")),
@@ -92,10 +92,10 @@ fn load(path: &Path, args: &Args) -> Result<Loaded> {
     Loaded::read(path, &overrides)
 }
 
-/// `runs/NAME-N` with the first N whose folder does not exist.
-fn free_folder(config: &Path) -> PathBuf {
-    let name = config.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    (1u64..).map(|n| Path::new("runs").join(format!("{name}-{n}"))).find(|p| !p.exists()).unwrap_or_default()
+/// `PARENT/NAME-N`, NAME that of `file`, with the first N whose folder does not exist.
+pub(super) fn free_folder(parent: &str, file: &Path) -> PathBuf {
+    let name = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    (1u64..).map(|n| Path::new(parent).join(format!("{name}-{n}"))).find(|p| !p.exists()).unwrap_or_default()
 }
 
 /// The flag that the first interrupt raises; the second ends the process at once.

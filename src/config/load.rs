@@ -27,30 +27,56 @@ pub struct Loaded {
     pub path: PathBuf,
 }
 
-/// One `--set key.path=value`: the key's path and its TOML value (a bare word is a string).
-///
-/// # Errors
-/// No `=`, no key, no value, or a value that begins like a string, list or table and is no TOML.
-pub fn parse_override(text: &str) -> Result<(String, Value)> {
-    let wrong = |why: &str| Error::user(format!("--set {}: {why}; write --set key.path=value", one_line(text)));
-    let (key, value) = text.split_once('=').ok_or_else(|| wrong("no `=`"))?;
-    let (key, value) = (key.trim(), value.trim());
-    if key.split('.').any(|part| part.trim().is_empty()) {
-        return Err(wrong("no key before the `=`"));
-    }
-    if value.is_empty() {
-        return Err(wrong("no value after the `=`"));
-    }
-    match value.parse::<Value>() {
-        // A date is no value of any key, but may be meant as a word.
-        Ok(Value::Datetime(_)) => Ok((key.to_string(), Value::String(value.to_string()))),
-        Ok(parsed) => Ok((key.to_string(), parsed)),
-        Err(e) if value.starts_with(['"', '\'', '[', '{']) => Err(wrong(&format!("no TOML value: {}", one_line(e.message())))),
-        Err(_) => Ok((key.to_string(), Value::String(value.to_string()))),
+/// A key that gets another value than the file gives it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Override {
+    /// The key's dotted path.
+    pub key: String,
+    /// Its value.
+    pub value: Value,
+    /// Where it was written, as errors name it: `--set TEXT`, or a file and its line.
+    pub place: String,
+}
+
+impl Override {
+    /// One `--set key.path=value`; a bare word is a string.
+    ///
+    /// # Errors
+    /// No `=`, no key, no value, or a value that begins like a string, list or table and is no TOML.
+    pub fn parse(text: &str) -> Result<Override> {
+        let place = format!("--set {}", one_line(text));
+        let wrong = |why: &str| Error::user(format!("{place}: {why}; write --set key.path=value"));
+        let (key, value) = text.split_once('=').ok_or_else(|| wrong("no `=`"))?;
+        let (key, value) = (key.trim(), value.trim());
+        if key.split('.').any(|part| part.trim().is_empty()) {
+            return Err(wrong("no key before the `=`"));
+        }
+        if value.is_empty() {
+            return Err(wrong("no value after the `=`"));
+        }
+        let value = match value.parse::<Value>() {
+            // A date is no value of any key, but may be meant as a word.
+            Ok(Value::Datetime(_)) => Value::String(value.to_string()),
+            Ok(parsed) => parsed,
+            Err(e) if value.starts_with(['"', '\'', '[', '{']) => {
+                return Err(wrong(&format!("no TOML value: {}", one_line(e.message()))));
+            }
+            Err(_) => Value::String(value.to_string()),
+        };
+        Ok(Override { key: key.to_string(), value, place })
     }
 }
 
 impl Loaded {
+    /// As [`Loaded::read_with`], the overrides being those of the command line.
+    ///
+    /// # Errors
+    /// Those of [`Override::parse`] and [`Loaded::read_with`].
+    pub fn read(path: &Path, overrides: &[String]) -> Result<Loaded> {
+        let overrides: Vec<Override> = overrides.iter().map(|text| Override::parse(text)).collect::<Result<_>>()?;
+        Loaded::read_with(path, &overrides)
+    }
+
     /// Reads `path`, applies the overrides in order, checks everything that can be checked without reading data.
     ///
     /// `data.root` becomes absolute: relative to the file's folder, or to the working directory if an override names it.
@@ -58,27 +84,8 @@ impl Loaded {
     /// # Errors
     /// A file that cannot be read or is no TOML, an unknown or missing key, a value of the wrong type or out of range; each names
     /// the file and line, or the override, and the key.
-    pub fn read(path: &Path, overrides: &[String]) -> Result<Loaded> {
-        let text = std::fs::read(path).map_err(io(path))?;
-        let text = String::from_utf8(text)
-            .map_err(|_| Error::user(format!("{}: not UTF-8; write the configuration as UTF-8 text", path.display())))?;
-        let mut places = Places { file: path.display().to_string(), at: BTreeMap::new(), overrides };
-        let line_of = |offset: usize| text.as_bytes()[..offset.min(text.len())].iter().filter(|&&b| b == b'\n').count() + 1;
-        let no_toml = |e: toml::de::Error| {
-            let line = e.span().map_or(1, |span| line_of(span.start));
-            Error::user(format!("{}:{line}: no TOML: {}", path.display(), one_line(e.message())))
-        };
-        places.collect(DeTable::parse(&text).map_err(no_toml)?.get_ref(), "", &line_of);
-        let mut tree = text.parse::<toml::Table>().map_err(no_toml)?;
-        for (i, text) in overrides.iter().enumerate() {
-            let (key, value) = parse_override(text)?;
-            places.replace(&key, i);
-            set(&mut tree, &key, value).map_err(|parent| {
-                Error::user(format!("--set {}: key `{parent}` is no table, so there is no `{key}`", one_line(text)))
-            })?;
-        }
-        let root = Entry { value: Value::Table(tree), path: String::new() };
-        let mut config = Config::deserialize(root).map_err(|fault| places.error(fault))?;
+    pub fn read_with(path: &Path, overrides: &[Override]) -> Result<Loaded> {
+        let (mut config, places) = read_as::<Config>(path, overrides)?;
         check(&config, &places)?;
 
         let base = match places.find("data.root") {
@@ -90,6 +97,32 @@ impl Loaded {
         config.data.root = std::path::absolute(base.join(&config.data.root)).map_err(io(path))?.components().collect();
         Ok(Loaded { config, path: path.to_path_buf() })
     }
+}
+
+/// Reads the TOML file `path` into a `T`, with the overrides applied in order, and says where everything was written.
+///
+/// # Errors
+/// A file that cannot be read or is no TOML, an unknown or missing key, a value of the wrong type.
+pub(crate) fn read_as<'a, T: for<'de> Deserialize<'de>>(path: &Path, overrides: &'a [Override]) -> Result<(T, Places<'a>)> {
+    let text = std::fs::read(path).map_err(io(path))?;
+    let text = String::from_utf8(text)
+        .map_err(|_| Error::user(format!("{}: not UTF-8; write the configuration as UTF-8 text", path.display())))?;
+    let mut places = Places { file: path.display().to_string(), at: BTreeMap::new(), overrides };
+    let line_of = |offset: usize| text.as_bytes()[..offset.min(text.len())].iter().filter(|&&b| b == b'\n').count() + 1;
+    let no_toml = |e: toml::de::Error| {
+        let line = e.span().map_or(1, |span| line_of(span.start));
+        Error::user(format!("{}:{line}: no TOML: {}", path.display(), one_line(e.message())))
+    };
+    places.collect(DeTable::parse(&text).map_err(no_toml)?.get_ref(), "", &line_of);
+    let mut tree = text.parse::<toml::Table>().map_err(no_toml)?;
+    for (i, Override { key, value, place }) in overrides.iter().enumerate() {
+        places.replace(key, i);
+        set(&mut tree, key, value.clone())
+            .map_err(|parent| Error::user(format!("{place}: key `{parent}` is no table, so there is no `{key}`")))?;
+    }
+    let root = Entry { value: Value::Table(tree), path: String::new() };
+    let value = T::deserialize(root).map_err(|fault| places.error(fault))?;
+    Ok((value, places))
 }
 
 impl Config {
@@ -126,10 +159,10 @@ enum Place {
 }
 
 /// Where each path was written.
-struct Places<'a> {
+pub(crate) struct Places<'a> {
     file: String,
     at: BTreeMap<String, Place>,
-    overrides: &'a [String],
+    overrides: &'a [Override],
 }
 
 impl Places<'_> {
@@ -182,12 +215,18 @@ impl Places<'_> {
         }
     }
 
-    /// `FILE:LINE` or `--set TEXT`.
-    fn show(&self, path: &str) -> String {
+    /// `FILE:LINE`, or the override's place.
+    pub(crate) fn show(&self, path: &str) -> String {
         match self.find(path) {
             Place::Line(line) => format!("{}:{line}", self.file),
-            Place::Override(i) => format!("--set {}", one_line(&self.overrides[i])),
+            Place::Override(i) => self.overrides[i].place.clone(),
         }
+    }
+
+    /// The error that a value is refused. Where several keys are at odds, it points at the first that is written out.
+    pub(crate) fn refuse(&self, keys: &[&str], why: impl Display) -> Error {
+        let key = keys.iter().find(|key| self.at.contains_key(**key)).unwrap_or(&keys[0]);
+        Error::user(format!("{}: key `{key}` {why}", self.show(key)))
     }
 
     fn error(&self, fault: Fault) -> Error {
@@ -201,17 +240,17 @@ impl Places<'_> {
     }
 }
 
-fn join(path: &str, key: &str) -> String {
+pub(crate) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_string() } else { format!("{path}.{key}") }
 }
 
 /// Text as part of a one-line message.
-fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     text.split(['\n', '\r']).map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
 }
 
 /// `expected one of ..., did you mean ...?`
-fn expected(word: &str, allowed: &[&str]) -> String {
+pub(crate) fn expected(word: &str, allowed: &[&str]) -> String {
     let list = match allowed {
         [] => "expected none".to_string(),
         [only] => format!("expected {only}"),
@@ -294,6 +333,7 @@ impl de::Error for Fault {
             "a sequence" => "a list".to_string(),
             "a string" | "path string" => "a string".to_string(),
             "a boolean" => "true or false".to_string(),
+            "a map" => "a table".to_string(),
             other if other.starts_with("struct ") => "a table".to_string(),
             other => other.to_string(),
         };
@@ -415,11 +455,7 @@ impl<'de> de::MapAccess<'de> for Keys {
 /// Checks what types alone do not say.
 fn check(config: &Config, places: &Places<'_>) -> Result<()> {
     let Config { data, features, model, contrast, loss, optimizer, train, evaluate, .. } = config;
-    // Where several keys are at odds, the error points at the first that is written out.
-    let refuse = |keys: &[&str], why: String| {
-        let key = keys.iter().find(|key| places.at.contains_key(**key)).unwrap_or(&keys[0]);
-        Err(Error::user(format!("{}: key `{key}` {why}", places.show(key))))
-    };
+    let refuse = |keys: &[&str], why: String| Err(places.refuse(keys, why));
     let whole = |key: &str, value: usize, least: usize, most: usize| {
         if value < least {
             return refuse(&[key], format!("is {value}; it must be at least {least}"));

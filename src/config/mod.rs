@@ -5,5 +5,6 @@
 mod load;
 mod values;
 
-pub use load::{Loaded, parse_override};
+pub use load::{Loaded, Override};
+pub(crate) use load::{Places, expected, join, one_line, read_as};
 pub use values::*;

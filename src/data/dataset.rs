@@ -17,6 +17,7 @@ use crate::config::{Config, InvalidLabels, Transform};
 use crate::{Error, Result, error::io};
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
+use std::fmt::Debug;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -34,7 +35,8 @@ const FORMAT: &str = "tauten-dataset";
 const VERSION: u32 = 1;
 
 /// A part of the data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Split {
     /// Trained on; vocabularies and statistics come from it.
     Train,
@@ -94,10 +96,58 @@ impl Settings {
         }
     }
 
+    /// The first setting in which `other` differs from these.
+    pub fn difference(&self, other: &Settings) -> Option<Difference> {
+        fn differs(key: impl Into<String>, one: &impl Debug, other: &impl Debug) -> Option<Difference> {
+            Some(Difference { key: key.into(), one: format!("{one:?}"), other: format!("{other:?}") })
+        }
+        if self.click != other.click {
+            return differs("data.click", &self.click, &other.click);
+        }
+        if self.conversion != other.conversion {
+            return differs("data.conversion", &self.conversion, &other.conversion);
+        }
+        if self.invalid_labels != other.invalid_labels {
+            return differs("data.invalid_labels", &self.invalid_labels, &other.invalid_labels);
+        }
+        for i in 0..self.categorical.len().max(other.categorical.len()) {
+            let (a, b) = (self.categorical.get(i), other.categorical.get(i));
+            if a.map(|c| &c.0) != b.map(|c| &c.0) {
+                return differs(format!("features.categorical[{i}]"), &a.map(|c| &c.0), &b.map(|c| &c.0));
+            } else if let (Some((name, a)), Some((_, b))) = (a, b)
+                && a != b
+            {
+                return differs(format!("min_count of feature `{name}`"), a, b);
+            }
+        }
+        for i in 0..self.numeric.len().max(other.numeric.len()) {
+            let (a, b) = (self.numeric.get(i), other.numeric.get(i));
+            if a.map(|n| &n.0) != b.map(|n| &n.0) {
+                return differs(format!("features.numeric[{i}]"), &a.map(|n| &n.0), &b.map(|n| &n.0));
+            } else if let (Some((name, a)), Some((_, b))) = (a, b)
+                && a != b
+            {
+                return differs(format!("transform of feature `{name}`"), a, b);
+            }
+        }
+        None
+    }
+
     /// xxh3-128 of the settings, in hex.
     pub fn fingerprint(&self) -> String {
         hex(xxh3_128(format!("{self:?}").as_bytes()))
     }
+}
+
+/// A setting that is not the same in two configurations, and what it is in each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// The setting.
+    pub key: String,
+    /// Its value in one.
+    pub one: String,
+    /// Its value in the other.
+    pub other: String,
 }
 
 /// Rows and labels of a split.
@@ -225,42 +275,12 @@ impl Manifest {
     /// # Errors
     /// It is not; the error names the first setting that differs.
     pub fn fits(&self, config: &Config) -> Result<()> {
-        let (have, want) = (&self.settings, &Settings::of(config));
-        let differs = |key: &str, have: &dyn std::fmt::Debug, want: &dyn std::fmt::Debug| {
-            Err(Error::user(format!(
-                "the dataset was prepared with {key} {have:?}, but the configuration has {want:?}; prepare again"
-            )))
-        };
-        if have.click != want.click {
-            return differs("data.click", &have.click, &want.click);
+        match self.settings.difference(&Settings::of(config)) {
+            None => Ok(()),
+            Some(Difference { key, one, other }) => Err(Error::user(format!(
+                "the dataset was prepared with {key} {one}, but the configuration has {other}; prepare again"
+            ))),
         }
-        if have.conversion != want.conversion {
-            return differs("data.conversion", &have.conversion, &want.conversion);
-        }
-        if have.invalid_labels != want.invalid_labels {
-            return differs("data.invalid_labels", &have.invalid_labels, &want.invalid_labels);
-        }
-        for i in 0..have.categorical.len().max(want.categorical.len()) {
-            let (h, w) = (have.categorical.get(i), want.categorical.get(i));
-            if h.map(|c| &c.0) != w.map(|c| &c.0) {
-                return differs(&format!("features.categorical[{i}]"), &h.map(|c| &c.0), &w.map(|c| &c.0));
-            } else if let (Some((name, h)), Some((_, w))) = (h, w)
-                && h != w
-            {
-                return differs(&format!("min_count of feature `{name}`"), h, w);
-            }
-        }
-        for i in 0..have.numeric.len().max(want.numeric.len()) {
-            let (h, w) = (have.numeric.get(i), want.numeric.get(i));
-            if h.map(|n| &n.0) != w.map(|n| &n.0) {
-                return differs(&format!("features.numeric[{i}]"), &h.map(|n| &n.0), &w.map(|n| &n.0));
-            } else if let (Some((name, h)), Some((_, w))) = (h, w)
-                && h != w
-            {
-                return differs(&format!("transform of feature `{name}`"), h, w);
-            }
-        }
-        Ok(())
     }
 }
 

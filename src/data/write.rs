@@ -1,5 +1,6 @@
 //! Streaming writer of a table of named columns to CSV or Parquet, by the file's ending.
 
+use super::prepare::sync_folder;
 use crate::error::io;
 use crate::{Error, Result};
 use parquet::basic::{Compression, LogicalType, Repetition, Type as Physical};
@@ -268,6 +269,15 @@ pub(crate) fn temporary(folder: &Path, prefix: &str) -> std::io::Result<NamedTem
         let text = e.to_string();
         std::io::Error::new(e.kind(), text.split(" at path ").next().unwrap_or(&text))
     })
+}
+
+/// Makes `bytes` the file `path`: written aside under a name that begins with `prefix`, synced and renamed.
+pub(crate) fn replace(path: &Path, prefix: &str, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    let mut aside = temporary(folder, prefix).map_err(io(folder))?;
+    aside.write_all(bytes).and_then(|()| aside.as_file().sync_all()).map_err(io(path))?;
+    aside.persist(path).map_err(|e| io(path)(e.error))?;
+    sync_folder(folder)
 }
 
 /// Writes the columns as a row group and empties them.

@@ -25,6 +25,11 @@ impl Progress {
         Progress { quiet, bars }
     }
 
+    /// The bars alone, without lines: for what is a part of something that writes lines of its own.
+    pub fn bars(&self) -> Progress {
+        Progress { quiet: true, bars: self.bars.clone() }
+    }
+
     /// Starts a task of `total` units (0: unknown). `unit` names them in the plural; `"bytes"` are shown as KiB, MiB, GiB.
     pub fn task(&self, name: &str, total: u64, unit: &'static str) -> Task {
         let bar = self.bars.as_ref().map(|bars| {

@@ -89,7 +89,7 @@ impl View for Lazy<'_> {
 }
 
 /// How the names of files and folders begin that are being written.
-pub(super) const ASIDE: &str = ".checkpoint-";
+pub(crate) const ASIDE: &str = ".checkpoint-";
 
 /// Removes what a process that was killed while it wrote a checkpoint has left in `folder`.
 ///

@@ -5,14 +5,14 @@
 
 use crate::{Error, Result};
 use rayon::slice::ParallelSliceMut;
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use std::fmt;
 
 /// Bins of equal width over [0, 1] that the expected calibration error compares predictions with labels in.
 pub const ECE_BINS: usize = 15;
 
 /// A task's metrics over the rows it is measured on. None (`null` in JSON): not defined on these rows.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TaskMetrics {
     /// Rows the task is measured on.
     pub rows: u64,
@@ -26,12 +26,17 @@ pub struct TaskMetrics {
     /// rows (Naeini et al., AAAI 2015); none without rows.
     pub ece: Option<f64>,
     /// AUC by group, if asked for: see [`gauc`]. The inner none: no group has both classes.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "asked_for")]
     pub gauc: Option<Option<f64>>,
 }
 
+/// A value that is there, `null` or not, was asked for.
+fn asked_for<'de, D: Deserializer<'de>>(d: D) -> std::result::Result<Option<Option<f64>>, D::Error> {
+    Option::deserialize(d).map(Some)
+}
+
 /// How the temperature spreads over the rows.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TauStatistics {
     /// Mean.
     pub mean: f64,
@@ -50,7 +55,7 @@ pub struct TauStatistics {
 }
 
 /// The metrics of a model on a split.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// The split's name.
     pub split: String,
@@ -518,8 +523,11 @@ mod tests {
         assert_eq!(json["cvr"]["rows"], 1);
         assert!(json["cvr"]["auc"].is_null() && json["cvr"]["pcoc"].is_null() && json["tau"].is_null());
         assert!(json["ctr"].get("gauc").is_none() && json.as_object().unwrap().contains_key("tau"));
+        assert_eq!(serde_json::from_value::<Evaluation>(json).unwrap(), e);
         e.ctr.gauc = Some(None);
-        assert!(serde_json::to_value(&e).unwrap()["ctr"].as_object().unwrap().contains_key("gauc"));
+        let json = serde_json::to_value(&e).unwrap();
+        assert!(json["ctr"].as_object().unwrap().contains_key("gauc"));
+        assert_eq!(serde_json::from_value::<Evaluation>(json).unwrap(), e);
         let table = e.to_string();
         assert!(table.lines().count() == 5 && table.contains("GAUC") && table.contains("clicked"), "{table}");
 

@@ -9,7 +9,7 @@ use crate::config::{Config, Monitor};
 use crate::data::batch::{Minibatch, RowSource};
 use crate::data::dataset::{Dataset, Split};
 use crate::data::prefetch::{Position, Prefetch, batches_per_epoch};
-use crate::data::write::temporary;
+use crate::data::write::replace;
 use crate::device::{Choice, RING};
 use crate::error::io;
 use crate::ops::report::Report;
@@ -403,10 +403,7 @@ fn keep_metrics(run: &Run, step: u64) -> Result<()> {
     };
     let lines: String = text.lines().filter(kept).flat_map(|line| [line, "\n"]).collect();
     if lines != text {
-        let folder = run.folder();
-        let mut aside = temporary(folder, checkpoint::ASIDE).map_err(io(folder))?;
-        aside.write_all(lines.as_bytes()).and_then(|()| aside.as_file().sync_all()).map_err(io(&path))?;
-        aside.persist(&path).map_err(|e| io(&path)(e.error))?;
+        replace(&path, checkpoint::ASIDE, lines.as_bytes())?;
     }
     Ok(())
 }

@@ -1,0 +1,258 @@
+//! A comparison's folder: everything that going on with it needs, and what came out.
+//!
+//! ```text
+//! suite.json                the split that is measured; name, folder and configuration of every variant
+//! dataset/                  the encoded dataset of all runs
+//! runs/VARIANT/seed-N/      a run's folder; with result.json once it has been trained and measured
+//! table.md, .csv, .json     the table
+//! ```
+
+use super::suite::{Suite, other_dataset};
+use super::table::Table;
+use crate::config::Config;
+use crate::data::dataset::{Difference, Split};
+use crate::data::prepare::{prepare, sync_folder};
+use crate::data::write::replace;
+use crate::error::io;
+use crate::report::progress::Progress;
+use crate::train::checkpoint::ASIDE;
+use crate::train::metrics::Evaluation;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+const RECORD: &str = "suite.json";
+const RESULT: &str = "result.json";
+/// Longest part of a variant's name in its folder's.
+const LONGEST: usize = 100;
+
+/// A comparison's folder.
+pub struct Comparison {
+    folder: PathBuf,
+    record: Record,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    split: Split,
+    /// Those of every suite that was run here.
+    variants: Vec<Kept>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    name: String,
+    folder: String,
+    config: Config,
+}
+
+/// What came out of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measured {
+    /// Metrics of the best checkpoint.
+    pub evaluation: Evaluation,
+    /// Learned parameters, embeddings included.
+    pub parameters: u64,
+    /// Learned parameters without the embeddings.
+    pub dense_parameters: u64,
+    /// Training steps.
+    pub steps: u64,
+    /// Training steps before the best checkpoint; none if no evaluation was the best.
+    pub best_step: Option<u64>,
+    /// Epochs, a part of one included.
+    pub epochs: f64,
+    /// Seconds of training, with opening the device and the evaluations on valid; none if it was resumed.
+    pub seconds: Option<f64>,
+}
+
+impl Comparison {
+    /// Makes the folder `out`, which must not exist, with the suite's dataset.
+    ///
+    /// # Errors
+    ///
+    /// A folder that exists; those of [`prepare`].
+    pub fn create(suite: &Suite, out: &Path, progress: &Progress) -> Result<Comparison> {
+        if out.exists() {
+            let out = out.display();
+            return Err(Error::user(format!(
+                "{out}: exists; name another folder with --out, or go on with that one by --resume"
+            )));
+        }
+        let parent = match out.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        std::fs::create_dir_all(parent).map_err(io(parent))?;
+        // Made aside, so that a folder under the comparison's name is complete whenever the process ends.
+        let aside = tempfile::Builder::new().prefix(".tauten-compare-").tempdir_in(parent).map_err(io(parent))?;
+        let fresh = aside.path().join("new");
+        std::fs::create_dir(&fresh).map_err(io(&fresh))?;
+        let record = Record { split: suite.split, variants: Vec::new() };
+        let mut comparison = Comparison { folder: fresh.clone(), record };
+        comparison.add(suite)?;
+        prepare(&suite.variants[0].loaded, &comparison.dataset(), progress)?;
+        std::fs::rename(&fresh, out).map_err(io(out))?;
+        sync_folder(parent)?;
+        Ok(Comparison { folder: out.to_path_buf(), ..comparison })
+    }
+
+    /// Opens the folder `folder` to go on with `suite`, which may have further variants and seeds, or leave some out.
+    ///
+    /// # Errors
+    ///
+    /// A folder that is no comparison's; a variant whose configuration is not what it was; another split or dataset.
+    pub fn open(suite: &Suite, folder: &Path) -> Result<Comparison> {
+        let path = folder.join(RECORD);
+        if !path.is_file() {
+            return Err(Error::user(format!(
+                "{}: no comparison's folder (it has no {RECORD}); `tauten compare` without --resume makes one",
+                folder.display()
+            )));
+        }
+        let record: Record = read(&path)?;
+        let refuse = |why: String| Err(Error::user(format!("{}: {why}; name another folder with --out", path.display())));
+        if record.split != suite.split {
+            let (was, is) = (record.split.name(), suite.split.name());
+            return refuse(format!("made to measure on {was}, but the suite says {is}"));
+        }
+        let mut known = false;
+        for variant in &suite.variants {
+            let (name, config) = (&variant.name, &variant.loaded.config);
+            let differs = match record.variants.iter().find(|kept| kept.name == *name) {
+                Some(kept) => {
+                    known = true;
+                    difference(&kept.config, config)?
+                }
+                None => record.variants.first().and_then(|kept| other_dataset(&kept.config, config)),
+            };
+            if let Some(Difference { key, one, other }) = differs {
+                return refuse(format!("made with {key} {one} for the variant `{name}`, but the suite has {other}"));
+            }
+        }
+        if !known {
+            return refuse("made for a suite with none of this one's variants".into());
+        }
+        let mut comparison = Comparison { folder: folder.to_path_buf(), record };
+        comparison.add(suite)?;
+        Ok(comparison)
+    }
+
+    /// Notes the variants of `suite` that are not known yet.
+    fn add(&mut self, suite: &Suite) -> Result<()> {
+        let variants = &mut self.record.variants;
+        for variant in &suite.variants {
+            if !variants.iter().any(|kept| kept.name == variant.name) {
+                let folder = slug(&variant.name, |slug| variants.iter().any(|kept| kept.folder.eq_ignore_ascii_case(slug)));
+                variants.push(Kept { name: variant.name.clone(), folder, config: variant.loaded.config.clone() });
+            }
+        }
+        write(&self.folder.join(RECORD), &self.record)
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The dataset's folder.
+    pub fn dataset(&self) -> PathBuf {
+        self.folder.join("dataset")
+    }
+
+    /// The folder of the run of the variant `name` under `seed`.
+    ///
+    /// # Errors
+    ///
+    /// A variant that is none of the suite's.
+    pub fn run(&self, name: &str, seed: u64) -> Result<PathBuf> {
+        let kept = self.record.variants.iter().find(|kept| kept.name == name);
+        let kept = kept.ok_or_else(|| Error::system(format!("{RECORD}: has no variant `{name}`")))?;
+        Ok(self.folder.join("runs").join(&kept.folder).join(format!("seed-{seed}")))
+    }
+
+    /// What came out of the run in the folder `run`, if it has been measured.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be read or is damaged.
+    pub fn result(run: &Path) -> Result<Option<Measured>> {
+        let path = run.join(RESULT);
+        if path.exists() { read(&path).map(Some) } else { Ok(None) }
+    }
+
+    /// Keeps what came out of the run in the folder `run`, so that it is not run again.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be written.
+    pub fn keep(run: &Path, measured: &Measured) -> Result<()> {
+        write(&run.join(RESULT), measured)
+    }
+
+    /// Writes the table as Markdown, CSV and JSON.
+    ///
+    /// # Errors
+    ///
+    /// A file that cannot be written.
+    pub fn write(&self, table: &Table) -> Result<()> {
+        replace(&self.folder.join("table.md"), ASIDE, table.to_markdown().as_bytes())?;
+        replace(&self.folder.join("table.csv"), ASIDE, &table.to_csv()?)?;
+        write(&self.folder.join("table.json"), table)
+    }
+}
+
+fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
+    let text = std::fs::read(path).map_err(io(path))?;
+    serde_json::from_slice(&text)
+        .map_err(|e| Error::user(format!("{}: damaged: {e}; remove it to have it made again", path.display())))
+}
+
+fn write(path: &Path, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::system(format!("{}: {e}", path.display())))?;
+    replace(path, ASIDE, (text + "\n").as_bytes())
+}
+
+/// The first key in which two configurations differ.
+fn difference(one: &Config, other: &Config) -> Result<Option<Difference>> {
+    fn first(key: &str, one: &Value, other: &Value) -> Option<Difference> {
+        if let (Value::Object(a), Value::Object(b)) = (one, other) {
+            let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
+            let below = |name: &String| if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+            return keys.filter_map(|name| first(&below(name), &a[name.as_str()], b.get(name)?)).next();
+        }
+        let differs = || Difference { key: key.to_string(), one: one.to_string(), other: other.to_string() };
+        (one != other).then(differs)
+    }
+    let json = |config: &Config| serde_json::to_value(config).map_err(|e| Error::system(format!("{RECORD}: {e}")));
+    if one == other { Ok(None) } else { Ok(first("", &json(one)?, &json(other)?)) }
+}
+
+/// A folder's name for the variant `name` that is not `taken` yet: letters, digits, `.`, `_` and `-`, which every system can have.
+fn slug(name: &str, taken: impl Fn(&str) -> bool) -> String {
+    let safe = |c: char| if c.is_ascii_alphanumeric() || "._".contains(c) { c } else { '-' };
+    let slug: String = name.chars().take(LONGEST).map(safe).collect();
+    // A name of dots alone would be another folder, one that ends in a dot is none on Windows.
+    let slug = slug.trim_matches('.').to_string();
+    let first = if slug.is_empty() { "-".to_string() } else { slug };
+    let later = (2..).map(|n| format!("{first}-{n}"));
+    std::iter::once(first.clone()).chain(later).find(|slug| !taken(slug)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_of_variants() {
+        assert_eq!(slug("mmoe contrast.temperature=0.1", |_| false), "mmoe-contrast.temperature-0.1");
+        assert_eq!(slug("a b", |slug| slug == "a-b"), "a-b-2");
+        for (name, wanted) in [("..", "-"), (".a.", "a"), ("a/../b", "a-..-b"), ("é", "-"), ("x_[1, 2]", "x_-1--2-")] {
+            assert_eq!(slug(name, |_| false), wanted);
+        }
+        assert_eq!(slug(&"x".repeat(300), |_| false).len(), LONGEST);
+    }
+}
