@@ -158,6 +158,28 @@ fn linear_mixture_and_losses() {
     chain.check("linear, mixture, losses");
 }
 
+/// A hidden layer of each smooth activation with another behind it; the input is read twice, and gradients add up.
+#[test]
+fn activations() {
+    let (rows, inputs, width) = (6, 3, 4);
+    for activation in [Activation::Tanh, Activation::Gelu, Activation::Silu] {
+        let (mut chain, t) = Chain::new(&[
+            ("x", normals(1, rows * inputs, 1.0)),
+            ("first", normals(2, inputs * 2 * width, 0.7)),
+            ("bias of first", normals(3, 2 * width, 0.7)),
+            ("second", normals(4, 2 * width * 2, 0.7)),
+            ("bias of second", normals(5, 4, 0.7)),
+        ]);
+        let layer = |groups, inputs, outputs| Linear { rows, groups, inputs, outputs, activation, input_gradient: true };
+        for _ in 0..2 {
+            let h = linear(&mut chain.graph, t[0], t[1], Some(t[2]), layer(1, inputs, 2 * width));
+            let y = linear(&mut chain.graph, h, t[3], Some(t[4]), layer(2, width, 2));
+            chain.weigh(y);
+        }
+        chain.check(&format!("linear with {activation:?}"));
+    }
+}
+
 #[test]
 fn normalize_and_interact() {
     let (rows, width) = (4, 5);

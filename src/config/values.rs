@@ -184,6 +184,12 @@ pub enum Activation {
     /// max(x, 0).
     #[default]
     Relu,
+    /// tanh(x).
+    Tanh,
+    /// x Phi(x), Phi the standard normal distribution: the exact form, not that by tanh (Hendrycks and Gimpel 2016).
+    Gelu,
+    /// x s(x), s the logistic function (Elfwing et al. 2018).
+    Silu,
 }
 
 /// `[contrast]`: alignment of the two task representations.

@@ -149,6 +149,7 @@ pub struct Graph {
     outputs: Vec<TensorId>,
     scope: String,
     phase: Option<Phase>,
+    forward_only: bool,
 }
 
 impl Default for Graph {
@@ -172,7 +173,19 @@ impl Graph {
             outputs: Vec::new(),
             scope: String::new(),
             phase: None,
+            forward_only: false,
         }
+    }
+
+    /// Says that there will be no backward pass, so that ops need not write what only that would read.
+    pub fn forward_only(mut self) -> Self {
+        self.forward_only = true;
+        self
+    }
+
+    /// Whether a backward pass may follow.
+    pub fn may_go_backward(&self) -> bool {
+        !self.forward_only
     }
 
     fn tensor(&mut self, name: String, len: usize, source: Source) -> TensorId {
@@ -283,6 +296,9 @@ impl Graph {
 
     /// Says how the gradients of what was just computed are passed back; run in reverse order by [`Graph::backward`].
     pub fn on_backward(&mut self, f: impl FnOnce(&mut Graph) + 'static) {
+        if self.forward_only {
+            return;
+        }
         self.tape.push((self.scope.clone(), Box::new(f)));
     }
 
@@ -315,6 +331,7 @@ impl Graph {
 
     /// Reverse mode: appends the backward pass of all that has been put into the graph.
     pub fn backward(&mut self) {
+        assert!(!self.forward_only, "the graph was made for a forward pass alone");
         self.phase = Some(Phase::Backward);
         while let Some((scope, f)) = self.tape.pop() {
             self.scope = scope;

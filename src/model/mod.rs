@@ -230,7 +230,9 @@ impl Model {
 
     fn builder(&self, rows: usize, training: bool) -> Builder<'_> {
         let gradients = training.then_some(self.dense.gradients);
-        Builder { graph: Graph::new(self.limits), rows, parameters: &self.parameters, gradients }
+        let graph = Graph::new(self.limits);
+        let graph = if training { graph } else { graph.forward_only() };
+        Builder { graph, rows, parameters: &self.parameters, gradients }
     }
 
     /// Features to tower outputs: x, a [B, 2 H] and logits [B, 2].

@@ -246,8 +246,9 @@ class Forward:
                                 + (case.contrast["weight"] * contrast if case.contrast_on else 0.0))
 
     def activate(self, x):
-        if self.case.model["activation"] == "identity":
-            return x
+        smooth = {"identity": lambda x: x, "tanh": torch.tanh, "gelu": F.gelu, "silu": F.silu}  # F.gelu: exact, by erf
+        if self.case.model["activation"] in smooth:
+            return smooth[self.case.model["activation"]](x)
         self.kinks.append(x.detach().abs().min().item())
         return torch.relu(x)
 
@@ -538,6 +539,15 @@ CASES = [
     Case("mmoe_identity", "no activation anywhere, one layer each",
          model=dict(experts=2, hidden=[5], tower=[4], activation="identity"), contrast=dict(INSTANCE, weight=0.5), dense=SGD,
          embedding=SGD),
+    Case("mmoe_gelu", "gelu by the error function in every hidden layer, the relatedness network's too",
+         model=dict(SMALL, activation="gelu"), contrast=dict(INSTANCE, weight=0.5), dense=dict(ADAM, weight_decay=0.01),
+         embedding=ADAM),
+    Case("mmoe_silu", "silu in every hidden layer; 70 rows, so that blocks of rows occur",
+         model=dict(SMALL, activation="silu"), contrast=dict(INSTANCE, weight=0.5, input="embedding", stop_gradient=False),
+         dense=SGD, embedding=SGD, rows=70, dims=(3, 3), vocabulary=(9, 7)),
+    Case("shared_bottom_tanh", "tanh in every hidden layer",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(INSTANCE, weight=0.5), dense=SGD,
+         embedding=dict(kind="adagrad", lr=0.05)),
     Case("one_row", "a minibatch of a single row", model=SMALL, contrast=dict(temperature="off"), dense=SGD, embedding=SGD, rows=1),
     Case("hot_rows", "one id in more than 130 of 150 rows: sums in chunks",
          model=dict(experts=2, hidden=[4, 3], tower=[3, 3]), contrast=dict(INSTANCE, weight=0.2, hidden=[3], width=3), dense=ADAM,
