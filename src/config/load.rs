@@ -536,6 +536,21 @@ fn check(config: &Config, places: &Places<'_>) -> Result<()> {
         );
     }
 
+    let schedule = &optimizer.schedule;
+    let (warmup, total) = (schedule.warmup_steps, schedule.total_steps);
+    if schedule.kind == ScheduleKind::Cosine && total > 0 && total <= warmup {
+        let keys = ["optimizer.schedule.total_steps", "optimizer.schedule.warmup_steps"];
+        return refuse(&keys, format!("breaks warmup_steps < total_steps: they are {warmup}, {total}"));
+    }
+    let fraction = schedule.final_fraction;
+    if !(0.0..=1.0).contains(&fraction) {
+        return refuse(&["optimizer.schedule.final_fraction"], format!("is {fraction}; it must be at least 0 and at most 1"));
+    }
+    if schedule.every == 0 {
+        return refuse(&["optimizer.schedule.every"], "is 0; it must be at least 1".into());
+    }
+    positive("optimizer.schedule.gamma", schedule.gamma)?;
+
     let (dense, embedding) = (&optimizer.dense, &optimizer.embedding);
     positive("optimizer.dense.lr", dense.lr)?;
     decay("optimizer.dense.beta1", dense.beta1)?;
@@ -701,6 +716,23 @@ mod tests {
                 "[loss]\nctcvr = 0\ncvr = 0",
                 &[],
                 "c.toml:7: key `loss.ctcvr` is 0, as is the other conversion loss; one of ctcvr, cvr must be above 0",
+            ),
+            (
+                "[optimizer.schedule]\nkind = \"cosine\"\nwarmup_steps = 9\ntotal_steps = 9",
+                &[],
+                "c.toml:9: key `optimizer.schedule.total_steps` breaks warmup_steps < total_steps: they are 9, 9",
+            ),
+            (
+                "",
+                &["optimizer.schedule.final_fraction=1.5"],
+                "key `optimizer.schedule.final_fraction` is 1.5; it must be at least 0 and at most 1",
+            ),
+            ("", &["optimizer.schedule.every=0"], "key `optimizer.schedule.every` is 0; it must be at least 1"),
+            ("", &["optimizer.schedule.gamma=0"], "key `optimizer.schedule.gamma` is 0; it must be finite and above 0"),
+            (
+                "",
+                &["optimizer.schedule.kind=cosin"],
+                "key `optimizer.schedule.kind` is `cosin`; expected one of constant, cosine, step; did you mean `cosine`?",
             ),
             ("", &["optimizer.dense.lr=inf"], "key `optimizer.dense.lr` is inf; it must be finite and above 0"),
             ("", &["optimizer.embedding.beta2=1"], "key `optimizer.embedding.beta2` is 1; it must be at least 0 and below 1"),

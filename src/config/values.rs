@@ -328,6 +328,44 @@ pub struct Optimizer {
     pub dense: DenseOptimizer,
     /// Optimizer of embedding rows; only the rows in the minibatch are touched.
     pub embedding: EmbeddingOptimizer,
+    /// The course of both learning rates.
+    pub schedule: Schedule,
+}
+
+/// `[optimizer.schedule]`: a factor of both learning rates for each step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Schedule {
+    /// The course after the warm-up.
+    pub kind: ScheduleKind,
+    /// Steps over which the factor rises linearly to 1; 0: none.
+    pub warmup_steps: u64,
+    /// The step at which the final fraction is reached, warm-up counted (`cosine`); 0: the steps of all `train.epochs`.
+    pub total_steps: u64,
+    /// The factor at the end (`cosine`).
+    pub final_fraction: f32,
+    /// Steps from one change to the next (`step`).
+    pub every: u64,
+    /// What each change multiplies the factor by (`step`).
+    pub gamma: f32,
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Schedule { kind: ScheduleKind::Constant, warmup_steps: 0, total_steps: 0, final_fraction: 0.0, every: 1000, gamma: 0.5 }
+    }
+}
+
+/// The course of the learning rates after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScheduleKind {
+    /// Always 1.
+    Constant,
+    /// Half a cosine from 1 to the final fraction.
+    Cosine,
+    /// Multiplied by gamma every so many steps.
+    Step,
 }
 
 /// `[optimizer.dense]`.

@@ -10,7 +10,8 @@ similarities is formed explicitly), gradients are autograd's, dense updates are 
 
 A case is one safetensors file. Its metadata:
 
-    config      TOML text of [model], [contrast], [loss], [optimizer.dense], [optimizer.embedding]; Tauten's keys
+    config      TOML text of [model], [contrast], [loss], [optimizer.dense], [optimizer.embedding], [optimizer.schedule]; Tauten's
+                keys, those left out that are None
     features    JSON list of the categorical features' names
     dims        JSON list of their embedding widths
     vocabulary  JSON list of their vocabulary sizes, id 0 (missing or unseen) counted
@@ -61,16 +62,17 @@ DEFAULTS = {
     "loss": dict(ctr=1.0, ctcvr=1.0, cvr=0.0),
     "dense": dict(kind="adamw", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0),
     "embedding": dict(kind="adam", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8),
+    "schedule": dict(kind=None, warmup_steps=None, total_steps=None, final_fraction=None, every=None, gamma=None),
 }
 
 
 class Case:
     """A configuration, its schema and how its batch is drawn."""
 
-    def __init__(self, name, what, *, model=None, contrast=None, loss=None, dense=None, embedding=None, rows=16, second_rows=0,
+    def __init__(self, name, what, *, model=None, contrast=None, loss=None, dense=None, embedding=None, schedule=None, rows=16, second_rows=0,
                  dims=(4, 4, 4), vocabulary=(9, 7, 12), numeric=2, clicks="some", ids="uniform", head_scale=1.0, tower_shift=0.0):
         self.name, self.what = name, what
-        given = dict(model=model, contrast=contrast, loss=loss, dense=dense, embedding=embedding)
+        given = dict(model=model, contrast=contrast, loss=loss, dense=dense, embedding=embedding, schedule=schedule)
         for section, defaults in DEFAULTS.items():
             keys = {**defaults, **(given[section] or {})}
             assert keys.keys() == defaults.keys(), (name, section, keys.keys() - defaults.keys())
@@ -89,6 +91,8 @@ class Case:
     def toml(self):
         sections = [("model", self.model_text), ("contrast", self.contrast_text), ("loss", self.loss_text),
                     ("optimizer.dense", self.dense_text), ("optimizer.embedding", self.embedding_text)]
+        if self.schedule["kind"] is not None:
+            sections.append(("optimizer.schedule", self.schedule_text))
         lines = []
         for section, keys in sections:
             lines.append(f"[{section}]")
@@ -421,6 +425,22 @@ def dense_optimizer(keys, parameters):
     return torch.optim.SGD(parameters, lr=keys["lr"])
 
 
+def schedule_of(keys, optimizer):
+    """The factor of both learning rates, as torch's schedulers have it for `optimizer`, whose groups start at rate 1."""
+    from torch.optim import lr_scheduler
+
+    warmup = keys["warmup_steps"]
+    if keys["kind"] == "cosine":
+        after = lr_scheduler.CosineAnnealingLR(optimizer, keys["total_steps"] - warmup, keys["final_fraction"])
+    else:
+        assert keys["kind"] == "step"
+        after = lr_scheduler.StepLR(optimizer, keys["every"], keys["gamma"])
+    if not warmup:
+        return after
+    before = lr_scheduler.LinearLR(optimizer, 1 / warmup, 1.0, warmup - 1)
+    return lr_scheduler.SequentialLR(optimizer, [before, after], [warmup])
+
+
 # --------------------------------------------------------------------------------------------------------------------- cases
 
 
@@ -429,6 +449,10 @@ def compute(case, parameters, batches):
     p = {name: torch.from_numpy(value).double().requires_grad_() for name, value in parameters.items()}
     tables = {f: EmbeddingOptimizer(case.embedding, p[f"embedding.{f}"]) for f in case.features}
     dense = dense_optimizer(case.dense, [p[n] for n in p if not n.startswith("embedding.")])
+    schedule = None
+    if case.schedule["kind"] is not None:
+        rates = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        schedule = schedule_of(case.schedule, rates)
     out = {}
     kink = norm = smallest = math.inf
     for step, batch in enumerate(batches):
@@ -450,6 +474,14 @@ def compute(case, parameters, batches):
                 out[f"grad.{name}"] = g
         for name, g in gradients.items():
             p[name].grad = g
+        if schedule is not None:
+            factor = rates.param_groups[0]["lr"]
+            for group in dense.param_groups:
+                group["lr"] = case.dense["lr"] * factor
+            for f in case.features:
+                tables[f].keys = {**case.embedding, "lr": case.embedding["lr"] * factor}
+            rates.step()
+            schedule.step()
         dense.step()
         for at, f in enumerate(case.features):
             tables[f].step(gradients[f"embedding.{f}"], batch["ids"][:, at])
@@ -548,6 +580,15 @@ CASES = [
     Case("shared_bottom_tanh", "tanh in every hidden layer",
          model=dict(BOTTOM, activation="tanh"), contrast=dict(INSTANCE, weight=0.5), dense=SGD,
          embedding=dict(kind="adagrad", lr=0.05)),
+    Case("schedule_cosine", "both rates by a cosine over three steps: 1, then 0.8",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="off"), dense=dict(ADAM, weight_decay=0.01),
+         embedding=ADAM, schedule=dict(kind="cosine", warmup_steps=0, total_steps=3, final_fraction=0.2)),
+    Case("schedule_warmup", "the second of four steps of warm-up",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="off"), dense=SGD, embedding=SGD,
+         schedule=dict(kind="step", warmup_steps=4, every=2, gamma=0.5)),
+    Case("schedule_step", "a rate that has fallen at the second step",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="off"), dense=SGD, embedding=SGD,
+         schedule=dict(kind="step", warmup_steps=0, every=1, gamma=0.25)),
     Case("one_row", "a minibatch of a single row", model=SMALL, contrast=dict(temperature="off"), dense=SGD, embedding=SGD, rows=1),
     Case("hot_rows", "one id in more than 130 of 150 rows: sums in chunks",
          model=dict(experts=2, hidden=[4, 3], tower=[3, 3]), contrast=dict(INSTANCE, weight=0.2, hidden=[3], width=3), dense=ADAM,
