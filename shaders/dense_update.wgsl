@@ -1,4 +1,4 @@
-// One update of all dense parameters, which lie in one buffer, in one dispatch.
+// One update of dense parameters, which lie in one buffer, in one dispatch. lr is the step's rate times that of these parameters.
 //
 //   adamw    w -= lr decay w; m, v moments; w -= lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 //   adagrad  s += g^2; w -= lr g / (sqrt(s) + eps)
@@ -13,9 +13,9 @@ struct Params {
     beta2: f32,
     eps: f32,
     decay: f32,
+    lr_scale: f32, // learning rate of these parameters in parts of the step's
     pad0: u32,
     pad1: u32,
-    pad2: u32,
 }
 
 struct Step {
@@ -58,8 +58,9 @@ fn adamw(
     let v = params.beta2 * second[i] + (1.0 - params.beta2) * g * g;
     first[i] = m;
     second[i] = v;
-    let w = weights[i] - step.dense_lr * params.decay * weights[i];
-    weights[i] = w - step.dense_lr * (m / step.correction1) / (sqrt(v / step.correction2) + params.eps);
+    let lr = step.dense_lr * params.lr_scale;
+    let w = weights[i] - lr * params.decay * weights[i];
+    weights[i] = w - lr * (m / step.correction1) / (sqrt(v / step.correction2) + params.eps);
 }
 
 @compute @workgroup_size(256)
@@ -75,8 +76,9 @@ fn adagrad(
     let g = gradients[i];
     let sum = first[i] + g * g;
     first[i] = sum;
-    let w = weights[i] - step.dense_lr * params.decay * weights[i];
-    weights[i] = w - step.dense_lr * g / (sqrt(sum) + params.eps);
+    let lr = step.dense_lr * params.lr_scale;
+    let w = weights[i] - lr * params.decay * weights[i];
+    weights[i] = w - lr * g / (sqrt(sum) + params.eps);
 }
 
 @compute @workgroup_size(256)
@@ -89,6 +91,7 @@ fn sgd(
     if i == params.count {
         return;
     }
-    let w = weights[i] - step.dense_lr * params.decay * weights[i];
-    weights[i] = w - step.dense_lr * gradients[i];
+    let lr = step.dense_lr * params.lr_scale;
+    let w = weights[i] - lr * params.decay * weights[i];
+    weights[i] = w - lr * gradients[i];
 }

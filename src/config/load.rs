@@ -522,6 +522,7 @@ fn check(config: &Config, places: &Places<'_>) -> Result<()> {
         let keys = ["contrast.tau_init", "contrast.tau_min", "contrast.tau_max"];
         return refuse(&keys, format!("breaks tau_min < tau_init < tau_max: they are {low}, {start}, {high}"));
     }
+    not_negative("contrast.temperature_lr_scale", contrast.temperature_lr_scale)?;
     if let Temperature::Fixed(tau) = contrast.temperature {
         positive("contrast.temperature", tau)?;
     }
@@ -711,6 +712,11 @@ mod tests {
             ),
             ("", &["contrast.temperature=0"], "key `contrast.temperature` is 0; it must be finite and above 0"),
             ("", &["contrast.weight=nan"], "key `contrast.weight` is NaN; it must be finite and 0 or above"),
+            (
+                "",
+                &["contrast.temperature_lr_scale=-1"],
+                "key `contrast.temperature_lr_scale` is -1; it must be finite and 0 or above",
+            ),
             ("", &["loss.ctr=-1"], "key `loss.ctr` is -1; it must be finite and 0 or above"),
             (
                 "[loss]\nctcvr = 0\ncvr = 0",

@@ -222,6 +222,9 @@ pub struct Contrast {
     pub hidden: Vec<usize>,
     /// Whether the relatedness network's input passes no gradient back.
     pub stop_gradient: bool,
+    /// Learning rate of what the temperature is learned by (the relatedness network, or the task's number), in parts of
+    /// `optimizer.dense.lr`.
+    pub temperature_lr_scale: f32,
     /// A categorical feature; rows that share its value with the anchor are no negatives of it. Unknown values equal nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mask: Option<String>,
@@ -243,6 +246,7 @@ impl Default for Contrast {
             input: RelatednessInput::Towers,
             hidden: vec![32],
             stop_gradient: true,
+            temperature_lr_scale: 1.0,
             mask: None,
         }
     }

@@ -88,6 +88,8 @@ struct DenseState {
     moments: Vec<StateId>,
     health: StateId,
     len: usize,
+    /// First word of what the temperature is learned by; it lies behind all else.
+    temperature: usize,
 }
 
 impl Model {
@@ -116,10 +118,12 @@ impl Model {
         let towers = Mlp::tasks(&mut parameters, "towers", groups, width, &config.model.tower, config.model.activation);
         let hidden = towers.width();
         let heads = Layer::grouped(&mut parameters, "heads", TASKS, hidden, 1, None);
+        let mut temperature = parameters.dense_len();
         let alignment = match config.contrast.temperature {
             Temperature::Off => None,
             _ => {
                 let projection = Layer::without_bias(&mut parameters, "projection", TASKS, hidden, config.contrast.width);
+                temperature = parameters.dense_len();
                 Some((
                     projection,
                     Relatedness::new(&config.contrast, config.model.activation, hidden, embedding.columns, &mut parameters),
@@ -160,7 +164,7 @@ impl Model {
         };
         Ok(Model {
             config: config.clone(),
-            dense: DenseState { weights: StateId(0), gradients, moments, health, len },
+            dense: DenseState { weights: StateId(0), gradients, moments, health, len, temperature },
             parameters,
             embedding,
             encoder,
@@ -300,17 +304,21 @@ impl Model {
         g
     }
 
-    /// One dispatch over all dense parameters, or one for each range that a binding holds.
+    /// One dispatch over the dense parameters of one learning rate, or one for each range that a binding holds.
     fn update_dense(&self, g: &mut Graph, health: TensorId) {
         g.scope("dense parameters");
         let most = usize::try_from(self.limits.binding_bytes / 256 * 64).unwrap_or(usize::MAX);
-        for start in (0..self.dense.len).step_by(most) {
-            let len = most.min(self.dense.len - start);
+        let lr_scale = self.config.contrast.temperature_lr_scale;
+        let split = if lr_scale == 1.0 { self.dense.len } else { self.dense.temperature };
+        let ranges = |from: usize, to: usize, scale: f32| {
+            (from..to).step_by(most).map(move |start| (start, most.min(to - start), scale))
+        };
+        for (start, len, scale) in ranges(0, split, 1.0).chain(ranges(split, self.dense.len, lr_scale)) {
             let weights = g.state("dense weights", self.dense.weights, start, len);
             let gradients = g.state("dense gradients", self.dense.gradients, start, len);
             let moments: Vec<TensorId> =
                 self.dense.moments.iter().map(|&id| g.state("dense moments", id, start, len)).collect();
-            dense_update::dense_update(g, weights, gradients, &moments, health, &self.config.optimizer.dense);
+            dense_update::dense_update(g, weights, gradients, &moments, health, &self.config.optimizer.dense, scale);
         }
     }
 

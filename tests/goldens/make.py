@@ -58,6 +58,7 @@ DEFAULTS = {
     "contrast": dict(
         temperature="instance", weight=0.05, width=32, negatives="in-batch", direction="both", objective="robust", rho=1.0,
         tau_min=0.05, tau_max=1.0, tau_init=0.2, input="towers", hidden=[32], stop_gradient=True, mask=None,
+        temperature_lr_scale=None,
     ),
     "loss": dict(ctr=1.0, ctcvr=1.0, cvr=0.0),
     "dense": dict(kind="adamw", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0),
@@ -448,7 +449,12 @@ def compute(case, parameters, batches):
     """All tensors of the case, and how close it comes to where float32 could go another way: (kink, norm, gradient)."""
     p = {name: torch.from_numpy(value).double().requires_grad_() for name, value in parameters.items()}
     tables = {f: EmbeddingOptimizer(case.embedding, p[f"embedding.{f}"]) for f in case.features}
-    dense = dense_optimizer(case.dense, [p[n] for n in p if not n.startswith("embedding.")])
+    temperature = [n for n in p if n.startswith("relatedness.") or n == "temperature"]
+    others = [n for n in p if not n.startswith("embedding.") and n not in temperature]
+    dense = dense_optimizer(case.dense, [p[n] for n in others + temperature])
+    if case.contrast["temperature_lr_scale"] is not None:
+        dense = dense_optimizer(case.dense, [dict(params=[p[n] for n in others]), dict(
+            params=[p[n] for n in temperature], lr=case.dense["lr"] * case.contrast["temperature_lr_scale"])])
     schedule = None
     if case.schedule["kind"] is not None:
         rates = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
@@ -477,7 +483,7 @@ def compute(case, parameters, batches):
         if schedule is not None:
             factor = rates.param_groups[0]["lr"]
             for group in dense.param_groups:
-                group["lr"] = case.dense["lr"] * factor
+                group["lr"] = group.setdefault("own", group["lr"]) * factor
             for f in case.features:
                 tables[f].keys = {**case.embedding, "lr": case.embedding["lr"] * factor}
             rates.step()
@@ -580,6 +586,12 @@ CASES = [
     Case("shared_bottom_tanh", "tanh in every hidden layer",
          model=dict(BOTTOM, activation="tanh"), contrast=dict(INSTANCE, weight=0.5), dense=SGD,
          embedding=dict(kind="adagrad", lr=0.05)),
+    Case("relatedness_lr", "another learning rate for the relatedness network, and decay that goes by it",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(INSTANCE, weight=0.5, temperature_lr_scale=0.25),
+         dense=dict(ADAM, weight_decay=0.01), embedding=dict(kind="rowwise-adagrad", lr=0.05)),
+    Case("task_lr", "another learning rate for the task's temperature",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="task", weight=0.5, width=4, temperature_lr_scale=5.0),
+         dense=SGD, embedding=SGD),
     Case("schedule_cosine", "both rates by a cosine over three steps: 1, then 0.8",
          model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="off"), dense=dict(ADAM, weight_decay=0.01),
          embedding=ADAM, schedule=dict(kind="cosine", warmup_steps=0, total_steps=3, final_fraction=0.2)),
