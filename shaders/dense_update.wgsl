@@ -3,7 +3,7 @@
 //   adamw    w -= lr decay w; m, v moments; w -= lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 //   adagrad  s += g^2; w -= lr g / (sqrt(s) + eps)
 //   sgd      w -= lr g
-// Weight decay is decoupled for all three. Gradients between parameters (padding) are zero.
+// g is the gradient times the factor of clip.wgsl, if there is one. Weight decay is decoupled for all three. Gradients between parameters (padding) are zero.
 //
 // An invocation an element, 256 a workgroup, workgroups folded into x and y. Deterministic: one owner an element.
 
@@ -14,8 +14,8 @@ struct Params {
     eps: f32,
     decay: f32,
     lr_scale: f32, // learning rate of these parameters in parts of the step's
-    pad0: u32,
-    pad1: u32,
+    clipped: u32,  // 1: gradients are multiplied by factor
+    pad: u32,
 }
 
 struct Step {
@@ -36,6 +36,14 @@ struct Step {
 @group(0) @binding(4) var<storage, read_write> weights: array<f32>;
 @group(0) @binding(5) var<storage, read_write> first: array<f32>;       // m, or s
 @group(0) @binding(6) var<storage, read_write> second: array<f32>;      // v
+@group(0) @binding(7) var<storage, read> factor: array<f32>;            // (1)
+
+fn gradient(i: u32) -> f32 {
+    if params.clipped == 1u {
+        return gradients[i] * factor[0];
+    }
+    return gradients[i];
+}
 
 // The element of this invocation, or one past the end where there is nothing to do.
 fn element(group: vec3<u32>, groups: vec3<u32>, t: u32) -> u32 {
@@ -53,7 +61,7 @@ fn adamw(
     if i == params.count {
         return;
     }
-    let g = gradients[i];
+    let g = gradient(i);
     let m = params.beta1 * first[i] + (1.0 - params.beta1) * g;
     let v = params.beta2 * second[i] + (1.0 - params.beta2) * g * g;
     first[i] = m;
@@ -73,7 +81,7 @@ fn adagrad(
     if i == params.count {
         return;
     }
-    let g = gradients[i];
+    let g = gradient(i);
     let sum = first[i] + g * g;
     first[i] = sum;
     let lr = step.dense_lr * params.lr_scale;
@@ -93,5 +101,5 @@ fn sgd(
     }
     let lr = step.dense_lr * params.lr_scale;
     let w = weights[i] - lr * params.decay * weights[i];
-    weights[i] = w - lr * gradients[i];
+    weights[i] = w - lr * gradient(i);
 }

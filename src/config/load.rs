@@ -558,6 +558,7 @@ fn check(config: &Config, places: &Places<'_>) -> Result<()> {
     decay("optimizer.dense.beta2", dense.beta2)?;
     positive("optimizer.dense.eps", dense.eps)?;
     not_negative("optimizer.dense.weight_decay", dense.weight_decay)?;
+    not_negative("optimizer.dense.clip_norm", dense.clip_norm)?;
     positive("optimizer.embedding.lr", embedding.lr)?;
     decay("optimizer.embedding.beta1", embedding.beta1)?;
     decay("optimizer.embedding.beta2", embedding.beta2)?;
@@ -741,6 +742,7 @@ mod tests {
                 "key `optimizer.schedule.kind` is `cosin`; expected one of constant, cosine, step; did you mean `cosine`?",
             ),
             ("", &["optimizer.dense.lr=inf"], "key `optimizer.dense.lr` is inf; it must be finite and above 0"),
+            ("", &["optimizer.dense.clip_norm=-1"], "key `optimizer.dense.clip_norm` is -1; it must be finite and 0 or above"),
             ("", &["optimizer.embedding.beta2=1"], "key `optimizer.embedding.beta2` is 1; it must be at least 0 and below 1"),
             (
                 "",

@@ -388,11 +388,22 @@ pub struct DenseOptimizer {
     pub eps: f32,
     /// Decoupled weight decay.
     pub weight_decay: f32,
+    /// Most that the norm of all dense parameters' gradients together may be, before the update; 0: no bound. The gradients of
+    /// embeddings neither count nor are they held back: that of a table, summed over the rows of the minibatch, is never formed.
+    pub clip_norm: f32,
 }
 
 impl Default for DenseOptimizer {
     fn default() -> Self {
-        DenseOptimizer { kind: DenseRule::Adamw, lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 }
+        DenseOptimizer {
+            kind: DenseRule::Adamw,
+            lr: 1e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            clip_norm: 0.0,
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::device::Limits;
 use crate::graph::{Graph, Parameter, ParameterKind, Plan, StateId, StateLayout, TensorId};
 use crate::ops::contrast::{Contrast, contrast};
 use crate::ops::report::{ContrastPart, report};
-use crate::ops::{dense_update, losses, normalize};
+use crate::ops::{clip, dense_update, losses, normalize};
 use crate::{Error, Result};
 use embedding::Embedding;
 use encoder::Encoder;
@@ -313,12 +313,19 @@ impl Model {
         let ranges = |from: usize, to: usize, scale: f32| {
             (from..to).step_by(most).map(move |start| (start, most.min(to - start), scale))
         };
+        let clip_norm = self.config.optimizer.dense.clip_norm;
+        let factor = (clip_norm > 0.0).then(|| {
+            let gradients: Vec<TensorId> = ranges(0, self.dense.len, 1.0)
+                .map(|(start, len, _)| g.state("dense gradients", self.dense.gradients, start, len))
+                .collect();
+            clip::clip_factor(g, &gradients, clip_norm)
+        });
         for (start, len, scale) in ranges(0, split, 1.0).chain(ranges(split, self.dense.len, lr_scale)) {
             let weights = g.state("dense weights", self.dense.weights, start, len);
             let gradients = g.state("dense gradients", self.dense.gradients, start, len);
             let moments: Vec<TensorId> =
                 self.dense.moments.iter().map(|&id| g.state("dense moments", id, start, len)).collect();
-            dense_update::dense_update(g, weights, gradients, &moments, health, &self.config.optimizer.dense, scale);
+            dense_update::dense_update(g, weights, gradients, &moments, health, factor, &self.config.optimizer.dense, scale);
         }
     }
 

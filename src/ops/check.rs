@@ -259,6 +259,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(of("mixture", super::mixture::cases()));
     cases.extend(of("losses", super::losses::cases()));
     cases.extend(of("report", super::report::cases()));
+    cases.extend(of("clip", super::clip::cases()));
     cases.extend(of("dense_update", super::dense_update::cases()));
     cases.extend(of("normalize", super::normalize::cases()));
     cases.extend(of("interact", super::interact::cases()));

@@ -5,6 +5,7 @@
 
 mod args;
 pub mod check;
+pub mod clip;
 pub mod contrast;
 pub mod dense_update;
 pub mod embedding_update;

@@ -61,7 +61,7 @@ DEFAULTS = {
         temperature_lr_scale=None,
     ),
     "loss": dict(ctr=1.0, ctcvr=1.0, cvr=0.0),
-    "dense": dict(kind="adamw", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0),
+    "dense": dict(kind="adamw", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=None),
     "embedding": dict(kind="adam", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8),
     "schedule": dict(kind=None, warmup_steps=None, total_steps=None, final_fraction=None, every=None, gamma=None),
 }
@@ -479,7 +479,10 @@ def compute(case, parameters, batches):
             for name, g in gradients.items():
                 out[f"grad.{name}"] = g
         for name, g in gradients.items():
-            p[name].grad = g
+            p[name].grad = g.clone()
+        if case.dense["clip_norm"] is not None:
+            norm_before = torch.nn.utils.clip_grad_norm_([p[n] for n in others + temperature], case.dense["clip_norm"])
+            assert norm_before > case.dense["clip_norm"], (case.name, norm_before)
         if schedule is not None:
             factor = rates.param_groups[0]["lr"]
             for group in dense.param_groups:
@@ -592,6 +595,11 @@ CASES = [
     Case("task_lr", "another learning rate for the task's temperature",
          model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="task", weight=0.5, width=4, temperature_lr_scale=5.0),
          dense=SGD, embedding=SGD),
+    Case("clip_norm", "dense gradients clipped by their common norm, embeddings' not",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(INSTANCE, weight=0.5), dense=dict(SGD, clip_norm=0.1), embedding=SGD),
+    Case("clip_norm_scaled", "clipped gradients in the moments of AdamW, two learning rates",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(INSTANCE, weight=0.5, temperature_lr_scale=0.5),
+         dense=dict(lr=0.01, eps=1e-3, clip_norm=0.05), embedding=SGD),
     Case("schedule_cosine", "both rates by a cosine over three steps: 1, then 0.8",
          model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="off"), dense=dict(ADAM, weight_decay=0.01),
          embedding=ADAM, schedule=dict(kind="cosine", warmup_steps=0, total_steps=3, final_fraction=0.2)),
