@@ -563,6 +563,7 @@ fn check(config: &Config, places: &Places<'_>) -> Result<()> {
     decay("optimizer.embedding.beta1", embedding.beta1)?;
     decay("optimizer.embedding.beta2", embedding.beta2)?;
     positive("optimizer.embedding.eps", embedding.eps)?;
+    not_negative("optimizer.embedding.l2", embedding.l2)?;
 
     whole("train.batch_size", train.batch_size, 1, MAX_BATCH)?;
     whole("train.evaluate_batch_size", train.evaluate_batch_size, 1, MAX_BATCH)?;
@@ -743,6 +744,7 @@ mod tests {
             ),
             ("", &["optimizer.dense.lr=inf"], "key `optimizer.dense.lr` is inf; it must be finite and above 0"),
             ("", &["optimizer.dense.clip_norm=-1"], "key `optimizer.dense.clip_norm` is -1; it must be finite and 0 or above"),
+            ("", &["optimizer.embedding.l2=nan"], "key `optimizer.embedding.l2` is NaN; it must be finite and 0 or above"),
             ("", &["optimizer.embedding.beta2=1"], "key `optimizer.embedding.beta2` is 1; it must be at least 0 and below 1"),
             (
                 "",

@@ -433,12 +433,14 @@ pub struct EmbeddingOptimizer {
     pub beta2: f32,
     /// Added to the root in the denominator.
     pub eps: f32,
+    /// This times a row is added to its gradient, once for each minibatch that holds it.
+    pub l2: f32,
 }
 
 impl Default for EmbeddingOptimizer {
     fn default() -> Self {
         // By measurement on KuaiRand (README, "Figures"); it also has the smallest state of the adaptive rules.
-        EmbeddingOptimizer { kind: EmbeddingRule::RowwiseAdagrad, lr: 0.05, beta1: 0.9, beta2: 0.999, eps: 1e-8 }
+        EmbeddingOptimizer { kind: EmbeddingRule::RowwiseAdagrad, lr: 0.05, beta1: 0.9, beta2: 0.999, eps: 1e-8, l2: 0.0 }
     }
 }
 

@@ -62,7 +62,7 @@ DEFAULTS = {
     ),
     "loss": dict(ctr=1.0, ctcvr=1.0, cvr=0.0),
     "dense": dict(kind="adamw", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=None),
-    "embedding": dict(kind="adam", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8),
+    "embedding": dict(kind="adam", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, l2=None),
     "schedule": dict(kind=None, warmup_steps=None, total_steps=None, final_fraction=None, every=None, gamma=None),
 }
 
@@ -396,6 +396,8 @@ class EmbeddingOptimizer:
         k = self.keys
         for i in sorted(set(ids.tolist())):
             g = gradient[i]
+            if k["l2"] is not None:
+                g = g + k["l2"] * self.table[i]
             if k["kind"] == "adam":
                 self.steps[i] += 1
                 t = self.steps[i]
@@ -600,6 +602,17 @@ CASES = [
     Case("clip_norm_scaled", "clipped gradients in the moments of AdamW, two learning rates",
          model=dict(BOTTOM, activation="tanh"), contrast=dict(INSTANCE, weight=0.5, temperature_lr_scale=0.5),
          dense=dict(lr=0.01, eps=1e-3, clip_norm=0.05), embedding=SGD),
+    Case("embedding_l2_adam", "a penalty of the rows in the minibatch, lazy Adam; hot rows",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="off"), dense=SGD, embedding=dict(ADAM, l2=0.1),
+         dims=(3, 3), vocabulary=(8, 6), rows=80, ids="hot"),
+    Case("embedding_l2_rowwise", "a penalty of the rows in the minibatch, row-wise Adagrad; other rows in the second",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="off"), dense=SGD,
+         embedding=dict(kind="rowwise-adagrad", lr=0.05, l2=0.2), rows=8, second_rows=5, vocabulary=(12, 12, 12)),
+    Case("embedding_l2_adagrad", "a penalty of the rows in the minibatch, Adagrad",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="off"), dense=SGD,
+         embedding=dict(kind="adagrad", lr=0.05, l2=0.2), rows=8),
+    Case("embedding_l2_sgd", "a penalty of the rows in the minibatch, plain gradient descent",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="off"), dense=SGD, embedding=dict(SGD, l2=0.2), rows=8),
     Case("schedule_cosine", "both rates by a cosine over three steps: 1, then 0.8",
          model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="off"), dense=dict(ADAM, weight_decay=0.01),
          embedding=ADAM, schedule=dict(kind="cosine", warmup_steps=0, total_steps=3, final_fraction=0.2)),
