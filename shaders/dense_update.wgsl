@@ -3,7 +3,8 @@
 //   adamw    w -= lr decay w; m, v moments; w -= lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 //   adagrad  s += g^2; w -= lr g / (sqrt(s) + eps)
 //   sgd      w -= lr g
-// g is the gradient times the factor of clip.wgsl, if there is one. Weight decay is decoupled for all three. Gradients between parameters (padding) are zero.
+// g is the gradient times the factor of clip.wgsl, if there is one. Weight decay is decoupled for all three. Gradients between
+// parameters (padding) are zero.
 //
 // An invocation an element, 256 a workgroup, workgroups folded into x and y. Deterministic: one owner an element.
 
@@ -24,9 +25,9 @@ struct Step {
     correction1: f32,
     correction2: f32,
     inverse_clicks: f32,
-    pad0: f32,
-    pad1: f32,
-    pad2: f32,
+    step_low: u32,
+    step_high: u32,
+    pad: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

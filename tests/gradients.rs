@@ -6,6 +6,7 @@ use tauten::device::{Device, cpu::Cpu};
 use tauten::graph::{Graph, Initial, Input, Parameter, ParameterKind, Part, Plan, StateId, StateLayout, Step, TensorId, Words};
 use tauten::ops::check::normals;
 use tauten::ops::contrast::{Contrast, contrast};
+use tauten::ops::dropout::{Dropout, dropout};
 use tauten::ops::interact::interact;
 use tauten::ops::linear::{Linear, linear};
 use tauten::ops::losses::losses;
@@ -151,7 +152,8 @@ fn linear_mixture_and_losses() {
     let labels = [[1.0f32, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [0.0, 0.0]];
     let inverse_clicks = 1.0 / 3.0;
     chain.input(Input::Labels, &labels);
-    let step = Step { dense_lr: 0.0, embedding_lr: 0.0, correction1: 0.0, correction2: 0.0, inverse_clicks, pad: [0.0; 3] };
+    let step =
+        Step { dense_lr: 0.0, embedding_lr: 0.0, correction1: 0.0, correction2: 0.0, inverse_clicks, number: [0; 2], pad: 0.0 };
     chain.input(Input::Step, &[step]);
     let n = rows as f32;
     chain.weights.push([weights.ctr / n, weights.ctcvr / n, weights.cvr * inverse_clicks].repeat(rows));
@@ -178,6 +180,24 @@ fn activations() {
         }
         chain.check(&format!("linear with {activation:?}"));
     }
+}
+
+/// The mask of a step is the same in both directions; two layers drop different elements, and their gradients add up.
+#[test]
+fn dropout_at_a_fixed_step() {
+    let (rows, width) = (7, 5);
+    let (mut chain, t) = Chain::new(&[("x", normals(1, rows * width, 1.0)), ("w", normals(2, width * 3, 0.7))]);
+    let number = [3, 1];
+    let step =
+        Step { dense_lr: 0.0, embedding_lr: 0.0, correction1: 0.0, correction2: 0.0, inverse_clicks: 0.0, number, pad: 0.0 };
+    chain.input(Input::Step, &[step]);
+    for layer in 0..2 {
+        let kept = dropout(&mut chain.graph, t[0], rows, Dropout { rate: 0.4, seed: 11, layer });
+        let shape = Linear { rows, groups: 1, inputs: width, outputs: 3, activation: Activation::Tanh, input_gradient: true };
+        let y = linear(&mut chain.graph, kept, t[1], None, shape);
+        chain.weigh(y);
+    }
+    chain.check("dropout");
 }
 
 #[test]

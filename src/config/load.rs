@@ -509,6 +509,7 @@ fn check(config: &Config, places: &Places<'_>) -> Result<()> {
     whole("model.experts", model.experts, 1, 1024)?;
     widths("model.hidden", &model.hidden, true)?;
     widths("model.tower", &model.tower, true)?;
+    decay("model.dropout", model.dropout)?;
     not_negative("model.embedding_std", model.embedding_std)?;
 
     not_negative("contrast.weight", contrast.weight)?;
@@ -630,11 +631,11 @@ mod tests {
     #[test]
     fn syntax_and_keys() {
         insta::assert_snapshot!(error("numeric = [\n", &[]), @"c.toml:6: no TOML: unclosed array, expected `]`");
-        insta::assert_snapshot!(error("[model]\nencodr = \"mmoe\"", &[]), @"c.toml:7: key `model.encodr` is unknown; expected one of encoder, experts, hidden, tower, activation, embedding_std; did you mean `encoder`?");
+        insta::assert_snapshot!(error("[model]\nencodr = \"mmoe\"", &[]), @"c.toml:7: key `model.encodr` is unknown; expected one of encoder, experts, hidden, tower, activation, dropout, embedding_std; did you mean `encoder`?");
         insta::assert_snapshot!(error("[modle]", &[]), @"c.toml:6: key `modle` is unknown; expected one of seed, data, features, model, contrast, loss, optimizer, train, evaluate; did you mean `model`?");
         insta::assert_snapshot!(error("[model]\n\nencoder = \"mmoes\"", &[]), @"c.toml:8: key `model.encoder` is `mmoes`; expected one of shared-bottom, mmoe; did you mean `mmoe`?");
         insta::assert_snapshot!(error("[model]\nencoder = 3", &[]), @"c.toml:7: key `model.encoder` is `3`; expected one of shared-bottom, mmoe");
-        insta::assert_snapshot!(error("", &["model.encodr=mmoe"]), @"--set model.encodr=mmoe: key `model.encodr` is unknown; expected one of encoder, experts, hidden, tower, activation, embedding_std; did you mean `encoder`?");
+        insta::assert_snapshot!(error("", &["model.encodr=mmoe"]), @"--set model.encodr=mmoe: key `model.encodr` is unknown; expected one of encoder, experts, hidden, tower, activation, dropout, embedding_std; did you mean `encoder`?");
         insta::assert_snapshot!(error("", &["data.root.x=1", "data.root=3"]), @"--set data.root=3: key `data.root` is integer `3`; expected a string");
     }
 
@@ -689,6 +690,7 @@ mod tests {
                 "c.toml:6: key `features.dim` makes 64 x 1048576 (train.batch_size) numbers; at most 33554432 fit every GPU, so lower one",
             ),
             ("[model]\nhidden = []", &[], "c.toml:7: key `model.hidden` is empty; it must hold at least one layer width"),
+            ("", &["model.dropout=1"], "key `model.dropout` is 1; it must be at least 0 and below 1"),
             ("", &["model.experts=0"], "key `model.experts` is 0; it must be at least 1"),
             ("", &["features.categorical=[]"], "key `features.categorical` is empty; name at least one column"),
             (

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The seed of everything random: initial parameters, shuffling, sampled negatives.
+    /// The seed of everything random: initial parameters, shuffling, sampled negatives, dropout.
     #[serde(default = "one")]
     pub seed: u64,
     /// Input files and labels.
@@ -148,6 +148,8 @@ pub struct Model {
     pub tower: Vec<usize>,
     /// Activation of hidden layers.
     pub activation: Activation,
+    /// Probability that a hidden layer's output is dropped in training (encoder and towers; not the relatedness network).
+    pub dropout: f32,
     /// Standard deviation of the initial embeddings (normal, mean 0).
     pub embedding_std: f32,
 }
@@ -160,6 +162,7 @@ impl Default for Model {
             hidden: vec![128, 64],
             tower: vec![64, 32],
             activation: Activation::Relu,
+            dropout: 0.0,
             embedding_std: 0.01,
         }
     }

@@ -53,8 +53,10 @@ pub struct Step {
     pub correction2: f32,
     /// 1 / clicked rows of the minibatch, 0 without any.
     pub inverse_clicks: f32,
+    /// Number of the step, low and high word.
+    pub number: [u32; 2],
     /// Unused; uniforms are multiples of 16 bytes.
-    pub pad: [f32; 3],
+    pub pad: f32,
 }
 
 /// Where a tensor's words come from.

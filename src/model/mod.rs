@@ -11,8 +11,9 @@ use crate::data::batch::{TableLayout, table_layouts};
 use crate::device::Limits;
 use crate::graph::{Graph, Parameter, ParameterKind, Plan, StateId, StateLayout, TensorId};
 use crate::ops::contrast::{Contrast, contrast};
+use crate::ops::dropout::Dropout;
 use crate::ops::report::{ContrastPart, report};
-use crate::ops::{clip, dense_update, losses, normalize};
+use crate::ops::{clip, dense_update, dropout, losses, normalize};
 use crate::{Error, Result};
 use embedding::Embedding;
 use encoder::Encoder;
@@ -51,9 +52,21 @@ pub struct Builder<'a> {
     pub rows: usize,
     parameters: &'a Parameters,
     gradients: Option<StateId>,
+    /// Probability and seed of dropout; each layer that drops gets the next number.
+    dropout: Dropout,
 }
 
 impl Builder<'_> {
+    /// The output of a hidden layer with elements dropped, in training and where `model.dropout` says so.
+    pub fn dropout(&mut self, x: Activations) -> Activations {
+        if !self.training() || self.dropout.rate == 0.0 {
+            return x;
+        }
+        let tensor = dropout::dropout(&mut self.graph, x.tensor, self.rows, self.dropout);
+        self.dropout.layer += 1;
+        Activations { tensor, ..x }
+    }
+
     /// Parameter number `index` as a tensor.
     pub fn parameter(&mut self, index: usize) -> TensorId {
         self.graph.parameter(&self.parameters.list[index], self.gradients)
@@ -236,7 +249,8 @@ impl Model {
         let gradients = training.then_some(self.dense.gradients);
         let graph = Graph::new(self.limits);
         let graph = if training { graph } else { graph.forward_only() };
-        Builder { graph, rows, parameters: &self.parameters, gradients }
+        let dropout = Dropout { rate: self.config.model.dropout, seed: self.config.seed, layer: 0 };
+        Builder { graph, rows, parameters: &self.parameters, gradients, dropout }
     }
 
     /// Features to tower outputs: x, a [B, 2 H] and logits [B, 2].

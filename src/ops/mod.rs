@@ -8,6 +8,7 @@ pub mod check;
 pub mod clip;
 pub mod contrast;
 pub mod dense_update;
+pub mod dropout;
 pub mod embedding_update;
 pub mod gather;
 pub mod interact;

@@ -287,7 +287,8 @@ fn scalars(config: &Config, step: u64, clicks: usize, training_steps: u64) -> St
         correction1,
         correction2,
         inverse_clicks: if clicks > 0 { 1.0 / clicks as f32 } else { 0.0 },
-        pad: [0.0; 3],
+        number: [step as u32, (step >> 32) as u32],
+        pad: 0.0,
     }
 }
 

@@ -54,7 +54,7 @@ CTR, CVR = 0, 1
 
 # Tauten's defaults of the keys that the computation depends on.
 DEFAULTS = {
-    "model": dict(encoder="mmoe", experts=4, hidden=[128, 64], tower=[64, 32], activation="relu"),
+    "model": dict(encoder="mmoe", experts=4, hidden=[128, 64], tower=[64, 32], activation="relu", dropout=None),
     "contrast": dict(
         temperature="instance", weight=0.05, width=32, negatives="in-batch", direction="both", objective="robust", rho=1.0,
         tau_min=0.05, tau_max=1.0, tau_init=0.2, input="towers", hidden=[32], stop_gradient=True, mask=None,
@@ -226,8 +226,8 @@ def draw_batch(case, rows, generator):
 class Forward:
     """The forward pass and its losses; `kinks` gathers the pre-activations, `norms` the norms before normalisation."""
 
-    def __init__(self, case, p, batch):
-        self.case, self.p = case, p
+    def __init__(self, case, p, batch, step=0):
+        self.case, self.p, self.step = case, p, step
         self.kinks, self.norms = [], []
         ids = torch.from_numpy(batch["ids"]).long()
         x = self.features(ids, torch.from_numpy(batch["numeric"]).double())
@@ -257,6 +257,22 @@ class Forward:
         self.kinks.append(x.detach().abs().min().item())
         return torch.relu(x)
 
+    def drop(self, h, layer, first=0, columns=None):
+        """Dropout of the output of `layer`, numbered through encoder and towers, of which h is `columns` columns from `first` on.
+
+        By Philox4x32-10 (Salmon et al., SC 2011) under the seed 1: element i is dropped where the upper 24 bits of word i % 4 of
+        counter (i // 4, 6 | layer << 8, step, 0) lie below the rate.
+        """
+        rate = self.case.model["dropout"]
+        if rate is None:
+            return h
+        rows, width = h.shape
+        columns = columns or width
+        i = np.arange(rows)[:, None] * columns + first + np.arange(width)[None, :]
+        word = np.take_along_axis(philox(i // 4, 6 | layer << 8, self.step), (i % 4)[None], axis=0)[0]
+        kept = (word >> 8) / 2.0**24 >= rate
+        return h * torch.from_numpy(kept / (1 - rate))
+
     def features(self, ids, numeric):
         """Columns of x: features grouped by width, widths by first appearance; then the numeric columns."""
         widths = list(dict.fromkeys(self.case.dims))
@@ -271,7 +287,7 @@ class Forward:
         if m["encoder"] == "shared-bottom":
             h = x
             for layer in range(depth):
-                h = self.activate(h @ p[f"bottom.{layer}.weight"] + p[f"bottom.{layer}.bias"])
+                h = self.drop(self.activate(h @ p[f"bottom.{layer}.weight"] + p[f"bottom.{layer}.bias"]), layer)
             return [h, h]
         e = m["experts"]
         outputs = []
@@ -281,7 +297,7 @@ class Forward:
                 columns = slice(expert * width, (expert + 1) * width)
                 weight = p[f"experts.{layer}.weight"]
                 weight = weight[:, columns] if layer == 0 else weight[expert]
-                h = self.activate(h @ weight + p[f"experts.{layer}.bias"][columns])
+                h = self.drop(self.activate(h @ weight + p[f"experts.{layer}.bias"][columns]), layer, columns.start, e * width)
             outputs.append(h)
         outputs = torch.stack(outputs, dim=1)  # [B, E, H]
         scores = (x @ p["gates.weight"] + p["gates.bias"]).reshape(-1, 2, e)
@@ -298,6 +314,7 @@ class Forward:
                 weight = p[f"towers.{layer}.weight"]
                 weight = weight[:, columns] if weight.dim() == 2 else weight[k]
                 h = self.activate(h @ weight + p[f"towers.{layer}.bias"][columns])
+                h = self.drop(h, len(m["hidden"]) + layer, columns.start, 2 * width)
             a.append(h)
         return a
 
@@ -359,6 +376,19 @@ class Forward:
                 loss = tau * (torch.logsumexp(scaled, dim=1) - torch.log(count)) + c["rho"] * tau
             total = total + loss.mean()
         return total / len(ways)
+
+
+def philox(index, purpose, step):
+    """Words [4, ...] of the counter (index, purpose, step, 0) under the key (1, 0)."""
+    low = 0xFFFFFFFF
+    c = [index.astype(np.uint64)] + [np.full(index.shape, x, dtype=np.uint64) for x in (purpose, step, 0)]
+    key = [1, 0]
+    for _ in range(10):
+        a, b = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
+        high = np.uint64(32)
+        c = [b >> high ^ c[1] ^ np.uint64(key[0]), b & np.uint64(low), a >> high ^ c[3] ^ np.uint64(key[1]), a & np.uint64(low)]
+        key = [(key[0] + 0x9E3779B9) & low, (key[1] + 0xBB67AE85) & low]
+    return np.stack(c).astype(np.int64)
 
 
 def candidates(contrast, batch):
@@ -464,7 +494,7 @@ def compute(case, parameters, batches):
     out = {}
     kink = norm = smallest = math.inf
     for step, batch in enumerate(batches):
-        forward = Forward(case, p, batch)
+        forward = Forward(case, p, batch, step)
         gradients = torch.autograd.grad(forward.losses["total"], list(p.values()), allow_unused=True)
         gradients = {n: torch.zeros_like(p[n]) if g is None else g for n, g in zip(p, gradients)}
         kink = min([kink] + forward.kinks)
@@ -613,6 +643,11 @@ CASES = [
          embedding=dict(kind="adagrad", lr=0.05, l2=0.2), rows=8),
     Case("embedding_l2_sgd", "a penalty of the rows in the minibatch, plain gradient descent",
          model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="off"), dense=SGD, embedding=dict(SGD, l2=0.2), rows=8),
+    Case("dropout_mmoe", "dropout in experts and towers; 70 rows, so that blocks of rows occur",
+         model=dict(SMALL, activation="tanh", dropout=0.25), contrast=dict(INSTANCE, weight=0.5), dense=SGD, embedding=SGD,
+         rows=70, dims=(3, 3), vocabulary=(9, 7)),
+    Case("dropout_shared_bottom", "dropout in bottom and towers, relu; another minibatch in the second step",
+         model=dict(BOTTOM, dropout=0.5), contrast=dict(temperature="off"), dense=SGD, embedding=SGD, rows=9, second_rows=7),
     Case("schedule_cosine", "both rates by a cosine over three steps: 1, then 0.8",
          model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="off"), dense=dict(ADAM, weight_decay=0.01),
          embedding=ADAM, schedule=dict(kind="cosine", warmup_steps=0, total_steps=3, final_fraction=0.2)),
