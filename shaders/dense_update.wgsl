@@ -1,9 +1,10 @@
-// One update of all dense parameters, which lie in one buffer, in one dispatch.
+// One update of dense parameters, which lie in one buffer, in one dispatch. lr is the step's rate times that of these parameters.
 //
 //   adamw    w -= lr decay w; m, v moments; w -= lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 //   adagrad  s += g^2; w -= lr g / (sqrt(s) + eps)
 //   sgd      w -= lr g
-// Weight decay is decoupled for all three. Gradients between parameters (padding) are zero.
+// g is the gradient times the factor of clip.wgsl, if there is one. Weight decay is decoupled for all three. Gradients between
+// parameters (padding) are zero.
 //
 // An invocation an element, 256 a workgroup, workgroups folded into x and y. Deterministic: one owner an element.
 
@@ -13,9 +14,9 @@ struct Params {
     beta2: f32,
     eps: f32,
     decay: f32,
-    pad0: u32,
-    pad1: u32,
-    pad2: u32,
+    lr_scale: f32, // learning rate of these parameters in parts of the step's
+    clipped: u32,  // 1: gradients are multiplied by factor
+    pad: u32,
 }
 
 struct Step {
@@ -24,9 +25,9 @@ struct Step {
     correction1: f32,
     correction2: f32,
     inverse_clicks: f32,
-    pad0: f32,
-    pad1: f32,
-    pad2: f32,
+    step_low: u32,
+    step_high: u32,
+    pad: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -36,6 +37,14 @@ struct Step {
 @group(0) @binding(4) var<storage, read_write> weights: array<f32>;
 @group(0) @binding(5) var<storage, read_write> first: array<f32>;       // m, or s
 @group(0) @binding(6) var<storage, read_write> second: array<f32>;      // v
+@group(0) @binding(7) var<storage, read> factor: array<f32>;            // (1)
+
+fn gradient(i: u32) -> f32 {
+    if params.clipped == 1u {
+        return gradients[i] * factor[0];
+    }
+    return gradients[i];
+}
 
 // The element of this invocation, or one past the end where there is nothing to do.
 fn element(group: vec3<u32>, groups: vec3<u32>, t: u32) -> u32 {
@@ -53,13 +62,14 @@ fn adamw(
     if i == params.count {
         return;
     }
-    let g = gradients[i];
+    let g = gradient(i);
     let m = params.beta1 * first[i] + (1.0 - params.beta1) * g;
     let v = params.beta2 * second[i] + (1.0 - params.beta2) * g * g;
     first[i] = m;
     second[i] = v;
-    let w = weights[i] - step.dense_lr * params.decay * weights[i];
-    weights[i] = w - step.dense_lr * (m / step.correction1) / (sqrt(v / step.correction2) + params.eps);
+    let lr = step.dense_lr * params.lr_scale;
+    let w = weights[i] - lr * params.decay * weights[i];
+    weights[i] = w - lr * (m / step.correction1) / (sqrt(v / step.correction2) + params.eps);
 }
 
 @compute @workgroup_size(256)
@@ -72,11 +82,12 @@ fn adagrad(
     if i == params.count {
         return;
     }
-    let g = gradients[i];
+    let g = gradient(i);
     let sum = first[i] + g * g;
     first[i] = sum;
-    let w = weights[i] - step.dense_lr * params.decay * weights[i];
-    weights[i] = w - step.dense_lr * g / (sqrt(sum) + params.eps);
+    let lr = step.dense_lr * params.lr_scale;
+    let w = weights[i] - lr * params.decay * weights[i];
+    weights[i] = w - lr * g / (sqrt(sum) + params.eps);
 }
 
 @compute @workgroup_size(256)
@@ -89,6 +100,7 @@ fn sgd(
     if i == params.count {
         return;
     }
-    let w = weights[i] - step.dense_lr * params.decay * weights[i];
-    weights[i] = w - step.dense_lr * gradients[i];
+    let lr = step.dense_lr * params.lr_scale;
+    let w = weights[i] - lr * params.decay * weights[i];
+    weights[i] = w - lr * gradient(i);
 }

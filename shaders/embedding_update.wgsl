@@ -2,8 +2,8 @@
 //
 //   chunk_sums  partial[c, d] = sum of dx over the occurrences of chunk c of a hot row
 //   adam, adagrad, rowwise_adagrad, sgd
-//               g[u, d] = sum of dx over all occurrences of unique row u (its chunks' partials if it is hot), then one update of
-//               the row and its state. Lazy: rows that are not in the minibatch keep their moments and their step count.
+//               g[u, d] = sum of dx over all occurrences of unique row u (its chunks' partials if it is hot) + l2 table[u, d], then
+//               one update of the row and its state. Lazy: rows that are not in the minibatch keep their moments and their step count.
 //
 // segments: header (U, C, 0, 0), then (table row, start, end, first chunk or 0xffffffff) a unique row, ascending.
 // Occurrence p = b * F + f stands for dx[b, offset + f * D .. + D].
@@ -23,6 +23,10 @@ struct Params {
     beta1: f32,
     beta2: f32,
     eps: f32,
+    l2: f32,        // this times a row is added to its gradient
+    pad0: u32,
+    pad1: u32,
+    pad2: u32,
 }
 
 struct Step {
@@ -31,9 +35,9 @@ struct Step {
     correction1: f32,
     correction2: f32,
     inverse_clicks: f32,
-    pad0: f32,
-    pad1: f32,
-    pad2: f32,
+    step_low: u32,
+    step_high: u32,
+    pad: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -64,7 +68,7 @@ fn sum_occurrences(start: u32, end: u32, d: u32) -> f32 {
     return sum;
 }
 
-fn gradient(segment: vec4<u32>, d: u32) -> f32 {
+fn occurrences_gradient(segment: vec4<u32>, d: u32) -> f32 {
     if segment.w == 0xffffffffu {
         return sum_occurrences(segment.y, segment.z, d);
     }
@@ -74,6 +78,11 @@ fn gradient(segment: vec4<u32>, d: u32) -> f32 {
         sum += partial_sums[(segment.w + c) * params.dim + d];
     }
     return sum;
+}
+
+// g of a segment whose row is that of the shard.
+fn gradient(segment: vec4<u32>, d: u32) -> f32 {
+    return occurrences_gradient(segment, d) + params.l2 * table[segment.x * params.dim + d];
 }
 
 // The segment of this invocation's row, with its row relative to the shard; row 0xffffffff where there is nothing to do.

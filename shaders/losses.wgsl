@@ -31,9 +31,9 @@ struct Step {
     correction1: f32,
     correction2: f32,
     inverse_clicks: f32,
-    pad0: f32,
-    pad1: f32,
-    pad2: f32,
+    step_low: u32,
+    step_high: u32,
+    pad: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -15,6 +15,8 @@ pub enum Purpose {
     Simulate = 4,
     /// Inputs of op checks and tests.
     Check = 5,
+    /// Dropped activations; `step` is the training step, a lane a layer. `shaders/dropout.wgsl` knows the number.
+    Dropout = 6,
 }
 
 /// A stream of random words keyed by seed, purpose and step.
@@ -29,6 +31,11 @@ impl Stream {
     /// The stream of `purpose` at `step` under `seed`.
     pub fn new(seed: u64, purpose: Purpose, step: u64) -> Self {
         Stream { key: [seed as u32, (seed >> 32) as u32], purpose: purpose as u32, step }
+    }
+
+    /// Stream number `lane`, below 2^24, of as many independent ones; the stream itself is number 0.
+    pub fn lane(self, lane: u32) -> Self {
+        Stream { purpose: self.purpose | lane << 8, ..self }
     }
 
     /// Four random words at `index` (indices up to 2^32 - 1, four words each).

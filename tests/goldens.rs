@@ -279,3 +279,23 @@ fn split_models_match_pytorch() {
         }
     });
 }
+
+/// Evaluation drops nothing and keeps nothing for a backward pass: its plan is that of the model without dropout.
+#[test]
+fn evaluation_is_without_dropout() {
+    let mut golden = goldens().into_iter().find(|g| g.name == "dropout_mmoe").unwrap();
+    let names = |golden: &Golden, training: bool| -> Vec<&str> {
+        let model = Model::new(&golden.config, &golden.schema, Choice::Cpu.limits()).unwrap();
+        let plan = if training { model.training_plan(70) } else { model.inference_plan(70) };
+        plan.nodes.iter().map(|n| n.op.kernel().name).collect()
+    };
+    // Two layers of experts and two of towers, forward and backward.
+    assert_eq!(names(&golden, true).iter().filter(|n| n.starts_with("dropout")).count(), 8);
+    let evaluation = names(&golden, false);
+    assert!(!evaluation.iter().any(|n| n.starts_with("dropout")), "{evaluation:?}");
+    golden.config.model.dropout = 0.0;
+    assert_eq!(names(&golden, false), evaluation);
+    golden.config.model.activation = tauten::config::Activation::Gelu;
+    assert!(names(&golden, true).contains(&"linear_keeping"));
+    assert!(!names(&golden, false).contains(&"linear_keeping"));
+}

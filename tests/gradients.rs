@@ -7,6 +7,7 @@ use tauten::graph::{Graph, Initial, Input, Parameter, ParameterKind, Part, Plan,
 use tauten::ops::check::normals;
 use tauten::ops::columns::{concat, split};
 use tauten::ops::contrast::{Contrast, contrast};
+use tauten::ops::dropout::{Dropout, dropout};
 use tauten::ops::interact::interact;
 use tauten::ops::linear::{Linear, linear};
 use tauten::ops::losses::{Logits, losses};
@@ -153,7 +154,8 @@ fn linear_mixture_and_losses() {
     let labels = [[1.0f32, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [0.0, 0.0]];
     let inverse_clicks = 1.0 / 3.0;
     chain.input(Input::Labels, &labels);
-    let step = Step { dense_lr: 0.0, embedding_lr: 0.0, correction1: 0.0, correction2: 0.0, inverse_clicks, pad: [0.0; 3] };
+    let step =
+        Step { dense_lr: 0.0, embedding_lr: 0.0, correction1: 0.0, correction2: 0.0, inverse_clicks, number: [0; 2], pad: 0.0 };
     chain.input(Input::Step, &[step]);
     let n = rows as f32;
     chain.weights.push([weights.ctr / n, weights.ctcvr / n, weights.cvr * inverse_clicks].repeat(rows));
@@ -216,7 +218,7 @@ fn estimates_of_the_conversion_loss() {
         g.output(values);
         let labels = [[1.0f32, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [0.0, 0.0]];
         chain.input(Input::Labels, &labels);
-        let step = Step { dense_lr: 0.0, embedding_lr: 0.0, correction1: 0.0, correction2: 0.0, inverse_clicks: 0.0, pad: [0.0; 3] };
+        let step: Step = bytemuck::Zeroable::zeroed();
         chain.input(Input::Step, &[step]);
         let n = rows as f32;
         chain.weights.push([loss.ctr / n, 0.0, loss.cvr / n].repeat(rows));
@@ -235,11 +237,51 @@ fn direct_ctcvr_and_its_calibrator() {
     let values = losses(g, Logits { tasks, direct: true, imputation: None }, rows, &loss);
     g.output(values);
     chain.input(Input::Labels, &[[1.0f32, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0]]);
-    let step = Step { dense_lr: 0.0, embedding_lr: 0.0, correction1: 0.0, correction2: 0.0, inverse_clicks: 0.0, pad: [0.0; 3] };
+    let step: Step = bytemuck::Zeroable::zeroed();
     chain.input(Input::Step, &[step]);
     let n = rows as f32;
     chain.weights.push([loss.ctr / n, loss.ctcvr / n, 0.0].repeat(rows));
     chain.check("direct CTCVR");
+}
+
+/// A hidden layer of each smooth activation with another behind it; the input is read twice, and gradients add up.
+#[test]
+fn activations() {
+    let (rows, inputs, width) = (6, 3, 4);
+    for activation in [Activation::Tanh, Activation::Gelu, Activation::Silu] {
+        let (mut chain, t) = Chain::new(&[
+            ("x", normals(1, rows * inputs, 1.0)),
+            ("first", normals(2, inputs * 2 * width, 0.7)),
+            ("bias of first", normals(3, 2 * width, 0.7)),
+            ("second", normals(4, 2 * width * 2, 0.7)),
+            ("bias of second", normals(5, 4, 0.7)),
+        ]);
+        let layer = |groups, inputs, outputs| Linear { rows, groups, inputs, outputs, activation, input_gradient: true };
+        for _ in 0..2 {
+            let h = linear(&mut chain.graph, t[0], t[1], Some(t[2]), layer(1, inputs, 2 * width));
+            let y = linear(&mut chain.graph, h, t[3], Some(t[4]), layer(2, width, 2));
+            chain.weigh(y);
+        }
+        chain.check(&format!("linear with {activation:?}"));
+    }
+}
+
+/// The mask of a step is the same in both directions; two layers drop different elements, and their gradients add up.
+#[test]
+fn dropout_at_a_fixed_step() {
+    let (rows, width) = (7, 5);
+    let (mut chain, t) = Chain::new(&[("x", normals(1, rows * width, 1.0)), ("w", normals(2, width * 3, 0.7))]);
+    let number = [3, 1];
+    let step =
+        Step { dense_lr: 0.0, embedding_lr: 0.0, correction1: 0.0, correction2: 0.0, inverse_clicks: 0.0, number, pad: 0.0 };
+    chain.input(Input::Step, &[step]);
+    for layer in 0..2 {
+        let kept = dropout(&mut chain.graph, t[0], rows, Dropout { rate: 0.4, seed: 11, layer });
+        let shape = Linear { rows, groups: 1, inputs: width, outputs: 3, activation: Activation::Tanh, input_gradient: true };
+        let y = linear(&mut chain.graph, kept, t[1], None, shape);
+        chain.weigh(y);
+    }
+    chain.check("dropout");
 }
 
 #[test]

@@ -61,8 +61,27 @@ gauc = "segment"
 /// Minibatches in an epoch.
 const EPOCH: u64 = 13;
 
-/// Sampled negatives and a mask.
-const SAMPLED: [&str; 4] = ["--set", "contrast.negatives=7", "--set", "contrast.mask=user"];
+/// Sampled negatives and a mask; what else goes by the step's number or is off by default.
+const SAMPLED: [&str; 18] = [
+    "--set",
+    "contrast.negatives=7",
+    "--set",
+    "contrast.mask=user",
+    "--set",
+    "model.activation=gelu",
+    "--set",
+    "model.dropout=0.2",
+    "--set",
+    "optimizer.schedule.kind=cosine",
+    "--set",
+    "optimizer.schedule.warmup_steps=3",
+    "--set",
+    "optimizer.dense.clip_norm=0.5",
+    "--set",
+    "optimizer.embedding.l2=0.001",
+    "--set",
+    "contrast.temperature_lr_scale=0.5",
+];
 
 /// Minibatches of 512 rows, so that a slow device has few steps to take: 3 and a short one of 64 rows an epoch, two epochs.
 const FEW: [&str; 4] = ["--set", "train.batch_size=512", "--set", "train.epochs=2"];

@@ -547,6 +547,7 @@ fn check(config: &Config, places: &Places<'_>) -> Result<()> {
     whole("model.levels", model.levels, 1, 64)?;
     widths("model.hidden", &model.hidden, !matches!(model.encoder, Encoder::Esmm | Encoder::SingleTask))?;
     widths("model.tower", &model.tower, true)?;
+    decay("model.dropout", model.dropout)?;
     not_negative("model.embedding_std", model.embedding_std)?;
 
     not_negative("contrast.weight", contrast.weight)?;
@@ -560,6 +561,7 @@ fn check(config: &Config, places: &Places<'_>) -> Result<()> {
         let keys = ["contrast.tau_init", "contrast.tau_min", "contrast.tau_max"];
         return refuse(&keys, format!("breaks tau_min < tau_init < tau_max: they are {low}, {start}, {high}"));
     }
+    not_negative("contrast.temperature_lr_scale", contrast.temperature_lr_scale)?;
     if let Temperature::Fixed(tau) = contrast.temperature {
         positive("contrast.temperature", tau)?;
     }
@@ -582,16 +584,33 @@ fn check(config: &Config, places: &Places<'_>) -> Result<()> {
         );
     }
 
+    let schedule = &optimizer.schedule;
+    let (warmup, total) = (schedule.warmup_steps, schedule.total_steps);
+    if schedule.kind == ScheduleKind::Cosine && total > 0 && total <= warmup {
+        let keys = ["optimizer.schedule.total_steps", "optimizer.schedule.warmup_steps"];
+        return refuse(&keys, format!("breaks warmup_steps < total_steps: they are {warmup}, {total}"));
+    }
+    let fraction = schedule.final_fraction;
+    if !(0.0..=1.0).contains(&fraction) {
+        return refuse(&["optimizer.schedule.final_fraction"], format!("is {fraction}; it must be at least 0 and at most 1"));
+    }
+    if schedule.every == 0 {
+        return refuse(&["optimizer.schedule.every"], "is 0; it must be at least 1".into());
+    }
+    positive("optimizer.schedule.gamma", schedule.gamma)?;
+
     let (dense, embedding) = (&optimizer.dense, &optimizer.embedding);
     positive("optimizer.dense.lr", dense.lr)?;
     decay("optimizer.dense.beta1", dense.beta1)?;
     decay("optimizer.dense.beta2", dense.beta2)?;
     positive("optimizer.dense.eps", dense.eps)?;
     not_negative("optimizer.dense.weight_decay", dense.weight_decay)?;
+    not_negative("optimizer.dense.clip_norm", dense.clip_norm)?;
     positive("optimizer.embedding.lr", embedding.lr)?;
     decay("optimizer.embedding.beta1", embedding.beta1)?;
     decay("optimizer.embedding.beta2", embedding.beta2)?;
     positive("optimizer.embedding.eps", embedding.eps)?;
+    not_negative("optimizer.embedding.l2", embedding.l2)?;
 
     whole("train.batch_size", train.batch_size, 1, MAX_BATCH)?;
     whole("train.evaluate_batch_size", train.evaluate_batch_size, 1, MAX_BATCH)?;
@@ -658,11 +677,11 @@ mod tests {
     #[test]
     fn syntax_and_keys() {
         insta::assert_snapshot!(error("numeric = [\n", &[]), @"c.toml:6: no TOML: unclosed array, expected `]`");
-        insta::assert_snapshot!(error("[model]\nencodr = \"mmoe\"", &[]), @"c.toml:7: key `model.encodr` is unknown; expected one of encoder, experts, task_experts, levels, hidden, tower, activation, embedding_std; did you mean `encoder`?");
+        insta::assert_snapshot!(error("[model]\nencodr = \"mmoe\"", &[]), @"c.toml:7: key `model.encodr` is unknown; expected one of encoder, experts, task_experts, levels, hidden, tower, activation, dropout, embedding_std; did you mean `encoder`?");
         insta::assert_snapshot!(error("[modle]", &[]), @"c.toml:6: key `modle` is unknown; expected one of seed, data, features, model, contrast, loss, optimizer, train, evaluate; did you mean `model`?");
         insta::assert_snapshot!(error("[model]\n\nencoder = \"mmoes\"", &[]), @"c.toml:8: key `model.encoder` is `mmoes`; expected one of single-task, esmm, shared-bottom, mmoe, ple, cross-stitch, aitm; did you mean `mmoe`?");
         insta::assert_snapshot!(error("[model]\nencoder = 3", &[]), @"c.toml:7: key `model.encoder` is `3`; expected one of single-task, esmm, shared-bottom, mmoe, ple, cross-stitch, aitm");
-        insta::assert_snapshot!(error("", &["model.encodr=mmoe"]), @"--set model.encodr=mmoe: key `model.encodr` is unknown; expected one of encoder, experts, task_experts, levels, hidden, tower, activation, embedding_std; did you mean `encoder`?");
+        insta::assert_snapshot!(error("", &["model.encodr=mmoe"]), @"--set model.encodr=mmoe: key `model.encodr` is unknown; expected one of encoder, experts, task_experts, levels, hidden, tower, activation, dropout, embedding_std; did you mean `encoder`?");
         insta::assert_snapshot!(error("", &["data.root.x=1", "data.root=3"]), @"--set data.root=3: key `data.root` is integer `3`; expected a string");
     }
 
@@ -717,6 +736,7 @@ mod tests {
                 "c.toml:6: key `features.dim` makes 64 x 1048576 (train.batch_size) numbers; at most 33554432 fit every GPU, so lower one",
             ),
             ("[model]\nhidden = []", &[], "c.toml:7: key `model.hidden` is empty; it must hold at least one layer width"),
+            ("", &["model.dropout=1"], "key `model.dropout` is 1; it must be at least 0 and below 1"),
             ("", &["model.experts=0"], "key `model.experts` is 0; it must be at least 1"),
             ("", &["features.categorical=[]"], "key `features.categorical` is empty; name at least one column"),
             (
@@ -742,13 +762,37 @@ mod tests {
             ),
             ("", &["contrast.temperature=0"], "key `contrast.temperature` is 0; it must be finite and above 0"),
             ("", &["contrast.weight=nan"], "key `contrast.weight` is NaN; it must be finite and 0 or above"),
+            (
+                "",
+                &["contrast.temperature_lr_scale=-1"],
+                "key `contrast.temperature_lr_scale` is -1; it must be finite and 0 or above",
+            ),
             ("", &["loss.ctr=-1"], "key `loss.ctr` is -1; it must be finite and 0 or above"),
             (
                 "[loss]\nctcvr = 0\ncvr = 0",
                 &[],
                 "c.toml:7: key `loss.ctcvr` is 0, as is the other conversion loss; one of ctcvr, cvr must be above 0",
             ),
+            (
+                "[optimizer.schedule]\nkind = \"cosine\"\nwarmup_steps = 9\ntotal_steps = 9",
+                &[],
+                "c.toml:9: key `optimizer.schedule.total_steps` breaks warmup_steps < total_steps: they are 9, 9",
+            ),
+            (
+                "",
+                &["optimizer.schedule.final_fraction=1.5"],
+                "key `optimizer.schedule.final_fraction` is 1.5; it must be at least 0 and at most 1",
+            ),
+            ("", &["optimizer.schedule.every=0"], "key `optimizer.schedule.every` is 0; it must be at least 1"),
+            ("", &["optimizer.schedule.gamma=0"], "key `optimizer.schedule.gamma` is 0; it must be finite and above 0"),
+            (
+                "",
+                &["optimizer.schedule.kind=cosin"],
+                "key `optimizer.schedule.kind` is `cosin`; expected one of constant, cosine, step; did you mean `cosine`?",
+            ),
             ("", &["optimizer.dense.lr=inf"], "key `optimizer.dense.lr` is inf; it must be finite and above 0"),
+            ("", &["optimizer.dense.clip_norm=-1"], "key `optimizer.dense.clip_norm` is -1; it must be finite and 0 or above"),
+            ("", &["optimizer.embedding.l2=nan"], "key `optimizer.embedding.l2` is NaN; it must be finite and 0 or above"),
             ("", &["optimizer.embedding.beta2=1"], "key `optimizer.embedding.beta2` is 1; it must be at least 0 and below 1"),
             (
                 "",

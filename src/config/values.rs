@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The seed of everything random: initial parameters, shuffling, sampled negatives.
+    /// The seed of everything random: initial parameters, shuffling, sampled negatives, dropout.
     #[serde(default = "one")]
     pub seed: u64,
     /// Input files and labels.
@@ -153,6 +153,8 @@ pub struct Model {
     pub tower: Vec<usize>,
     /// Activation of hidden layers.
     pub activation: Activation,
+    /// Probability that a hidden layer's output is dropped in training (encoder and towers; not the relatedness network).
+    pub dropout: f32,
     /// Standard deviation of the initial embeddings (normal, mean 0).
     pub embedding_std: f32,
 }
@@ -167,6 +169,7 @@ impl Default for Model {
             hidden: vec![128, 64],
             tower: vec![64, 32],
             activation: Activation::Relu,
+            dropout: 0.0,
             embedding_std: 0.01,
         }
     }
@@ -201,6 +204,12 @@ pub enum Activation {
     /// max(x, 0).
     #[default]
     Relu,
+    /// tanh(x).
+    Tanh,
+    /// x Phi(x), Phi the standard normal distribution: the exact form, not that by tanh (Hendrycks and Gimpel 2016).
+    Gelu,
+    /// x s(x), s the logistic function (Elfwing et al. 2018).
+    Silu,
 }
 
 /// `[contrast]`: alignment of the two task representations.
@@ -233,6 +242,9 @@ pub struct Contrast {
     pub hidden: Vec<usize>,
     /// Whether the relatedness network's input passes no gradient back.
     pub stop_gradient: bool,
+    /// Learning rate of what the temperature is learned by (the relatedness network, or the task's number), in parts of
+    /// `optimizer.dense.lr`.
+    pub temperature_lr_scale: f32,
     /// A categorical feature; rows that share its value with the anchor are no negatives of it. Unknown values equal nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mask: Option<String>,
@@ -254,6 +266,7 @@ impl Default for Contrast {
             input: RelatednessInput::Towers,
             hidden: vec![32],
             stop_gradient: true,
+            temperature_lr_scale: 1.0,
             mask: None,
         }
     }
@@ -357,6 +370,44 @@ pub struct Optimizer {
     pub dense: DenseOptimizer,
     /// Optimizer of embedding rows; only the rows in the minibatch are touched.
     pub embedding: EmbeddingOptimizer,
+    /// The course of both learning rates.
+    pub schedule: Schedule,
+}
+
+/// `[optimizer.schedule]`: a factor of both learning rates for each step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Schedule {
+    /// The course after the warm-up.
+    pub kind: ScheduleKind,
+    /// Steps over which the factor rises linearly to 1; 0: none.
+    pub warmup_steps: u64,
+    /// The step at which the final fraction is reached, warm-up counted (`cosine`); 0: the steps of all `train.epochs`.
+    pub total_steps: u64,
+    /// The factor at the end (`cosine`).
+    pub final_fraction: f32,
+    /// Steps from one change to the next (`step`).
+    pub every: u64,
+    /// What each change multiplies the factor by (`step`).
+    pub gamma: f32,
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Schedule { kind: ScheduleKind::Constant, warmup_steps: 0, total_steps: 0, final_fraction: 0.0, every: 1000, gamma: 0.5 }
+    }
+}
+
+/// The course of the learning rates after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScheduleKind {
+    /// Always 1.
+    Constant,
+    /// Half a cosine from 1 to the final fraction.
+    Cosine,
+    /// Multiplied by gamma every so many steps.
+    Step,
 }
 
 /// `[optimizer.dense]`.
@@ -375,11 +426,22 @@ pub struct DenseOptimizer {
     pub eps: f32,
     /// Decoupled weight decay.
     pub weight_decay: f32,
+    /// Most that the norm of all dense parameters' gradients together may be, before the update; 0: no bound. The gradients of
+    /// embeddings neither count nor are they held back: that of a table, summed over the rows of the minibatch, is never formed.
+    pub clip_norm: f32,
 }
 
 impl Default for DenseOptimizer {
     fn default() -> Self {
-        DenseOptimizer { kind: DenseRule::Adamw, lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0 }
+        DenseOptimizer {
+            kind: DenseRule::Adamw,
+            lr: 1e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.0,
+            clip_norm: 0.0,
+        }
     }
 }
 
@@ -409,12 +471,14 @@ pub struct EmbeddingOptimizer {
     pub beta2: f32,
     /// Added to the root in the denominator.
     pub eps: f32,
+    /// This times a row is added to its gradient, once for each minibatch that holds it.
+    pub l2: f32,
 }
 
 impl Default for EmbeddingOptimizer {
     fn default() -> Self {
         // By measurement on KuaiRand (README, "Figures"); it also has the smallest state of the adaptive rules.
-        EmbeddingOptimizer { kind: EmbeddingRule::RowwiseAdagrad, lr: 0.05, beta1: 0.9, beta2: 0.999, eps: 1e-8 }
+        EmbeddingOptimizer { kind: EmbeddingRule::RowwiseAdagrad, lr: 0.05, beta1: 0.9, beta2: 0.999, eps: 1e-8, l2: 0.0 }
     }
 }
 

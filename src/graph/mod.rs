@@ -53,8 +53,10 @@ pub struct Step {
     pub correction2: f32,
     /// 1 / clicked rows of the minibatch, 0 without any.
     pub inverse_clicks: f32,
+    /// Number of the step, low and high word.
+    pub number: [u32; 2],
     /// Unused; uniforms are multiples of 16 bytes.
-    pub pad: [f32; 3],
+    pub pad: f32,
 }
 
 /// Where a tensor's words come from.
@@ -149,6 +151,7 @@ pub struct Graph {
     outputs: Vec<TensorId>,
     scope: String,
     phase: Option<Phase>,
+    forward_only: bool,
 }
 
 impl Default for Graph {
@@ -172,7 +175,19 @@ impl Graph {
             outputs: Vec::new(),
             scope: String::new(),
             phase: None,
+            forward_only: false,
         }
+    }
+
+    /// Says that there will be no backward pass, so that ops need not write what only that would read.
+    pub fn forward_only(mut self) -> Self {
+        self.forward_only = true;
+        self
+    }
+
+    /// Whether a backward pass may follow.
+    pub fn may_go_backward(&self) -> bool {
+        !self.forward_only
     }
 
     fn tensor(&mut self, name: String, len: usize, source: Source) -> TensorId {
@@ -283,6 +298,9 @@ impl Graph {
 
     /// Says how the gradients of what was just computed are passed back; run in reverse order by [`Graph::backward`].
     pub fn on_backward(&mut self, f: impl FnOnce(&mut Graph) + 'static) {
+        if self.forward_only {
+            return;
+        }
         self.tape.push((self.scope.clone(), Box::new(f)));
     }
 
@@ -315,6 +333,7 @@ impl Graph {
 
     /// Reverse mode: appends the backward pass of all that has been put into the graph.
     pub fn backward(&mut self) {
+        assert!(!self.forward_only, "the graph was made for a forward pass alone");
         self.phase = Some(Phase::Backward);
         while let Some((scope, f)) = self.tape.pop() {
             self.scope = scope;

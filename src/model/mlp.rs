@@ -154,12 +154,15 @@ impl Mlp {
         self.layers.last().map_or(0, |l| l.outputs * l.groups / l.output_groups)
     }
 
-    /// Puts the layers into the graph.
+    /// Puts the layers into the graph, each followed by dropout.
     pub fn forward(&self, b: &mut Builder, x: Activations) -> Activations {
-        self.layers.iter().fold(x, |x, layer| layer.forward(b, x, true))
+        self.layers.iter().fold(x, |x, layer| {
+            let y = layer.forward(b, x, true);
+            b.dropout(y)
+        })
     }
 
-    /// As [`Mlp::forward`], without a gradient to the input unless `pass_gradient`.
+    /// The layers without dropout, and without a gradient to the input unless `pass_gradient`.
     pub fn forward_stopped(&self, b: &mut Builder, x: Activations, pass_gradient: bool) -> Activations {
         self.layers.iter().enumerate().fold(x, |x, (i, layer)| layer.forward(b, x, i > 0 || pass_gradient))
     }

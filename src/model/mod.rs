@@ -13,9 +13,10 @@ use crate::graph::{Graph, Parameter, ParameterKind, Plan, StateId, StateLayout, 
 use crate::ops::columns::split;
 use crate::ops::conditional::conditional;
 use crate::ops::contrast::{Contrast, contrast};
+use crate::ops::dropout::Dropout;
 use crate::ops::losses::{self, Logits};
 use crate::ops::report::{ContrastPart, report};
-use crate::ops::{dense_update, normalize};
+use crate::ops::{clip, dense_update, dropout, normalize};
 use crate::{Error, Result};
 use embedding::Embedding;
 use encoder::Encoder;
@@ -54,9 +55,21 @@ pub struct Builder<'a> {
     pub rows: usize,
     parameters: &'a Parameters,
     gradients: Option<StateId>,
+    /// Probability and seed of dropout; each layer that drops gets the next number.
+    dropout: Dropout,
 }
 
 impl Builder<'_> {
+    /// The output of a hidden layer with elements dropped, in training and where `model.dropout` says so.
+    pub fn dropout(&mut self, x: Activations) -> Activations {
+        if !self.training() || self.dropout.rate == 0.0 {
+            return x;
+        }
+        let tensor = dropout::dropout(&mut self.graph, x.tensor, self.rows, self.dropout);
+        self.dropout.layer += 1;
+        Activations { tensor, ..x }
+    }
+
     /// Parameter number `index` as a tensor.
     pub fn parameter(&mut self, index: usize) -> TensorId {
         self.graph.parameter(&self.parameters.list[index], self.gradients)
@@ -92,6 +105,8 @@ struct DenseState {
     moments: Vec<StateId>,
     health: StateId,
     len: usize,
+    /// First word of what the temperature is learned by; it lies behind all else.
+    temperature: usize,
 }
 
 impl Model {
@@ -120,15 +135,6 @@ impl Model {
         let towers = Mlp::tasks(&mut parameters, "towers", groups, width, &config.model.tower, config.model.activation);
         let hidden = towers.width();
         let heads = Layer::grouped(&mut parameters, "heads", TASKS, hidden, 1, None);
-        let alignment = match config.contrast.temperature {
-            Temperature::Off => None,
-            _ => {
-                let projection = Layer::without_bias(&mut parameters, "projection", TASKS, hidden, config.contrast.width);
-                let columns = embedding.sets * embedding.columns;
-                let activation = config.model.activation;
-                Some((projection, Relatedness::new(&config.contrast, activation, hidden, columns, &mut parameters)))
-            }
-        };
         let imputation = (config.loss.cvr > 0.0 && config.loss.cvr_kind == CvrLoss::Dr).then(|| {
             let (tower, activation) = (&config.model.tower, config.model.activation);
             let layers = Mlp::shared(&mut parameters, "imputation", 1, width, tower, activation);
@@ -136,6 +142,17 @@ impl Model {
             let last = Layer::shared(&mut parameters, &name, 1, layers.width(), 1, None);
             (layers, last)
         });
+        let mut temperature = parameters.dense_len();
+        let alignment = match config.contrast.temperature {
+            Temperature::Off => None,
+            _ => {
+                let projection = Layer::without_bias(&mut parameters, "projection", TASKS, hidden, config.contrast.width);
+                temperature = parameters.dense_len();
+                let columns = embedding.sets * embedding.columns;
+                let activation = config.model.activation;
+                Some((projection, Relatedness::new(&config.contrast, activation, hidden, columns, &mut parameters)))
+            }
+        };
         let most = Limits::GUARANTEED.binding_bytes / 4;
         let dense = || parameters.list.iter().filter(|p| p.kind == ParameterKind::Dense);
         if let Some(p) = dense().find(|p| p.len() as u64 > most) {
@@ -170,7 +187,7 @@ impl Model {
         };
         Ok(Model {
             config: config.clone(),
-            dense: DenseState { weights: StateId(0), gradients, moments, health, len },
+            dense: DenseState { weights: StateId(0), gradients, moments, health, len, temperature },
             parameters,
             embedding,
             encoder,
@@ -246,7 +263,10 @@ impl Model {
 
     fn builder(&self, rows: usize, training: bool) -> Builder<'_> {
         let gradients = training.then_some(self.dense.gradients);
-        Builder { graph: Graph::new(self.limits), rows, parameters: &self.parameters, gradients }
+        let graph = Graph::new(self.limits);
+        let graph = if training { graph } else { graph.forward_only() };
+        let dropout = Dropout { rate: self.config.model.dropout, seed: self.config.seed, layer: 0 };
+        Builder { graph, rows, parameters: &self.parameters, gradients, dropout }
     }
 
     /// Features to tower outputs: x, the encoder's output, a [B, 2 H] and logits [B, 2].
@@ -326,17 +346,28 @@ impl Model {
         g
     }
 
-    /// One dispatch over all dense parameters, or one for each range that a binding holds.
+    /// One dispatch over the dense parameters of one learning rate, or one for each range that a binding holds.
     fn update_dense(&self, g: &mut Graph, health: TensorId) {
         g.scope("dense parameters");
         let most = usize::try_from(self.limits.binding_bytes / 256 * 64).unwrap_or(usize::MAX);
-        for start in (0..self.dense.len).step_by(most) {
-            let len = most.min(self.dense.len - start);
+        let lr_scale = self.config.contrast.temperature_lr_scale;
+        let split = if lr_scale == 1.0 { self.dense.len } else { self.dense.temperature };
+        let ranges = |from: usize, to: usize, scale: f32| {
+            (from..to).step_by(most).map(move |start| (start, most.min(to - start), scale))
+        };
+        let clip_norm = self.config.optimizer.dense.clip_norm;
+        let factor = (clip_norm > 0.0).then(|| {
+            let gradients: Vec<TensorId> = ranges(0, self.dense.len, 1.0)
+                .map(|(start, len, _)| g.state("dense gradients", self.dense.gradients, start, len))
+                .collect();
+            clip::clip_factor(g, &gradients, clip_norm)
+        });
+        for (start, len, scale) in ranges(0, split, 1.0).chain(ranges(split, self.dense.len, lr_scale)) {
             let weights = g.state("dense weights", self.dense.weights, start, len);
             let gradients = g.state("dense gradients", self.dense.gradients, start, len);
             let moments: Vec<TensorId> =
                 self.dense.moments.iter().map(|&id| g.state("dense moments", id, start, len)).collect();
-            dense_update::dense_update(g, weights, gradients, &moments, health, &self.config.optimizer.dense);
+            dense_update::dense_update(g, weights, gradients, &moments, health, factor, &self.config.optimizer.dense, scale);
         }
     }
 

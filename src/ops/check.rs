@@ -262,6 +262,8 @@ pub fn cases() -> Vec<Case> {
     cases.extend(of("losses", super::losses::cases()));
     cases.extend(of("conditional", super::conditional::cases()));
     cases.extend(of("report", super::report::cases()));
+    cases.extend(of("dropout", super::dropout::cases()));
+    cases.extend(of("clip", super::clip::cases()));
     cases.extend(of("dense_update", super::dense_update::cases()));
     cases.extend(of("normalize", super::normalize::cases()));
     cases.extend(of("interact", super::interact::cases()));
@@ -291,7 +293,7 @@ mod tests {
     #[allow(clippy::unwrap_used, reason = "a test that fails says where")]
     fn blocks_of_rows_give_what_all_rows_give() {
         let blocks: Vec<(Case, Case)> = cases().into_iter().filter_map(|c| Some((c.in_blocks()?, c))).collect();
-        for op in ["linear", "gather", "embedding_update", "mixture", "interact"] {
+        for op in ["linear", "gather", "embedding_update", "mixture", "interact", "dropout"] {
             assert!(blocks.iter().any(|(_, case)| case.op == op), "no case of {op} runs in blocks");
         }
         for (blocks, whole) in blocks {

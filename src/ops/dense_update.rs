@@ -1,4 +1,4 @@
-//! One update of all dense parameters in one dispatch.
+//! One update of dense parameters that share a learning rate, in one dispatch.
 
 use super::check::{Case, normals};
 use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
@@ -14,9 +14,9 @@ params! {
         beta2: f32,
         eps: f32,
         decay: f32,
-        pad0: u32,
-        pad1: u32,
-        pad2: u32,
+        lr_scale: f32,
+        clipped: u32,
+        pad: u32,
     }
 }
 
@@ -28,6 +28,7 @@ static ADAMW: Kernel = Params::kernel(
     &[
         (1, Access::Read),
         (2, Access::Read),
+        (7, Access::Read),
         (3, Access::Uniform),
         (4, Access::Update),
         (5, Access::Update),
@@ -38,27 +39,30 @@ static ADAGRAD: Kernel = Params::kernel(
     "dense_adagrad",
     SOURCE,
     "adagrad",
-    &[(1, Access::Read), (2, Access::Read), (3, Access::Uniform), (4, Access::Update), (5, Access::Update)],
+    &[(1, Access::Read), (2, Access::Read), (7, Access::Read), (3, Access::Uniform), (4, Access::Update), (5, Access::Update)],
 );
 static SGD: Kernel = Params::kernel(
     "dense_sgd",
     SOURCE,
     "sgd",
-    &[(1, Access::Read), (2, Access::Read), (3, Access::Uniform), (4, Access::Update)],
+    &[(1, Access::Read), (2, Access::Read), (7, Access::Read), (3, Access::Uniform), (4, Access::Update)],
 );
 
 /// Elements that one task of a twin handles.
 const BLOCK: usize = 4096;
 
 /// Updates `weights` `[count]` by `gradients` `[count]`; `moments` hold m and v of `adamw`, the sum of squares of `adagrad`, nothing of
-/// `sgd`. `health` `[1]` holds back the update once it is not 0.
+/// `sgd`. `factor` `[1]`, if there is one, multiplies the gradients. `lr_scale` is a factor of the step's learning rate. `health` `[1]` holds back the update once it is not 0.
+#[allow(clippy::too_many_arguments, reason = "buffers, each of which the update names")]
 pub fn dense_update(
     g: &mut Graph,
     weights: TensorId,
     gradients: TensorId,
     moments: &[TensorId],
     health: TensorId,
+    factor: Option<TensorId>,
     optimizer: &DenseOptimizer,
+    lr_scale: f32,
 ) {
     let count = g.get(weights).len;
     let step = g.step();
@@ -73,61 +77,81 @@ pub fn dense_update(
         beta2: optimizer.beta2,
         eps: optimizer.eps,
         decay: optimizer.weight_decay,
-        pad0: 0,
-        pad1: 0,
-        pad2: 0,
+        lr_scale,
+        clipped: u32::from(factor.is_some()),
+        pad: 0,
     };
     let words = count * (3 + 2 * moments.len());
     let op = Dispatch { kernel, params, workgroups: fold(count.div_ceil(256)), cost: cost(words, 12 * count), twin };
-    let mut args = vec![gradients, health, step, weights];
+    // Without a factor, something must be bound in its place; it is not read.
+    let mut args = vec![gradients, health, factor.unwrap_or(gradients), step, weights];
     args.extend(moments);
     g.push_update(op, &args);
 }
 
-/// The step's scalars and the weights to update, unless updates are held back.
-fn start<'a>(args: &mut Args<'a>) -> Option<(&'a [f32], Step, &'a mut [f32])> {
-    (args.read::<u32>(1)[0] == 0).then(|| (args.read(0), args.uniform(2), args.write(3)))
+/// Gradients, their factor, the step's learning rate here and the weights to update, unless updates are held back.
+fn start<'a>(p: &Params, args: &mut Args<'a>) -> Option<Start<'a>> {
+    (args.read::<u32>(1)[0] == 0).then(|| {
+        let step: Step = args.uniform(3);
+        Start {
+            gradients: args.read(0),
+            factor: if p.clipped == 1 { args.read::<f32>(2)[0] } else { 1.0 },
+            lr: step.dense_lr * p.lr_scale,
+            step,
+            weights: args.write(4),
+        }
+    })
+}
+
+struct Start<'a> {
+    gradients: &'a [f32],
+    factor: f32,
+    lr: f32,
+    step: Step,
+    weights: &'a mut [f32],
 }
 
 fn adamw(p: &Params, args: &mut Args) {
-    let Some((gradients, step, weights)) = start(args) else { return };
-    let (first, second) = (args.write::<f32>(4), args.write::<f32>(5));
+    let Some(Start { gradients, factor, lr, step, weights }) = start(p, args) else { return };
+    let (first, second) = (args.write::<f32>(5), args.write::<f32>(6));
     // Loops over slices inside of blocks: they are vectorised, parallel iterators over elements are not.
     let blocks = weights.par_chunks_mut(BLOCK).zip(first.par_chunks_mut(BLOCK)).zip(second.par_chunks_mut(BLOCK));
     blocks.zip(gradients.par_chunks(BLOCK)).for_each(|(((w, m), v), g)| {
         for (((w, m), v), &g) in w.iter_mut().zip(m).zip(v).zip(g) {
+            let g = g * factor;
             *m = p.beta1 * *m + (1.0 - p.beta1) * g;
             *v = p.beta2 * *v + (1.0 - p.beta2) * g * g;
-            let decayed = *w - step.dense_lr * p.decay * *w;
-            *w = decayed - step.dense_lr * (*m / step.correction1) / ((*v / step.correction2).sqrt() + p.eps);
+            let decayed = *w - lr * p.decay * *w;
+            *w = decayed - lr * (*m / step.correction1) / ((*v / step.correction2).sqrt() + p.eps);
         }
     });
 }
 
 fn adagrad(p: &Params, args: &mut Args) {
-    let Some((gradients, step, weights)) = start(args) else { return };
-    let sums = args.write::<f32>(4);
+    let Some(Start { gradients, factor, lr, weights, .. }) = start(p, args) else { return };
+    let sums = args.write::<f32>(5);
     let blocks = weights.par_chunks_mut(BLOCK).zip(sums.par_chunks_mut(BLOCK)).zip(gradients.par_chunks(BLOCK));
     blocks.for_each(|((w, sums), g)| {
         for ((w, sum), &g) in w.iter_mut().zip(sums).zip(g) {
+            let g = g * factor;
             *sum += g * g;
-            let decayed = *w - step.dense_lr * p.decay * *w;
-            *w = decayed - step.dense_lr * g / (sum.sqrt() + p.eps);
+            let decayed = *w - lr * p.decay * *w;
+            *w = decayed - lr * g / (sum.sqrt() + p.eps);
         }
     });
 }
 
 fn sgd(p: &Params, args: &mut Args) {
-    let Some((gradients, step, weights)) = start(args) else { return };
+    let Some(Start { gradients, factor, lr, weights, .. }) = start(p, args) else { return };
     weights.par_chunks_mut(BLOCK).zip(gradients.par_chunks(BLOCK)).for_each(|(w, g)| {
         for (w, &g) in w.iter_mut().zip(g) {
-            let decayed = *w - step.dense_lr * p.decay * *w;
-            *w = decayed - step.dense_lr * g;
+            let decayed = *w - lr * p.decay * *w;
+            *w = decayed - lr * (g * factor);
         }
     });
 }
 
-/// Every rule over several steps, with weight decay; the latch.
+/// Every rule over several steps, with weight decay; clipped gradients and a part of the learning rate; the latch.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (kind, moments) in [(DenseRule::Adamw, 2), (DenseRule::Adagrad, 1), (DenseRule::Sgd, 0)] {
@@ -140,7 +164,8 @@ pub fn cases() -> Vec<Case> {
                 let step = Step { dense_lr: 0.01, correction1: 0.1, correction2: 0.001, ..Step::zeroed() };
                 s.input_as(Input::Step, &[step]);
                 let optimizer = DenseOptimizer { kind, weight_decay: 0.01, ..DenseOptimizer::default() };
-                dense_update(&mut s.graph, weights, gradients, &state, health, &optimizer);
+                let (lr_scale, factor) = if count == 255 { (0.3, Some(s.input(&[0.2f32]))) } else { (1.0, None) };
+                dense_update(&mut s.graph, weights, gradients, &state, health, factor, &optimizer, lr_scale);
             });
             case.steps = 3;
             case.rel = 4e-6;

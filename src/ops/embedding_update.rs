@@ -37,6 +37,10 @@ params! {
         beta1: f32,
         beta2: f32,
         eps: f32,
+        l2: f32,
+        pad0: u32,
+        pad1: u32,
+        pad2: u32,
     }
 }
 
@@ -137,6 +141,10 @@ pub fn embedding_update(
         beta1: optimizer.beta1,
         beta2: optimizer.beta2,
         eps: optimizer.eps,
+        l2: optimizer.l2,
+        pad0: 0,
+        pad1: 0,
+        pad2: 0,
     };
     let rows_a_group = 256 / lanes;
     let words = occurrences * shape.dim;
@@ -263,8 +271,10 @@ impl Work<'_> {
         for &segment in segments {
             sources.gradient(segment, &mut g);
             let row = segment[0] as usize - self.first;
+            let weights = &mut self.table[row * dim..][..dim];
+            g.iter_mut().zip(&*weights).for_each(|(g, w)| *g += sources.p.l2 * w);
             update(
-                &mut self.table[row * dim..][..dim],
+                weights,
                 &mut self.moments[row * moment_width..][..moment_width],
                 &mut self.steps[row * step_width..][..step_width],
                 &g,
@@ -344,7 +354,7 @@ fn table_batch(ids: &[u32]) -> TableBatch {
     batch
 }
 
-/// Every rule over several steps; hot rows, several shards, wide and narrow rows.
+/// Every rule over several steps, with and without a penalty of the rows; hot rows, several shards, wide and narrow rows.
 pub fn cases() -> Vec<Case> {
     use EmbeddingRule::{Adagrad, Adam, RowwiseAdagrad, Sgd};
     let mut cases = Vec::new();
@@ -386,7 +396,8 @@ pub fn cases() -> Vec<Case> {
                     });
                     first += count;
                 }
-                let optimizer = EmbeddingOptimizer { kind, ..EmbeddingOptimizer::default() };
+                let l2 = if rows == 67 || rows == 9 { 0.02 } else { 0.0 };
+                let optimizer = EmbeddingOptimizer { kind, l2, ..EmbeddingOptimizer::default() };
                 let shape = Columns { rows, columns, offset: 1, features, dim };
                 embedding_update(&mut s.graph, 0, dx, health, shape, &states, &optimizer);
             });

@@ -36,6 +36,11 @@ params! {
     }
 }
 
+const RELU: u32 = 1;
+const TANH: u32 = 2;
+const GELU: u32 = 3;
+const SILU: u32 = 4;
+
 const BIAS: u32 = 1;
 const ACCUMULATE: u32 = 2;
 const TILE: usize = 64;
@@ -45,6 +50,12 @@ const BLOCK: usize = 64;
 const SOURCE: &str = include_str!("../../shaders/linear.wgsl");
 static FORWARD: Kernel =
     Params::kernel("linear", SOURCE, "forward", &[(1, Access::Read), (2, Access::Read), (3, Access::Read), (4, Access::Write)]);
+static FORWARD_KEEPING: Kernel = Params::kernel(
+    "linear_keeping",
+    SOURCE,
+    "forward_keeping",
+    &[(1, Access::Read), (2, Access::Read), (3, Access::Read), (4, Access::Write), (10, Access::Write)],
+);
 static INPUT_GRADIENT: Kernel = Params::kernel(
     "linear_input_gradient",
     SOURCE,
@@ -70,7 +81,10 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
         groups: groups as u32,
         activation: match shape.activation {
             Activation::Identity => 0,
-            Activation::Relu => 1,
+            Activation::Relu => RELU,
+            Activation::Tanh => TANH,
+            Activation::Gelu => GELU,
+            Activation::Silu => SILU,
         },
         flags: if bias.is_some() { BIAS } else { 0 },
         pad0: 0,
@@ -85,8 +99,18 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
     };
     let of = move |block: Block, params: Params| Params { rows: block.rows as u32, ..params };
     // Without a bias, something must be bound in its place; it is not read.
-    let args = [Arg::Rows(x), Arg::Whole(w), Arg::Whole(bias.unwrap_or(w)), Arg::Rows(y)];
-    g.push_rows(rows, &args, |block| op(&FORWARD, of(block, params), [outputs, block.rows], forward));
+    let mut args = vec![Arg::Rows(x), Arg::Whole(w), Arg::Whole(bias.unwrap_or(w)), Arg::Rows(y)];
+    // What tells the activation's slope to the backward pass: y, or where y does not, the slope itself. It is kept in the place of
+    // what stood before the activation, which takes as much memory and would have it computed again by every tile.
+    let known_by_y = matches!(shape.activation, Activation::Identity | Activation::Relu | Activation::Tanh);
+    let mut slope = y;
+    if known_by_y || !g.may_go_backward() {
+        g.push_rows(rows, &args, |block| op(&FORWARD, of(block, params), [outputs, block.rows], forward));
+    } else {
+        slope = g.transient("slope", rows * groups * outputs);
+        args.push(Arg::Rows(slope));
+        g.push_rows(rows, &args, |block| op(&FORWARD_KEEPING, of(block, params), [outputs, block.rows], forward));
+    }
     g.on_backward(move |g| {
         let Some(dy) = g.gradient(y) else { return };
         let (dw, accumulate) = g.gradient_target(w);
@@ -94,14 +118,14 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
             Some(bias) => g.gradient_target(bias).0,
             None => g.transient("unused", groups * outputs),
         };
-        let args = [Arg::Rows(x), Arg::Rows(dy), Arg::Rows(y), Arg::Whole(dw), Arg::Whole(dbias)];
+        let args = [Arg::Rows(x), Arg::Rows(dy), Arg::Rows(slope), Arg::Whole(dw), Arg::Whole(dbias)];
         g.push_rows(rows, &args, |block| {
             let params = of(block, params.adding(accumulate || block.first > 0));
             op(&WEIGHT_GRADIENT, params, [outputs, inputs], weight_gradient)
         });
         if shape.input_gradient {
             let (dx, accumulate) = g.gradient_target(x);
-            let args = [Arg::Rows(dy), Arg::Rows(y), Arg::Whole(w), Arg::Rows(dx)];
+            let args = [Arg::Rows(dy), Arg::Rows(slope), Arg::Whole(w), Arg::Rows(dx)];
             let params = params.adding(accumulate);
             g.push_rows(rows, &args, |block| op(&INPUT_GRADIENT, of(block, params), [inputs, block.rows], input_gradient));
         }
@@ -197,22 +221,73 @@ fn forward(p: &Params, args: &mut Args) {
     for g in 0..groups {
         product(rows, outputs, inputs, (x, p.x(g)), (w, p.w(g)), (&mut *y, p.y(g)), has_bias);
     }
-    if p.activation == 1 {
-        y.par_chunks_mut(columns * BLOCK).for_each(|y| y.iter_mut().for_each(|y| *y = y.max(0.0)));
+    // The shader's second output, where it is `forward_keeping`.
+    let slope = if args.len() > 4 { args.write::<f32>(4) } else { &mut [] };
+    match p.activation {
+        RELU => activate(y, slope, |z| (z.max(0.0), if z > 0.0 { 1.0 } else { 0.0 })),
+        TANH => activate(y, slope, |z| (z.tanh(), 1.0 - z.tanh() * z.tanh())),
+        GELU => activate(y, slope, gelu),
+        SILU => activate(y, slope, silu),
+        _ => {}
     }
 }
 
-/// The gradient before the activation, in `scratch` if it differs from `dy`.
-fn before_activation<'a>(p: &Params, dy: &'a [f32], y: &[f32], scratch: &'a mut [f32]) -> &'a [f32] {
-    if p.activation == 0 {
-        return dy;
-    }
+/// Replaces each z by act(z); `slope` gets act'(z) unless it is empty.
+fn activate(z: &mut [f32], slope: &mut [f32], f: impl Fn(f32) -> (f32, f32) + Sync) {
     let block = BLOCK * BLOCK;
-    scratch.par_chunks_mut(block).zip(dy.par_chunks(block)).zip(y.par_chunks(block)).for_each(|((d, dy), y)| {
-        for ((d, &dy), &y) in d.iter_mut().zip(dy).zip(y) {
-            *d = if y > 0.0 { dy } else { 0.0 };
-        }
+    if slope.is_empty() {
+        z.par_chunks_mut(block).for_each(|z| z.iter_mut().for_each(|z| *z = f(*z).0));
+        return;
+    }
+    z.par_chunks_mut(block).zip(slope.par_chunks_mut(block)).for_each(|(z, slope)| {
+        z.iter_mut().zip(slope).for_each(|(z, slope)| (*z, *slope) = f(*z));
     });
+}
+
+/// z Phi(z) and its slope. Phi by the upper tail of the normal distribution, half of the complementary error function at
+/// z / sqrt(2): relative error below 1.2e-7 (Press et al., Numerical Recipes, 6.2).
+fn gelu(z: f32) -> (f32, f32) {
+    const TERMS: [f32; 9] = [
+        0.170_872_77,
+        -0.822_152_23,
+        1.488_515_9,
+        -1.135_204,
+        0.278_868_07,
+        -0.186_288_06,
+        0.096_784_18,
+        0.374_091_96,
+        1.000_023_7,
+    ];
+    let a = z.abs() * std::f32::consts::FRAC_1_SQRT_2;
+    let t = 1.0 / (1.0 + 0.5 * a);
+    let p = -1.265_512_2 + t * TERMS[1..].iter().fold(TERMS[0], |sum, term| sum * t + term);
+    let tail = 0.5 * t * (p - a * a).exp();
+    let below = if z > 0.0 { 1.0 - tail } else { tail };
+    let density = std::f32::consts::FRAC_2_SQRT_PI * 0.5 * std::f32::consts::FRAC_1_SQRT_2 * (-0.5 * z * z).exp();
+    (z * below, below + z * density)
+}
+
+/// z s(z) and its slope, s the logistic function; no exponential grows.
+fn silu(z: f32) -> (f32, f32) {
+    let e = (-z.abs()).exp();
+    let (s, rest) = if z > 0.0 { (1.0 / (1.0 + e), e / (1.0 + e)) } else { (e / (1.0 + e), 1.0 / (1.0 + e)) };
+    (z * s, s * (1.0 + z * rest))
+}
+
+/// The gradient before the activation, in `scratch` if it differs from `dy`; `y` holds slopes instead for `gelu` and `silu`.
+fn before_activation<'a>(p: &Params, dy: &'a [f32], y: &[f32], scratch: &'a mut [f32]) -> &'a [f32] {
+    fn fill(d: &mut [f32], dy: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) {
+        let block = BLOCK * BLOCK;
+        d.par_chunks_mut(block).zip(dy.par_chunks(block)).zip(y.par_chunks(block)).for_each(|((d, dy), y)| {
+            d.iter_mut().zip(dy).zip(y).for_each(|((d, &dy), &y)| *d = f(dy, y));
+        });
+    }
+    match p.activation {
+        0 => return dy,
+        RELU => fill(scratch, dy, y, |dy, y| if y > 0.0 { dy } else { 0.0 }),
+        TANH => fill(scratch, dy, y, |dy, y| dy * (1.0 - y * y)),
+        _ => fill(scratch, dy, y, |dy, slope| dy * slope),
+    }
     scratch
 }
 
@@ -250,18 +325,25 @@ fn weight_gradient(p: &Params, args: &mut Args) {
 
 /// Forward and both gradients at awkward shapes.
 pub fn cases() -> Vec<Case> {
+    use Activation::{Gelu, Identity, Relu, Silu, Tanh};
     let mut cases = Vec::new();
-    for (rows, groups, inputs, outputs, relu, bias) in [
-        (1, 1, 1, 1, false, true),
-        (7, 1, 3, 5, true, true),
-        (64, 1, 64, 64, true, true),
-        (65, 1, 67, 129, false, false),
-        (130, 4, 33, 17, true, true),
-        (33, 2, 70, 1, false, true),
-        (300, 2, 16, 66, true, false),
+    for (rows, groups, inputs, outputs, activation, bias) in [
+        (1, 1, 1, 1, Identity, true),
+        (7, 1, 3, 5, Relu, true),
+        (64, 1, 64, 64, Relu, true),
+        (65, 1, 67, 129, Identity, false),
+        (130, 4, 33, 17, Relu, true),
+        (33, 2, 70, 1, Identity, true),
+        (300, 2, 16, 66, Relu, false),
+        (1, 1, 1, 1, Gelu, true),
+        (130, 2, 33, 17, Gelu, true),
+        (67, 2, 18, 65, Silu, true),
+        (66, 3, 20, 5, Silu, false),
+        (130, 2, 35, 17, Tanh, true),
     ] {
         for twice in [false, true] {
-            let name = format!("linear {rows} rows, {groups} x {inputs} x {outputs}, relu {relu}, bias {bias}, twice {twice}");
+            let name =
+                format!("linear {rows} rows, {groups} x {inputs} x {outputs}, {activation:?}, bias {bias}, twice {twice}");
             let terms = rows.max(inputs).max(outputs);
             cases.push(Case::new(name, terms, move |s| {
                 let x = s.state_tensor("x", &normals(1, rows * groups * inputs, 1.0));
@@ -269,14 +351,7 @@ pub fn cases() -> Vec<Case> {
                 let b = bias.then(|| s.state_tensor("bias", &normals(3, groups * outputs, 0.5)));
                 let dy = s.input(&normals(4, rows * groups * outputs, 1.0));
                 let g = &mut s.graph;
-                let shape = Linear {
-                    rows,
-                    groups,
-                    inputs,
-                    outputs,
-                    activation: if relu { Activation::Relu } else { Activation::Identity },
-                    input_gradient: true,
-                };
+                let shape = Linear { rows, groups, inputs, outputs, activation, input_gradient: true };
                 let y = linear(g, x, w, b, shape);
                 g.seed(y, dy);
                 if twice {
@@ -297,5 +372,31 @@ pub fn cases() -> Vec<Case> {
             }));
         }
     }
+    // From where a function is all but linear or flat to where it bends: z of -200 to 200.
+    for activation in [Relu, Tanh, Gelu, Silu] {
+        cases.push(Case::new(format!("linear with outliers, {activation:?}"), 1, move |s| {
+            let z: Vec<f32> = (-200i16..=200).map(|i| f32::from(i) * if i % 2 == 0 { 0.04 } else { 1.0 }).collect();
+            let rows = z.len();
+            let (x, w) = (s.state_tensor("x", &z), s.state_tensor("w", &[1f32]));
+            let dy = s.input(&vec![1f32; rows]);
+            let shape = Linear { rows, groups: 1, inputs: 1, outputs: 1, activation, input_gradient: true };
+            let y = linear(&mut s.graph, x, w, None, shape);
+            s.graph.seed(y, dy);
+            s.graph.backward();
+            let dx = s.graph.gradient(x);
+            dx.into_iter().for_each(|dx| s.graph.output(dx));
+            s.graph.output(y);
+        }));
+    }
+    // Without a backward pass nothing is kept for it.
+    cases.push(Case::new("linear forward alone, Gelu", 18, |s| {
+        let (rows, inputs, outputs) = (67, 18, 5);
+        let x = s.input(&normals(1, rows * inputs, 1.0));
+        let w = s.state_tensor("w", &normals(2, inputs * outputs, 0.5));
+        s.graph = std::mem::take(&mut s.graph).forward_only();
+        let shape = Linear { rows, groups: 1, inputs, outputs, activation: Gelu, input_gradient: false };
+        let y = linear(&mut s.graph, x, w, None, shape);
+        s.graph.output(y);
+    }));
     cases
 }

@@ -5,10 +5,12 @@
 
 mod args;
 pub mod check;
+pub mod clip;
 pub mod columns;
 pub mod conditional;
 pub mod contrast;
 pub mod dense_update;
+pub mod dropout;
 pub mod embedding_update;
 pub mod gather;
 pub mod interact;

@@ -4,5 +4,6 @@ pub mod checkpoint;
 pub mod evaluate;
 pub mod metrics;
 pub mod run;
+pub mod schedule;
 pub mod session;
 pub mod trainer;

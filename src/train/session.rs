@@ -1,5 +1,6 @@
 //! A model on a device: its programs, its parameters in and out, minibatches as the plans' inputs.
 
+use super::schedule::factor;
 use crate::config::{Config, DenseRule, Negatives};
 use crate::data::batch::{BatchLayout, Minibatch};
 use crate::device::{Choice, Device};
@@ -27,6 +28,7 @@ pub struct Session {
     device: Box<dyn Device>,
     programs: Vec<Program>,
     offsets: Vec<u32>,
+    training_steps: u64,
 }
 
 struct Program {
@@ -84,7 +86,13 @@ impl Session {
         }
         let programs = roles.iter().zip(&plans).map(|(&role, p)| Program { role, inputs: p.inputs.clone() }).collect();
         let device = choice.open(&model.state().buffers, plans)?;
-        Ok(Session { model, device, programs, offsets: Vec::new() })
+        Ok(Session { model, device, programs, offsets: Vec::new(), training_steps: u64::MAX })
+    }
+
+    /// Says how many steps training has at most: where `optimizer.schedule` ends unless it says so itself. Until this is said it
+    /// stays near its beginning.
+    pub fn set_training_steps(&mut self, steps: u64) {
+        self.training_steps = steps;
     }
 
     /// The model.
@@ -253,7 +261,7 @@ impl Session {
         if config.contrast.negatives != Negatives::InBatch {
             draw_offsets(config.seed, step, batch.rows, k, &mut self.offsets);
         }
-        scalars(config, step, batch.clicks())
+        scalars(config, step, batch.clicks(), self.training_steps)
     }
 }
 
@@ -263,8 +271,8 @@ pub fn batch_layout(model: &Model) -> BatchLayout {
     BatchLayout { tables: model.layouts().to_vec(), numeric, mask: model.mask() }
 }
 
-/// The scalars of training step number `step` (from 0).
-fn scalars(config: &Config, step: u64, clicks: usize) -> Step {
+/// The scalars of training step number `step` (from 0) of `training_steps`.
+fn scalars(config: &Config, step: u64, clicks: usize, training_steps: u64) -> Step {
     let dense = &config.optimizer.dense;
     // In f64: 1 - beta^t loses its digits in f32 when t is small.
     let correction = |beta: f32| (1.0 - f64::from(beta).powf((step + 1) as f64)) as f32;
@@ -272,13 +280,15 @@ fn scalars(config: &Config, step: u64, clicks: usize) -> Step {
         DenseRule::Adamw => (correction(dense.beta1), correction(dense.beta2)),
         DenseRule::Adagrad | DenseRule::Sgd => (1.0, 1.0),
     };
+    let factor = factor(&config.optimizer.schedule, step, training_steps);
     Step {
-        dense_lr: dense.lr,
-        embedding_lr: config.optimizer.embedding.lr,
+        dense_lr: (f64::from(dense.lr) * factor) as f32,
+        embedding_lr: (f64::from(config.optimizer.embedding.lr) * factor) as f32,
         correction1,
         correction2,
         inverse_clicks: if clicks > 0 { 1.0 / clicks as f32 } else { 0.0 },
-        pad: [0.0; 3],
+        number: [step as u32, (step >> 32) as u32],
+        pad: 0.0,
     }
 }
 

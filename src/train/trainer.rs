@@ -5,7 +5,7 @@ use super::evaluate::evaluate;
 use super::metrics::Evaluation;
 use super::run::{Run, schema};
 use super::session::{Role, Session};
-use crate::config::{Config, Monitor};
+use crate::config::{Config, Monitor, ScheduleKind};
 use crate::data::batch::{Minibatch, RowSource};
 use crate::data::dataset::{Dataset, Split};
 use crate::data::prefetch::{Position, Prefetch, batches_per_epoch};
@@ -32,6 +32,7 @@ pub fn first_steps(config: &Config, dataset: &Arc<Dataset>, choice: Choice, step
     let batch = config.train.batch_size.min(source.len());
     let schema = schema(dataset.encoding());
     let mut session = Session::open(config, &schema, choice, &[Role::Train(batch)], &mut |_| ())?;
+    session.set_training_steps(training_steps(config, source.len())?);
     session.initialize()?;
     let mut prefetch = Prefetch::train(source, session.batch_layout(), batch, config.seed, Position::default())?;
     let program = session.program(Role::Train(batch))?;
@@ -109,17 +110,38 @@ pub fn roles(config: &Config, rows: usize) -> Vec<Role> {
     roles
 }
 
+/// Steps of all epochs over `rows` rows.
+///
+/// # Errors
+///
+/// Fewer of them than the warm-up has, where the schedule ends with them.
+fn training_steps(config: &Config, rows: usize) -> Result<u64> {
+    let batches = batches_per_epoch(rows, config.train.batch_size);
+    let steps = batches.saturating_mul(config.train.epochs);
+    let schedule = &config.optimizer.schedule;
+    if schedule.kind == ScheduleKind::Cosine && schedule.total_steps == 0 && steps <= schedule.warmup_steps {
+        return Err(Error::user(format!(
+            "optimizer.schedule.warmup_steps is {}, but all {} epochs (train.epochs) of {batches} steps have no more; lower it, or name \
+             optimizer.schedule.total_steps",
+            schedule.warmup_steps, config.train.epochs
+        )));
+    }
+    Ok(steps)
+}
+
 /// Opens the session of a run: model, device, programs.
 ///
 /// # Errors
 ///
-/// Those of [`Session::open`].
+/// Those of [`Session::open`]; a warm-up that is longer than the training.
 pub fn open(config: &Config, dataset: &Dataset, choice: Choice, progress: &Progress) -> Result<Session> {
     let rows = dataset.split(Split::Train).len();
+    let steps = training_steps(config, rows)?;
     let start = Instant::now();
-    let session = Session::open(config, &schema(dataset.encoding()), choice, &roles(config, rows), &mut |line| {
+    let mut session = Session::open(config, &schema(dataset.encoding()), choice, &roles(config, rows), &mut |line| {
         progress.line(line);
     })?;
+    session.set_training_steps(steps);
     if start.elapsed().as_secs_f64() > 1.0 {
         progress.line(format!("opened the device in {:.1} s", start.elapsed().as_secs_f64()));
     }

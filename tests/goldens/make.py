@@ -10,7 +10,8 @@ similarities is formed explicitly), gradients are autograd's, dense updates are 
 
 A case is one safetensors file. Its metadata:
 
-    config      TOML text of [model], [contrast], [loss], [optimizer.dense], [optimizer.embedding]; Tauten's keys
+    config      TOML text of [model], [contrast], [loss], [optimizer.dense], [optimizer.embedding], [optimizer.schedule]; Tauten's
+                keys, those left out that are None
     features    JSON list of the categorical features' names
     dims        JSON list of their embedding widths
     vocabulary  JSON list of their vocabulary sizes, id 0 (missing or unseen) counted
@@ -54,14 +55,17 @@ CTR, CVR = 0, 1
 # Tauten's defaults of the keys that the computation depends on.
 DEFAULTS = {
     # None: left to Tauten's default, which OPTIONAL holds.
-    "model": dict(encoder="mmoe", experts=4, task_experts=None, levels=None, hidden=[128, 64], tower=[64, 32], activation="relu"),
+    "model": dict(encoder="mmoe", experts=4, task_experts=None, levels=None, hidden=[128, 64], tower=[64, 32], activation="relu",
+                  dropout=None),
     "contrast": dict(
         temperature="instance", weight=0.05, width=32, negatives="in-batch", direction="both", objective="robust", rho=1.0,
         tau_min=0.05, tau_max=1.0, tau_init=0.2, input="towers", hidden=[32], stop_gradient=True, mask=None,
+        temperature_lr_scale=None,
     ),
     "loss": dict(ctr=1.0, ctcvr=1.0, cvr=0.0, cvr_kind=None, propensity_floor=None, calibrator=None),
-    "dense": dict(kind="adamw", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0),
-    "embedding": dict(kind="adam", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8),
+    "dense": dict(kind="adamw", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=None),
+    "embedding": dict(kind="adam", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, l2=None),
+    "schedule": dict(kind=None, warmup_steps=None, total_steps=None, final_fraction=None, every=None, gamma=None),
 }
 
 OPTIONAL = dict(task_experts=2, levels=1, cvr_kind="clicked", propensity_floor=float(np.float32(0.05)),
@@ -71,10 +75,10 @@ OPTIONAL = dict(task_experts=2, levels=1, cvr_kind="clicked", propensity_floor=f
 class Case:
     """A configuration, its schema and how its batch is drawn."""
 
-    def __init__(self, name, what, *, model=None, contrast=None, loss=None, dense=None, embedding=None, rows=16, second_rows=0,
+    def __init__(self, name, what, *, model=None, contrast=None, loss=None, dense=None, embedding=None, schedule=None, rows=16, second_rows=0,
                  dims=(4, 4, 4), vocabulary=(9, 7, 12), numeric=2, clicks="some", ids="uniform", head_scale=1.0, tower_shift=0.0):
         self.name, self.what = name, what
-        given = dict(model=model, contrast=contrast, loss=loss, dense=dense, embedding=embedding)
+        given = dict(model=model, contrast=contrast, loss=loss, dense=dense, embedding=embedding, schedule=schedule)
         for section, defaults in DEFAULTS.items():
             keys = {**defaults, **(given[section] or {})}
             assert keys.keys() == defaults.keys(), (name, section, keys.keys() - defaults.keys())
@@ -99,6 +103,8 @@ class Case:
     def toml(self):
         sections = [("model", self.model_text), ("contrast", self.contrast_text), ("loss", self.loss_text),
                     ("optimizer.dense", self.dense_text), ("optimizer.embedding", self.embedding_text)]
+        if self.schedule["kind"] is not None:
+            sections.append(("optimizer.schedule", self.schedule_text))
         lines = []
         for section, keys in sections:
             lines.append(f"[{section}]")
@@ -273,8 +279,8 @@ def draw_batch(case, rows, generator):
 class Forward:
     """The forward pass and its losses; `kinks` gathers the pre-activations, `norms` the norms before normalisation."""
 
-    def __init__(self, case, p, batch):
-        self.case, self.p = case, p
+    def __init__(self, case, p, batch, step=0):
+        self.case, self.p, self.step = case, p, step
         self.kinks, self.norms = [], []
         ids = torch.from_numpy(batch["ids"]).long()
         numeric = torch.from_numpy(batch["numeric"]).double()
@@ -301,10 +307,27 @@ class Forward:
                                 + (case.contrast["weight"] * contrast if case.contrast_on else 0.0))
 
     def activate(self, x):
-        if self.case.model["activation"] == "identity":
-            return x
+        smooth = {"identity": lambda x: x, "tanh": torch.tanh, "gelu": F.gelu, "silu": F.silu}  # F.gelu: exact, by erf
+        if self.case.model["activation"] in smooth:
+            return smooth[self.case.model["activation"]](x)
         self.kinks.append(x.detach().abs().min().item())
         return torch.relu(x)
+
+    def drop(self, h, layer, first=0, columns=None):
+        """Dropout of the output of `layer`, numbered through encoder and towers, of which h is `columns` columns from `first` on.
+
+        By Philox4x32-10 (Salmon et al., SC 2011) under the seed 1: element i is dropped where the upper 24 bits of word i % 4 of
+        counter (i // 4, 6 | layer << 8, step, 0) lie below the rate.
+        """
+        rate = self.case.model["dropout"]
+        if rate is None:
+            return h
+        rows, width = h.shape
+        columns = columns or width
+        i = np.arange(rows)[:, None] * columns + first + np.arange(width)[None, :]
+        word = np.take_along_axis(philox(i // 4, 6 | layer << 8, self.step), (i % 4)[None], axis=0)[0]
+        kept = (word >> 8) / 2.0**24 >= rate
+        return h * torch.from_numpy(kept / (1 - rate))
 
     def features(self, ids, numeric, prefix):
         """Columns of x: features grouped by width, widths by first appearance; then the numeric columns."""
@@ -379,7 +402,7 @@ class Forward:
         if m["encoder"] == "shared-bottom":
             h = x
             for layer in range(depth):
-                h = self.activate(h @ p[f"bottom.{layer}.weight"] + p[f"bottom.{layer}.bias"])
+                h = self.drop(self.activate(h @ p[f"bottom.{layer}.weight"] + p[f"bottom.{layer}.bias"]), layer)
             return [h, h]
         e = m["experts"]
         outputs = []
@@ -389,7 +412,7 @@ class Forward:
                 columns = slice(expert * width, (expert + 1) * width)
                 weight = p[f"experts.{layer}.weight"]
                 weight = weight[:, columns] if layer == 0 else weight[expert]
-                h = self.activate(h @ weight + p[f"experts.{layer}.bias"][columns])
+                h = self.drop(self.activate(h @ weight + p[f"experts.{layer}.bias"][columns]), layer, columns.start, e * width)
             outputs.append(h)
         outputs = torch.stack(outputs, dim=1)  # [B, E, H]
         scores = (x @ p["gates.weight"] + p["gates.bias"]).reshape(-1, 2, e)
@@ -406,6 +429,7 @@ class Forward:
                 weight = p[f"towers.{layer}.weight"]
                 weight = weight[:, columns] if weight.dim() == 2 else weight[k]
                 h = self.activate(h @ weight + p[f"towers.{layer}.bias"][columns])
+                h = self.drop(h, len(m["hidden"]) + layer, columns.start, 2 * width)
             a.append(h)
         return a
 
@@ -486,6 +510,19 @@ class Forward:
         return total / len(ways)
 
 
+def philox(index, purpose, step):
+    """Words [4, ...] of the counter (index, purpose, step, 0) under the key (1, 0)."""
+    low = 0xFFFFFFFF
+    c = [index.astype(np.uint64)] + [np.full(index.shape, x, dtype=np.uint64) for x in (purpose, step, 0)]
+    key = [1, 0]
+    for _ in range(10):
+        a, b = c[0] * np.uint64(0xD2511F53), c[2] * np.uint64(0xCD9E8D57)
+        high = np.uint64(32)
+        c = [b >> high ^ c[1] ^ np.uint64(key[0]), b & np.uint64(low), a >> high ^ c[3] ^ np.uint64(key[1]), a & np.uint64(low)]
+        key = [(key[0] + 0x9E3779B9) & low, (key[1] + 0xBB67AE85) & low]
+    return np.stack(c).astype(np.int64)
+
+
 def candidates(contrast, batch):
     """Boolean [B, B]: whether j is in N(i)."""
     rows = len(batch["click"])
@@ -521,6 +558,8 @@ class EmbeddingOptimizer:
         k = self.keys
         for i in sorted(set(ids.tolist())):
             g = gradient[i]
+            if k["l2"] is not None:
+                g = g + k["l2"] * self.table[i]
             if k["kind"] == "adam":
                 self.steps[i] += 1
                 t = self.steps[i]
@@ -551,6 +590,22 @@ def dense_optimizer(keys, parameters):
     return torch.optim.SGD(parameters, lr=keys["lr"])
 
 
+def schedule_of(keys, optimizer):
+    """The factor of both learning rates, as torch's schedulers have it for `optimizer`, whose groups start at rate 1."""
+    from torch.optim import lr_scheduler
+
+    warmup = keys["warmup_steps"]
+    if keys["kind"] == "cosine":
+        after = lr_scheduler.CosineAnnealingLR(optimizer, keys["total_steps"] - warmup, keys["final_fraction"])
+    else:
+        assert keys["kind"] == "step"
+        after = lr_scheduler.StepLR(optimizer, keys["every"], keys["gamma"])
+    if not warmup:
+        return after
+    before = lr_scheduler.LinearLR(optimizer, 1 / warmup, 1.0, warmup - 1)
+    return lr_scheduler.SequentialLR(optimizer, [before, after], [warmup])
+
+
 # --------------------------------------------------------------------------------------------------------------------- cases
 
 
@@ -558,11 +613,20 @@ def compute(case, parameters, batches):
     """All tensors of the case, and how close it comes to where float32 could go another way: (kink, norm, gradient)."""
     p = {name: torch.from_numpy(value).double().requires_grad_() for name, value in parameters.items()}
     tables = {name: (EmbeddingOptimizer(case.embedding, p[name]), at) for name, at in case.tables()}
-    dense = dense_optimizer(case.dense, [p[n] for n in p if not n.startswith("embedding.")])
+    temperature = [n for n in p if n.startswith("relatedness.") or n == "temperature"]
+    others = [n for n in p if not n.startswith("embedding.") and n not in temperature]
+    dense = dense_optimizer(case.dense, [p[n] for n in others + temperature])
+    if case.contrast["temperature_lr_scale"] is not None:
+        dense = dense_optimizer(case.dense, [dict(params=[p[n] for n in others]), dict(
+            params=[p[n] for n in temperature], lr=case.dense["lr"] * case.contrast["temperature_lr_scale"])])
+    schedule = None
+    if case.schedule["kind"] is not None:
+        rates = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        schedule = schedule_of(case.schedule, rates)
     out = {}
     kink = norm = smallest = math.inf
     for step, batch in enumerate(batches):
-        forward = Forward(case, p, batch)
+        forward = Forward(case, p, batch, step)
         gradients = torch.autograd.grad(forward.losses["total"], list(p.values()), allow_unused=True)
         gradients = {n: torch.zeros_like(p[n]) if g is None else g for n, g in zip(p, gradients)}
         kink = min([kink] + forward.kinks)
@@ -579,7 +643,18 @@ def compute(case, parameters, batches):
             for name, g in gradients.items():
                 out[f"grad.{name}"] = g
         for name, g in gradients.items():
-            p[name].grad = g
+            p[name].grad = g.clone()
+        if case.dense["clip_norm"] is not None:
+            norm_before = torch.nn.utils.clip_grad_norm_([p[n] for n in others + temperature], case.dense["clip_norm"])
+            assert norm_before > case.dense["clip_norm"], (case.name, norm_before)
+        if schedule is not None:
+            factor = rates.param_groups[0]["lr"]
+            for group in dense.param_groups:
+                group["lr"] = group.setdefault("own", group["lr"]) * factor
+            for table, _ in tables.values():
+                table.keys = {**case.embedding, "lr": case.embedding["lr"] * factor}
+            rates.step()
+            schedule.step()
         dense.step()
         for name, (table, at) in tables.items():
             table.step(gradients[name], batch["ids"][:, at])
@@ -669,6 +744,51 @@ CASES = [
     Case("mmoe_identity", "no activation anywhere, one layer each",
          model=dict(experts=2, hidden=[5], tower=[4], activation="identity"), contrast=dict(INSTANCE, weight=0.5), dense=SGD,
          embedding=SGD),
+    Case("mmoe_gelu", "gelu by the error function in every hidden layer, the relatedness network's too",
+         model=dict(SMALL, activation="gelu"), contrast=dict(INSTANCE, weight=0.5), dense=dict(ADAM, weight_decay=0.01),
+         embedding=ADAM),
+    Case("mmoe_silu", "silu in every hidden layer; 70 rows, so that blocks of rows occur",
+         model=dict(SMALL, activation="silu"), contrast=dict(INSTANCE, weight=0.5, input="embedding", stop_gradient=False),
+         dense=SGD, embedding=SGD, rows=70, dims=(3, 3), vocabulary=(9, 7)),
+    Case("shared_bottom_tanh", "tanh in every hidden layer",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(INSTANCE, weight=0.5), dense=SGD,
+         embedding=dict(kind="adagrad", lr=0.05)),
+    Case("relatedness_lr", "another learning rate for the relatedness network, and decay that goes by it",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(INSTANCE, weight=0.5, temperature_lr_scale=0.25),
+         dense=dict(ADAM, weight_decay=0.01), embedding=dict(kind="rowwise-adagrad", lr=0.05)),
+    Case("task_lr", "another learning rate for the task's temperature",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="task", weight=0.5, width=4, temperature_lr_scale=5.0),
+         dense=SGD, embedding=SGD),
+    Case("clip_norm", "dense gradients clipped by their common norm, embeddings' not",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(INSTANCE, weight=0.5), dense=dict(SGD, clip_norm=0.1), embedding=SGD),
+    Case("clip_norm_scaled", "clipped gradients in the moments of AdamW, two learning rates",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(INSTANCE, weight=0.5, temperature_lr_scale=0.5),
+         dense=dict(lr=0.01, eps=1e-3, clip_norm=0.05), embedding=SGD),
+    Case("embedding_l2_adam", "a penalty of the rows in the minibatch, lazy Adam; hot rows",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="off"), dense=SGD, embedding=dict(ADAM, l2=0.1),
+         dims=(3, 3), vocabulary=(8, 6), rows=80, ids="hot"),
+    Case("embedding_l2_rowwise", "a penalty of the rows in the minibatch, row-wise Adagrad; other rows in the second",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="off"), dense=SGD,
+         embedding=dict(kind="rowwise-adagrad", lr=0.05, l2=0.2), rows=8, second_rows=5, vocabulary=(12, 12, 12)),
+    Case("embedding_l2_adagrad", "a penalty of the rows in the minibatch, Adagrad",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="off"), dense=SGD,
+         embedding=dict(kind="adagrad", lr=0.05, l2=0.2), rows=8),
+    Case("embedding_l2_sgd", "a penalty of the rows in the minibatch, plain gradient descent",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="off"), dense=SGD, embedding=dict(SGD, l2=0.2), rows=8),
+    Case("dropout_mmoe", "dropout in experts and towers; 70 rows, so that blocks of rows occur",
+         model=dict(SMALL, activation="tanh", dropout=0.25), contrast=dict(INSTANCE, weight=0.5), dense=SGD, embedding=SGD,
+         rows=70, dims=(3, 3), vocabulary=(9, 7)),
+    Case("dropout_shared_bottom", "dropout in bottom and towers, relu; another minibatch in the second step",
+         model=dict(BOTTOM, dropout=0.5), contrast=dict(temperature="off"), dense=SGD, embedding=SGD, rows=9, second_rows=7),
+    Case("schedule_cosine", "both rates by a cosine over three steps: 1, then 0.8",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="off"), dense=dict(ADAM, weight_decay=0.01),
+         embedding=ADAM, schedule=dict(kind="cosine", warmup_steps=0, total_steps=3, final_fraction=0.2)),
+    Case("schedule_warmup", "the second of four steps of warm-up",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="off"), dense=SGD, embedding=SGD,
+         schedule=dict(kind="step", warmup_steps=4, every=2, gamma=0.5)),
+    Case("schedule_step", "a rate that has fallen at the second step",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="off"), dense=SGD, embedding=SGD,
+         schedule=dict(kind="step", warmup_steps=0, every=1, gamma=0.25)),
     Case("one_row", "a minibatch of a single row", model=SMALL, contrast=dict(temperature="off"), dense=SGD, embedding=SGD, rows=1),
     Case("hot_rows", "one id in more than 130 of 150 rows: sums in chunks",
          model=dict(experts=2, hidden=[4, 3], tower=[3, 3]), contrast=dict(INSTANCE, weight=0.2, hidden=[3], width=3), dense=ADAM,

@@ -42,6 +42,7 @@ impl Encoder for Aitm {
         b.graph.scope("transfer");
         let q = split(&mut b.graph, q.tensor, rows, &[width; TASKS]);
         let p = self.transfer.forward(b, Activations { tensor: q[0], groups: 1, width }, true);
+        let p = b.dropout(p);
         let weight = b.parameter(self.attention);
         b.graph.scope("attention");
         // [B, 2, D]: both items of a row go through the same weights.

@@ -41,6 +41,7 @@ impl Encoder for CrossStitch {
         let one = constant(&mut b.graph, rows, 1.0);
         self.layers.iter().enumerate().fold(x, |x, (i, (layer, stitch))| {
             let h = layer.forward(b, x, true);
+            let h = b.dropout(h);
             let stitch = b.parameter(*stitch);
             b.graph.scope(&format!("stitches.{i}"));
             // The matrix as a row's weights, the same in every row: their gradients are summed over the rows as a layer's are.
