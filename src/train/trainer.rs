@@ -429,3 +429,21 @@ fn keep_metrics(run: &Run, step: u64) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::unwrap_used, reason = "a test that fails says where")]
+    fn a_cosine_ends_with_the_last_epoch_and_not_within_the_warm_up() {
+        let text = "[data]\ntrain = [\"t\"]\nvalid = [\"v\"]\n[features]\ncategorical = [\"user\"]\n[train]\nbatch_size = 10\nepochs = 3\n\
+                    [optimizer.schedule]\nkind = \"cosine\"\nwarmup_steps = 11";
+        let mut config: Config = toml::from_str(text).unwrap();
+        assert_eq!(training_steps(&config, 40).unwrap(), 12);
+        config.optimizer.schedule.warmup_steps = 12;
+        insta::assert_snapshot!(training_steps(&config, 31).unwrap_err(), @"optimizer.schedule.warmup_steps is 12, but all 3 epochs (train.epochs) of 4 steps have no more; lower it, or name optimizer.schedule.total_steps");
+        config.optimizer.schedule.total_steps = 20;
+        assert_eq!(training_steps(&config, 31).unwrap(), 12);
+    }
+}
