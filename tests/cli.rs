@@ -148,7 +148,7 @@ fn wrong_arguments() {
     insta::assert_snapshot!(error(&["evaluate", "r", "--split", "tset"]).lines().next().unwrap(), @"2: error: invalid value 'tset' for '--split <SPLIT>': expected `train`, `valid` or `test`");
     insta::assert_snapshot!(error(&["train", &config, "--set", "seed"]), @"2: error: --set seed: no `=`; write --set key.path=value");
     insta::assert_snapshot!(error(&["train", &config, "--set", "train.epochs=0"]), @"2: error: --set train.epochs=0: key `train.epochs` is 0; it must be at least 1");
-    insta::assert_snapshot!(error(&["train", &config, "--set", "model.encoder=mmo"]), @"2: error: --set model.encoder=mmo: key `model.encoder` is `mmo`; expected one of shared-bottom, mmoe; did you mean `mmoe`?");
+    insta::assert_snapshot!(error(&["train", &config, "--set", "model.encoder=mmo"]), @"2: error: --set model.encoder=mmo: key `model.encoder` is `mmo`; expected one of single-task, esmm, shared-bottom, mmoe, ple, cross-stitch, aitm; did you mean `mmoe`?");
     insta::assert_snapshot!(error(&["train", &path("none.toml")]), @"2: error: PLACE/none.toml: No such file or directory (os error 2)");
     insta::assert_snapshot!(error(&["simulate", "--rows", "9", "--out", &path("few"), "-q"]), @"2: error: 9 rows to simulate are too few for three splits; ask for 10 at least");
     insta::assert_snapshot!(error(&["simulate", "--rows", "99", "--out", &path("log"), "-q"]), @"2: error: PLACE/log: the folder is not empty; name a new one");
