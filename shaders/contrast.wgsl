@@ -6,6 +6,7 @@
 //
 // stats     (lse_i, m_i, n_i, S_ii): lse_i = log sum_{j in N(i)} exp(S_ij / tau_i), m_i = sum_{j in N(i)} p_ij S_ij with
 //           p_ij = exp(S_ij / tau_i - lse_i), n_i = |N(i)|. Online log-sum-exp over tiles: S is never stored.
+// anchors   n_i = 0 for rows without a click: such a row is no anchor, and has neither loss nor gradient as one.
 // losses    infonce: lse_i - S_ii / tau_i; robust: tau_i (lse_i - S_ii / tau_i - log n_i) + rho tau_i; the two directions'
 //           mean where both are on.
 // gradient  dz of both sides. With w_d the weight of direction d over the rows and k = 1 / tau (infonce) or 1 (robust):
@@ -17,9 +18,9 @@
 // A row whose N(i) is i alone has p_ii = 1 exactly: no loss but rho tau, and no gradient to S.
 //
 // Workgroup: 16 x 16 invocations on tiles of 64 own rows x 32 others, 4 x 2 numbers each, with 16 columns of z in workgroup
-//            memory at a time (15.2 KB with the tile of G). losses, slopes: 64 invocations, one a row.
-// Dispatch:  stats: directions * ceil(rows / 64) workgroups; gradient: 2 sides * ceil(rows / 64) * ceil(width / 64); losses,
-//            slopes: ceil(rows / 64); all folded into x and y.
+//            memory at a time (15.2 KB with the tile of G). anchors, losses, slopes: 64 invocations, one a row.
+// Dispatch:  stats: directions * ceil(rows / 64) workgroups; gradient: 2 sides * ceil(rows / 64) * ceil(width / 64); anchors,
+//            losses, slopes: ceil(rows / 64); all folded into x and y.
 // Deterministic: one owner an element; others go by in order, invocations of a row are folded in order.
 
 struct Params {
@@ -37,6 +38,17 @@ struct Params {
     pad1: u32,
 }
 
+struct Step {
+    dense_lr: f32,
+    embedding_lr: f32,
+    correction1: f32,
+    correction2: f32,
+    inverse_clicks: f32,
+    step_low: u32,
+    step_high: u32,
+    contrast: f32, // factor of lambda
+}
+
 // Below every S / tau, and far enough from the largest float for differences and products.
 const LOWEST: f32 = -1.0e30;
 
@@ -49,6 +61,9 @@ const LOWEST: f32 = -1.0e30;
 @group(0) @binding(6) var<storage, read_write> row_losses: array<f32>; // (rows)
 @group(0) @binding(7) var<storage, read_write> dz: array<f32>; // (rows, 2 * width)
 @group(0) @binding(8) var<storage, read_write> dtau: array<f32>; // (rows)
+@group(0) @binding(9) var<uniform> step: Step;
+@group(0) @binding(10) var<storage, read> labels: array<vec2<f32>>; // (rows): click, conversion
+@group(0) @binding(11) var<storage, read_write> stats_inout: array<vec4<f32>>; // (directions, rows)
 
 // Index 17 * a + b: the column of 17 keeps invocations with different a apart in the banks.
 var<workgroup> own: array<vec4<f32>, 272>; // (column, own rows by 4), or in turns (other, columns c, c + 16, ..)
@@ -213,8 +228,26 @@ fn stats(
     }
 }
 
+@compute @workgroup_size(64)
+fn anchors(
+    @builtin(local_invocation_id) local: vec3<u32>,
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+) {
+    let i = (group.y * groups.x + group.x) * 64u + local.x;
+    if (i >= params.rows || labels[i].x != 0.0) {
+        return;
+    }
+    for (var d = 0u; d < params.directions; d++) {
+        stats_inout[d * params.rows + i].z = 0.0;
+    }
+}
+
 // Loss of one anchor.
 fn loss_of(s: vec4<f32>, t: f32) -> f32 {
+    if (s.z == 0.0) {
+        return 0.0;
+    }
     let alone = s.z < 1.5;
     if (params.robust != 0u) {
         return select(t * (s.x - s.w / t - log(s.z)), 0.0, alone) + params.rho * t;
@@ -240,6 +273,9 @@ fn losses(
 }
 
 fn slope_of(s: vec4<f32>, t: f32) -> f32 {
+    if (s.z == 0.0) {
+        return 0.0;
+    }
     let alone = s.z < 1.5;
     if (params.robust != 0u) {
         return select(s.x - s.w / t - log(s.z) - (s.y - s.w) / t, 0.0, alone) + params.rho;
@@ -261,7 +297,7 @@ fn slopes(
     if (params.directions > 1u) {
         slope += slope_of(stats_in[params.rows + i], tau[i]);
     }
-    let gradient = params.scale * slope;
+    let gradient = params.scale * step.contrast * slope;
     if (params.accumulate != 0u) {
         dtau[i] += gradient;
     } else {
@@ -276,7 +312,7 @@ fn anchor(row: u32, direction: u32) -> vec3<f32> {
     }
     let s = stats_in[(direction - params.first) * params.rows + row];
     let inverse = 1.0 / tau[row];
-    let weight = params.scale * select(inverse, 1.0, params.robust != 0u);
+    let weight = params.scale * step.contrast * select(inverse, 1.0, params.robust != 0u);
     return vec3<f32>(inverse, s.x, select(weight, 0.0, s.z < 1.5));
 }
 

@@ -1,6 +1,6 @@
 // contrast with sampled candidates: anchor i has the candidates i and (i + c_k) mod rows, the same K offsets c_k in
-// [1, rows) for all anchors of a step; rows with the anchor's key are left out as in contrast.wgsl, whose kernels `losses` and
-// `slopes` go with these two.
+// [1, rows) for all anchors of a step; rows with the anchor's key are left out as in contrast.wgsl, whose kernels `anchors`,
+// `losses` and `slopes` go with these two.
 //
 // stats     (lse_i, m_i, n_i, S_ii) of each anchor and direction, as in contrast.wgsl.
 // gradient  dz of both sides. Row i of a side gathers as anchor of its direction from j = (i + c) mod rows, and as candidate
@@ -27,6 +27,17 @@ struct Params {
     pad1: u32,
 }
 
+struct Step {
+    dense_lr: f32,
+    embedding_lr: f32,
+    correction1: f32,
+    correction2: f32,
+    inverse_clicks: f32,
+    step_low: u32,
+    step_high: u32,
+    contrast: f32, // factor of lambda
+}
+
 // Below every S / tau, and far enough from the largest float for differences and products.
 const LOWEST: f32 = -1.0e30;
 
@@ -38,6 +49,7 @@ const LOWEST: f32 = -1.0e30;
 @group(0) @binding(5) var<storage, read> stats_in: array<vec4<f32>>; // (directions, rows)
 @group(0) @binding(6) var<storage, read> offsets: array<u32>; // (K)
 @group(0) @binding(7) var<storage, read_write> dz: array<f32>; // (rows, 2 * width)
+@group(0) @binding(8) var<uniform> step: Step;
 
 var<workgroup> part: array<f32, 256>; // (own rows, lanes)
 var<workgroup> rows_of: array<u32, 256>; // (own rows, lanes): the other row behind `part`
@@ -149,7 +161,7 @@ fn weight_of(a: u32, direction: u32, s: f32, itself: bool) -> f32 {
     }
     let inverse = 1.0 / tau[a];
     let p = exp(s * inverse - stat.x);
-    return params.scale * select(inverse, 1.0, params.robust != 0u) * (p - select(0.0, 1.0, itself));
+    return params.scale * step.contrast * select(inverse, 1.0, params.robust != 0u) * (p - select(0.0, 1.0, itself));
 }
 
 @compute @workgroup_size(16, 16)

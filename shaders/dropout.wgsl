@@ -26,7 +26,7 @@ struct Step {
     inverse_clicks: f32,
     step_low: u32,
     step_high: u32,
-    pad: f32,
+    contrast: f32,
 }
 
 const PURPOSE = 6u;

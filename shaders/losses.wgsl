@@ -33,7 +33,7 @@ struct Step {
     inverse_clicks: f32,
     step_low: u32,
     step_high: u32,
-    pad: f32,
+    contrast: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -24,7 +24,7 @@ struct Step {
     inverse_clicks: f32,
     step_low: u32,
     step_high: u32,
-    pad: f32,
+    contrast: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -53,7 +53,7 @@ fn finish(t: u32, sum: vec4<f32>, tau_sum: f32) {
         let rows = f32(params.rows);
         let cvr = select(sums[0].z * step.inverse_clicks, sums[0].z / rows, params.cvr_over_rows != 0u);
         let means = vec4(sums[0].x / rows, sums[0].y / rows, cvr, sums[0].w / rows);
-        let total = dot(means, vec4(params.ctr, params.ctcvr, params.cvr, params.contrast));
+        let total = dot(means, vec4(params.ctr, params.ctcvr, params.cvr, params.contrast * step.contrast));
         report[0] = means.x;
         report[1] = means.y;
         report[2] = means.z;

@@ -154,8 +154,15 @@ fn linear_mixture_and_losses() {
     let labels = [[1.0f32, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [0.0, 0.0]];
     let inverse_clicks = 1.0 / 3.0;
     chain.input(Input::Labels, &labels);
-    let step =
-        Step { dense_lr: 0.0, embedding_lr: 0.0, correction1: 0.0, correction2: 0.0, inverse_clicks, number: [0; 2], pad: 0.0 };
+    let step = Step {
+        dense_lr: 0.0,
+        embedding_lr: 0.0,
+        correction1: 0.0,
+        correction2: 0.0,
+        inverse_clicks,
+        number: [0; 2],
+        contrast: 1.0,
+    };
     chain.input(Input::Step, &[step]);
     let n = rows as f32;
     chain.weights.push([weights.ctr / n, weights.ctcvr / n, weights.cvr * inverse_clicks].repeat(rows));
@@ -272,8 +279,15 @@ fn dropout_at_a_fixed_step() {
     let (rows, width) = (7, 5);
     let (mut chain, t) = Chain::new(&[("x", normals(1, rows * width, 1.0)), ("w", normals(2, width * 3, 0.7))]);
     let number = [3, 1];
-    let step =
-        Step { dense_lr: 0.0, embedding_lr: 0.0, correction1: 0.0, correction2: 0.0, inverse_clicks: 0.0, number, pad: 0.0 };
+    let step = Step {
+        dense_lr: 0.0,
+        embedding_lr: 0.0,
+        correction1: 0.0,
+        correction2: 0.0,
+        inverse_clicks: 0.0,
+        number,
+        contrast: 1.0,
+    };
     chain.input(Input::Step, &[step]);
     for layer in 0..2 {
         let kept = dropout(&mut chain.graph, t[0], rows, Dropout { rate: 0.4, seed: 11, layer });
@@ -347,6 +361,7 @@ fn stopped_gradients_stay_stopped() {
 #[test]
 fn contrast_of_all_kinds() {
     let (rows, width) = (7, 3);
+    let step = Step { contrast: 0.6, ..bytemuck::Zeroable::zeroed() };
     for negatives in [0, 1, 3] {
         for direction in [Direction::CtrToCvr, Direction::CvrToCtr, Direction::Both] {
             for objective in [Objective::Infonce, Objective::Robust] {
@@ -362,14 +377,22 @@ fn contrast_of_all_kinds() {
                         let spec = Contrast {
                             rows,
                             width,
-                            weight: 3.0,
+                            weight: 3.0 / 0.6,
                             direction,
                             objective,
                             rho: 0.7,
                             negatives,
+                            clicked_anchors: masked && negatives != 1,
                             masked,
                             tau_gradient: task.is_some(),
                         };
+                        chain.input(Input::Step, &[step]);
+                        if spec.clicked_anchors {
+                            chain.input(
+                                Input::Labels,
+                                &[[1.0f32, 0.0], [0.0; 2], [1.0; 2], [1.0; 2], [0.0; 2], [1.0, 0.0], [1.0; 2]],
+                            );
+                        }
                         if masked {
                             chain.input(Input::MaskKey, &[0u32, 5, 5, 8, 0, 8, 5]);
                         }
@@ -404,6 +427,7 @@ fn two_contrasts_share_z_and_tau() {
     let z = normalize(&mut chain.graph, t[0], rows, 2, width);
     let tau = temperature(&mut chain.graph, t[1], rows, false, 0.3, 2.0);
     chain.input(Input::Offsets, &[4u32, 1, 3]);
+    chain.input(Input::Step, &[Step { contrast: 1.0, ..bytemuck::Zeroable::zeroed() }]);
     for (weight, negatives, objective) in [(2.0, 0, Objective::Robust), (0.5, 3, Objective::Infonce)] {
         let spec = Contrast {
             rows,
@@ -413,6 +437,7 @@ fn two_contrasts_share_z_and_tau() {
             objective,
             rho: 0.7,
             negatives,
+            clicked_anchors: false,
             masked: false,
             tau_gradient: true,
         };

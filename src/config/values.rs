@@ -220,12 +220,16 @@ pub struct Contrast {
     pub temperature: Temperature,
     /// Weight of the contrastive loss.
     pub weight: f32,
+    /// Steps over which the weight rises linearly to its full size.
+    pub warmup_steps: u64,
     /// Width of the projected representations.
     pub width: usize,
     /// `"in-batch"` or the number of other rows drawn per step.
     pub negatives: Negatives,
     /// Which representation is the anchor.
     pub direction: Direction,
+    /// Which rows are anchors; the loss's mean is over all rows all the same.
+    pub anchors: Anchors,
     /// `infonce` or `robust`.
     pub objective: Objective,
     /// Weight of tau in the robust objective.
@@ -255,9 +259,11 @@ impl Default for Contrast {
         Contrast {
             temperature: Temperature::Instance,
             weight: 0.05,
+            warmup_steps: 0,
             width: 32,
             negatives: Negatives::InBatch,
             direction: Direction::Both,
+            anchors: Anchors::All,
             objective: Objective::Robust,
             rho: 1.0,
             tau_min: 0.05,
@@ -304,6 +310,16 @@ pub enum Direction {
     CvrToCtr,
     /// The mean of both.
     Both,
+}
+
+/// Which rows are anchors of the contrastive loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Anchors {
+    /// All rows of the minibatch.
+    All,
+    /// Clicked rows; the others are candidates alone.
+    Clicked,
 }
 
 /// The contrastive objective.

@@ -55,8 +55,8 @@ pub struct Step {
     pub inverse_clicks: f32,
     /// Number of the step, low and high word.
     pub number: [u32; 2],
-    /// Unused; uniforms are multiples of 16 bytes.
-    pub pad: f32,
+    /// Factor of the contrastive loss's weight.
+    pub contrast: f32,
 }
 
 /// Where a tensor's words come from.

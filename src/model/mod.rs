@@ -6,7 +6,7 @@ pub mod mlp;
 pub mod parameters;
 pub mod relatedness;
 
-use crate::config::{self, Config, CvrLoss, DenseRule, Negatives, Temperature};
+use crate::config::{self, Anchors, Config, CvrLoss, DenseRule, Negatives, Temperature};
 use crate::data::batch::{TableLayout, table_layouts};
 use crate::device::Limits;
 use crate::graph::{Graph, Parameter, ParameterKind, Plan, StateId, StateLayout, TensorId};
@@ -320,6 +320,7 @@ impl Model {
                 objective: settings.objective,
                 rho: settings.rho,
                 negatives,
+                clicked_anchors: settings.anchors == Anchors::Clicked,
                 masked: self.mask.is_some(),
                 tau_gradient: relatedness.is_learned(),
             };

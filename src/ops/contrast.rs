@@ -12,7 +12,8 @@
 use super::check::{Case, integers, normals};
 use super::{Access, Args, Cost, Dispatch, Kernel, fold, params};
 use crate::config::{Direction, Objective};
-use crate::graph::{Graph, Input, TensorId};
+use crate::graph::{Graph, Input, Step, TensorId};
+use bytemuck::Zeroable;
 use rayon::prelude::*;
 
 const TILED: &str = include_str!("../../shaders/contrast.wgsl");
@@ -58,6 +59,8 @@ pub struct Contrast {
     pub rho: f32,
     /// 0: all rows are candidates; else the number K of sampled ones beside the anchor itself, below `rows`.
     pub negatives: usize,
+    /// Whether rows without a click are no anchors.
+    pub clicked_anchors: bool,
     /// Whether rows with the anchor's non-zero key ([`Input::MaskKey`]) are no candidates.
     pub masked: bool,
     /// Whether tau receives a gradient.
@@ -88,19 +91,25 @@ impl Contrast {
     }
 }
 
-use Access::{Read, Update, Write};
+use Access::{Read, Uniform, Update, Write};
 static STATS: Kernel = Params::kernel("contrast", TILED, "stats", &[(1, Read), (2, Read), (3, Read), (4, Write)]);
 static STATS_SAMPLED: Kernel =
     Params::kernel("contrast, sampled", SAMPLED, "stats", &[(1, Read), (2, Read), (3, Read), (6, Read), (4, Write)]);
+static ANCHORS: Kernel = Params::kernel("contrast anchors", TILED, "anchors", &[(10, Read), (11, Update)]);
 static LOSSES: Kernel = Params::kernel("contrast losses", TILED, "losses", &[(2, Read), (5, Read), (6, Write)]);
-static SLOPES: Kernel = Params::kernel("contrast backward to tau", TILED, "slopes", &[(2, Read), (5, Read), (8, Update)]);
-static GRADIENT: Kernel =
-    Params::kernel("contrast backward", TILED, "gradient", &[(1, Read), (2, Read), (3, Read), (5, Read), (7, Update)]);
+static SLOPES: Kernel =
+    Params::kernel("contrast backward to tau", TILED, "slopes", &[(2, Read), (5, Read), (9, Uniform), (8, Update)]);
+static GRADIENT: Kernel = Params::kernel(
+    "contrast backward",
+    TILED,
+    "gradient",
+    &[(1, Read), (2, Read), (3, Read), (5, Read), (9, Uniform), (7, Update)],
+);
 static GRADIENT_SAMPLED: Kernel = Params::kernel(
     "contrast backward, sampled",
     SAMPLED,
     "gradient",
-    &[(1, Read), (2, Read), (3, Read), (5, Read), (6, Read), (7, Update)],
+    &[(1, Read), (2, Read), (3, Read), (5, Read), (8, Uniform), (6, Read), (7, Update)],
 );
 
 impl Params {
@@ -143,13 +152,13 @@ impl Params {
     }
 
     /// What the gradient needs of anchor `row`: 1 / tau, lse, w k (0 where the direction is off or N(i) is i alone).
-    fn anchor(&self, tau: &[f32], stats: &[[f32; 4]], row: usize, direction: usize) -> Anchor {
+    fn anchor(&self, tau: &[f32], stats: &[[f32; 4]], factor: f32, row: usize, direction: usize) -> Anchor {
         let Some(d) = direction.checked_sub(self.first as usize).filter(|&d| d < self.directions as usize) else {
             return Anchor { inverse: 0.0, lse: 0.0, weight: 0.0 };
         };
         let stat = stats[d * self.rows as usize + row];
         let inverse = 1.0 / tau[row];
-        let weight = self.scale * if self.robust != 0 { 1.0 } else { inverse };
+        let weight = self.scale * factor * if self.robust != 0 { 1.0 } else { inverse };
         Anchor { inverse, lse: stat[0], weight: if stat[2] < 1.5 { 0.0 } else { weight } }
     }
 }
@@ -319,6 +328,26 @@ fn dot(p: &Params, z: &[f32], side: usize, i: usize, j: usize) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
+fn anchors_op(params: Params) -> Dispatch<Params> {
+    Dispatch {
+        kernel: &ANCHORS,
+        params,
+        workgroups: fold(params.rows.div_ceil(64) as usize),
+        cost: {
+            let rows = f64::from(params.rows);
+            Cost { bytes: 4.0 * rows * (2.0 + f64::from(params.directions)), flops: 0.0 }
+        },
+        twin: anchors,
+    }
+}
+
+fn anchors(p: &Params, args: &mut Args) {
+    let (labels, stats) = (args.read::<[f32; 2]>(0), args.write::<[f32; 4]>(1));
+    for stats in stats.chunks_exact_mut(p.rows as usize) {
+        stats.iter_mut().zip(labels).filter(|(_, label)| label[0] == 0.0).for_each(|(stats, _)| stats[2] = 0.0);
+    }
+}
+
 fn losses_op(params: Params) -> Dispatch<Params> {
     Dispatch {
         kernel: &LOSSES,
@@ -337,7 +366,9 @@ fn losses(p: &Params, args: &mut Args) {
     let losses = args.write::<f32>(2);
     let of = |[lse, _, n, positive]: [f32; 4], tau: f32| {
         let alone = n < 1.5;
-        if p.robust != 0 {
+        if n == 0.0 {
+            0.0
+        } else if p.robust != 0 {
             let spread = if alone { 0.0 } else { tau * (lse - positive / tau - n.ln()) };
             spread + p.rho * tau
         } else if alone {
@@ -370,10 +401,12 @@ fn slopes_op(params: Params) -> Dispatch<Params> {
 
 fn slopes(p: &Params, args: &mut Args) {
     let (tau, stats) = (args.read::<f32>(0), args.read::<[f32; 4]>(1));
-    let dtau = args.write::<f32>(2);
+    let (factor, dtau) = (args.uniform::<Step>(2).contrast, args.write::<f32>(3));
     let of = |[lse, mean, n, positive]: [f32; 4], tau: f32| {
         let alone = n < 1.5;
-        if p.robust != 0 {
+        if n == 0.0 {
+            0.0
+        } else if p.robust != 0 {
             let spread = if alone { 0.0 } else { lse - positive / tau - n.ln() - (mean - positive) / tau };
             spread + p.rho
         } else if alone {
@@ -388,7 +421,7 @@ fn slopes(p: &Params, args: &mut Args) {
         if p.directions > 1 {
             slope += of(stats[rows + i], tau[i]);
         }
-        let gradient = p.scale * slope;
+        let gradient = p.scale * factor * slope;
         *dtau = if p.accumulate != 0 { *dtau + gradient } else { gradient };
     });
 }
@@ -415,9 +448,10 @@ fn gradient_op(params: Params) -> Dispatch<Params> {
 fn gradient(p: &Params, args: &mut Args) {
     let (rows, width) = (p.rows as usize, p.width as usize);
     let (z, tau, keys, stats) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<u32>(2), args.read::<[f32; 4]>(3));
+    let factor = args.uniform::<Step>(4).contrast;
     if p.sampled() {
-        let offsets = args.read::<u32>(4);
-        let dz = args.write::<f32>(5);
+        let offsets = args.read::<u32>(5);
+        let dz = args.write::<f32>(6);
         dz.par_chunks_mut(width).enumerate().for_each(|(at, dz)| {
             let (i, side) = (at / 2, at % 2);
             if p.accumulate == 0 {
@@ -427,7 +461,7 @@ fn gradient(p: &Params, args: &mut Args) {
                 for c in std::iter::once(0).chain(offsets.iter().map(|&c| c as usize)) {
                     let j = (i + if anchored { c } else { rows - c }) % rows;
                     let (a, direction) = if anchored { (i, side) } else { (j, 1 - side) };
-                    let anchor = p.anchor(tau, stats, a, direction);
+                    let anchor = p.anchor(tau, stats, factor, a, direction);
                     if anchor.weight == 0.0 || !p.allowed(keys, i, j) {
                         continue;
                     }
@@ -439,7 +473,7 @@ fn gradient(p: &Params, args: &mut Args) {
         });
         return;
     }
-    let dz = args.write::<f32>(4);
+    let dz = args.write::<f32>(5);
     let scratch = args.scratch(BLOCK * PANEL * WAVE.min(rows.div_ceil(BLOCK)));
     for (wave, dz) in dz.chunks_mut(2 * width * BLOCK * WAVE).enumerate() {
         let tasks = dz.par_chunks_mut(2 * width * BLOCK).zip(scratch.par_chunks_mut(BLOCK * PANEL));
@@ -453,9 +487,9 @@ fn gradient(p: &Params, args: &mut Args) {
                 for panel in (0..rows).step_by(PANEL) {
                     let others = panel..(panel + PANEL).min(rows);
                     p.scores(z, side, own.clone(), others.clone(), s);
-                    let theirs: Vec<Anchor> = others.clone().map(|j| p.anchor(tau, stats, j, 1 - side)).collect();
+                    let theirs: Vec<Anchor> = others.clone().map(|j| p.anchor(tau, stats, factor, j, 1 - side)).collect();
                     for (i, s) in own.clone().zip(s.chunks_mut(PANEL)) {
-                        let mine = p.anchor(tau, stats, i, side);
+                        let mine = p.anchor(tau, stats, factor, i, side);
                         for ((j, s), theirs) in others.clone().zip(s).zip(&theirs) {
                             let itself = i == j;
                             *s = if p.allowed(keys, i, j) { mine.g(*s, itself) + theirs.g(*s, itself) } else { 0.0 };
@@ -475,7 +509,7 @@ fn gradient(p: &Params, args: &mut Args) {
 ///
 /// It is a loss: its backward pass starts from nothing and gives `z`, and `tau` with `tau_gradient`, the gradient of
 /// `weight` * mean over rows. Reads [`Input::MaskKey`] `[rows]` with `masked` and [`Input::Offsets`] `[K]` with `negatives` = K;
-/// offsets are distinct and lie in [1, rows).
+/// offsets are distinct and lie in [1, rows). The gradients are scaled by [`Step::contrast`] as well.
 pub fn contrast(g: &mut Graph, z: TensorId, tau: TensorId, spec: Contrast) -> TensorId {
     let Contrast { rows, width, negatives, .. } = spec;
     assert_eq!(g.get(z).len, rows * 2 * width, "contrast: {} is not [{rows}, 2 * {width}]", g.get(z).name);
@@ -491,17 +525,22 @@ pub fn contrast(g: &mut Graph, z: TensorId, tau: TensorId, spec: Contrast) -> Te
         Some(offsets) => g.push(stats_op(params), &[z, tau, keys, offsets, stats]),
         None => g.push(stats_op(params), &[z, tau, keys, stats]),
     }
+    if spec.clicked_anchors {
+        let labels = g.input(Input::Labels, 2 * rows);
+        g.push(anchors_op(params), &[labels, stats]);
+    }
     g.push(losses_op(params), &[tau, stats, losses]);
     g.on_backward(move |g| {
+        let step = g.step();
         let (dz, accumulate) = g.gradient_target(z);
         let op = gradient_op(Params { accumulate: accumulate.into(), ..params });
         match offsets {
-            Some(offsets) => g.push(op, &[z, tau, keys, stats, offsets, dz]),
-            None => g.push(op, &[z, tau, keys, stats, dz]),
+            Some(offsets) => g.push(op, &[z, tau, keys, stats, step, offsets, dz]),
+            None => g.push(op, &[z, tau, keys, stats, step, dz]),
         }
         if spec.tau_gradient {
             let (dtau, accumulate) = g.gradient_target(tau);
-            g.push(slopes_op(Params { accumulate: accumulate.into(), ..params }), &[tau, stats, dtau]);
+            g.push(slopes_op(Params { accumulate: accumulate.into(), ..params }), &[tau, stats, step, dtau]);
         }
     });
     losses
@@ -559,6 +598,11 @@ fn case(name: String, t: Try) -> Case {
         if negatives > 0 {
             s.input_as(Input::Offsets, &offsets(rows, negatives));
         }
+        s.input_as(Input::Step, &[Step { contrast: 0.75, ..Step::zeroed() }]);
+        if t.spec.clicked_anchors {
+            let labels: Vec<[f32; 2]> = integers(6, rows, 3).iter().map(|&l| [f32::from(l > 0), f32::from(l > 1)]).collect();
+            s.input_as(Input::Labels, &labels);
+        }
         let losses = contrast(&mut s.graph, z, tau, t.spec);
         if t.accumulate {
             let (dz, dtau) = (normals(4, rows * 2 * width, 0.01), normals(5, rows, 0.1));
@@ -590,6 +634,7 @@ pub fn cases() -> Vec<Case> {
         objective: Objective::Robust,
         rho: 0.9,
         negatives: 0,
+        clicked_anchors: false,
         masked: false,
         tau_gradient: true,
     };
@@ -629,6 +674,8 @@ pub fn cases() -> Vec<Case> {
             let masked = Contrast { masked: true, ..spec };
             cases.push(case(name("two keys, 0 and another"), tried(masked, (0.05, 20.0), 2, false)));
             cases.push(case(name("one key for all"), tried(masked, (1e-3, 1e5), 1, false)));
+            let clicked = Contrast { clicked_anchors: true, ..spec };
+            cases.push(case(name("clicked anchors"), tried(clicked, (0.05, 20.0), 0, false)));
             let fixed = Contrast { tau_gradient: false, ..spec };
             cases.push(case(name("fixed tau"), tried(fixed, (0.1, 1.0), 0, false)));
         }
@@ -653,7 +700,7 @@ mod tests {
                     assert_eq!(f32::from_bits(loss), rho * (1e-3 * 1e5f32.powf(tau[i] as f32 / 999.0)));
                 }
                 assert!(results[1].1.iter().all(|&g| f32::from_bits(g) == 0.0), "{name}: gradient to z");
-                assert!(results[2].1.iter().all(|&g| (f32::from_bits(g) - 0.7 / 66.0 * rho).abs() < 1e-8));
+                assert!(results[2].1.iter().all(|&g| (f32::from_bits(g) - 0.75 * 0.7 / 66.0 * rho).abs() < 1e-8));
             }
         }
     }
@@ -703,6 +750,7 @@ mod tests {
                         objective,
                         rho: 0.8,
                         negatives,
+                        clicked_anchors: false,
                         masked,
                         tau_gradient: false,
                     };

@@ -99,7 +99,7 @@ pub fn report(
 
 fn reduce(p: &Params, args: &mut Args) {
     let losses = args.read::<[f32; 3]>(0);
-    let inverse_clicks = args.uniform::<Step>(1).inverse_clicks;
+    let Step { inverse_clicks, contrast: factor, .. } = args.uniform(1);
     let (report, health) = (args.write::<Report>(2), args.write::<u32>(3));
     let rows = losses.len() as f32;
     let (contrast, tau) = if args.len() > 4 {
@@ -111,7 +111,7 @@ fn reduce(p: &Params, args: &mut Args) {
     let mean = |k: usize| tree(losses.len(), |i| losses[i][k]) / rows;
     let cvr = if p.cvr_over_rows != 0 { mean(2) } else { tree(losses.len(), |i| losses[i][2]) * inverse_clicks };
     let (ctr, ctcvr) = (mean(0), mean(1));
-    let total = ctr * p.ctr + ctcvr * p.ctcvr + cvr * p.cvr + contrast * p.contrast;
+    let total = ctr * p.ctr + ctcvr * p.ctcvr + cvr * p.cvr + contrast * (p.contrast * factor);
     report[0] = Report { ctr, ctcvr, cvr, contrast, total, tau, pad: [0.0; 2] };
     if !total.is_finite() {
         health[0] = 1;
@@ -132,7 +132,7 @@ pub fn cases() -> Vec<Case> {
                 values.iter_mut().for_each(|v| *v = 3e38);
             }
             let losses = s.input(&values);
-            s.input_as(Input::Step, &[Step { inverse_clicks: 0.25, ..Step::zeroed() }]);
+            s.input_as(Input::Step, &[Step { inverse_clicks: 0.25, contrast: 0.5, ..Step::zeroed() }]);
             let health = s.state_tensor("health", &[0u32]);
             let contrast = with_contrast.then(|| ContrastPart {
                 losses: s.input(&normals(2, rows, 1.0)),

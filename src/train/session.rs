@@ -288,7 +288,10 @@ fn scalars(config: &Config, step: u64, clicks: usize, training_steps: u64) -> St
         correction2,
         inverse_clicks: if clicks > 0 { 1.0 / clicks as f32 } else { 0.0 },
         number: [step as u32, (step >> 32) as u32],
-        pad: 0.0,
+        contrast: match config.contrast.warmup_steps {
+            0 => 1.0,
+            warmup => ((step + 1) as f64 / warmup as f64).min(1.0) as f32,
+        },
     }
 }
 

@@ -60,7 +60,7 @@ DEFAULTS = {
     "contrast": dict(
         temperature="instance", weight=0.05, width=32, negatives="in-batch", direction="both", objective="robust", rho=1.0,
         tau_min=0.05, tau_max=1.0, tau_init=0.2, input="towers", hidden=[32], stop_gradient=True, mask=None,
-        temperature_lr_scale=None,
+        temperature_lr_scale=None, anchors=None, warmup_steps=None,
     ),
     "loss": dict(ctr=1.0, ctcvr=1.0, cvr=0.0, cvr_kind=None, propensity_floor=None, calibrator=None),
     "dense": dict(kind="adamw", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=None),
@@ -303,8 +303,10 @@ class Forward:
             contrast = self.loss_contrast(z, self.tau, batch)
         self.losses["contrast"] = contrast
         w = case.loss
+        warmup = case.contrast["warmup_steps"]
+        factor = min(1.0, (step + 1) / warmup) if warmup else 1.0
         self.losses["total"] = (w["ctr"] * self.losses["ctr"] + w["ctcvr"] * self.losses["ctcvr"] + w["cvr"] * self.losses["cvr"]
-                                + (case.contrast["weight"] * contrast if case.contrast_on else 0.0))
+                                + (case.contrast["weight"] * factor * contrast if case.contrast_on else 0.0))
 
     def activate(self, x):
         smooth = {"identity": lambda x: x, "tanh": torch.tanh, "gelu": F.gelu, "silu": F.silu}  # F.gelu: exact, by erf
@@ -506,6 +508,8 @@ class Forward:
                 scaled = ((similarity - own) / tau[:, None]).masked_fill(~member, -math.inf)
                 count = member.sum(dim=1).double()
                 loss = tau * (torch.logsumexp(scaled, dim=1) - torch.log(count)) + c["rho"] * tau
+            if c["anchors"] == "clicked":
+                loss = loss * torch.from_numpy(batch["click"]).double()
             total = total + loss.mean()
         return total / len(ways)
 
@@ -801,6 +805,11 @@ CASES = [
          embedding=dict(kind="sgd", lr=1e-3), head_scale=70.0, rows=24),
     Case("dead_rows", "rows whose last tower layer is all zero: z = 0, no gradient through its norm",
          model=SMALL, contrast=dict(INSTANCE, weight=0.5), dense=SGD, embedding=SGD, tower_shift=0.4),
+    Case("mmoe_clicked_anchors", "clicked rows are the only anchors; the weight is warming up", model=SMALL,
+         contrast=dict(INSTANCE, weight=0.5, anchors="clicked", warmup_steps=3), dense=SGD, embedding=SGD),
+    Case("mmoe_clicked_anchors_sampled", "the same with sampled rows and infonce", model=SMALL,
+         contrast=dict(INSTANCE, weight=0.5, anchors="clicked", warmup_steps=2, negatives=4, objective="infonce"), dense=SGD,
+         embedding=SGD),
     Case("single_task", "embeddings and networks of each task's own; clicked loss",
          model=dict(encoder="single-task", hidden=[6, 5], tower=[5, 4]), contrast=dict(temperature="off"),
          loss=dict(ctcvr=0.0, cvr=1.0), dense=ADAM, embedding=ADAM, dims=(3, 4, 3)),

@@ -50,8 +50,7 @@ impl Ple {
                 let networks = vec![mlp("experts", experts, columns, parameters)];
                 (networks, vec![Layer::shared(parameters, "levels.0.gates", 1, columns, gates, None)])
             } else {
-                let networks =
-                    GROUPS.iter().zip(counts).map(|(group, count)| mlp(group, count, width, parameters)).collect();
+                let networks = GROUPS.iter().zip(counts).map(|(group, count)| mlp(group, count, width, parameters)).collect();
                 let gate = |(group, range): &(&str, Range<usize>)| {
                     Layer::shared(parameters, &format!("levels.{level}.gates.{group}"), 1, width, range.len(), None)
                 };
