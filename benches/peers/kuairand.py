@@ -17,8 +17,8 @@ counts as missing. Initial embeddings N(0, --init-std), linear weights and biase
     single-task    a network and a set of embeddings for each task
     esmm           a network for each task
     shared-bottom  one network
-    mmoe           4 experts, a gate for each task
-    ple            --levels levels of 4 shared experts and --task-experts of each task's own
+    mmoe           --experts experts, a gate for each task
+    ple            --levels levels of --experts shared experts and --task-experts of each task's own
     cross-stitch   a network for each task, mixed after each layer by a 2 x 2 matrix
     aitm           a network for each task; CVR's attends to itself and to what CTR's passes on. The second logit is CTCVR's:
                    its loss adds 0.6 mean(max(pCTCVR - pCTR, 0)), and pCVR is pCTCVR / pCTR, capped just below 1
@@ -64,7 +64,7 @@ CATEGORICAL = (
     "user_friend_num_range user_register_days_range"
 ).split() + [f"user_onehot_feat{i}" for i in range(18)]
 NUMERIC = "video_duration_s user_follow_num user_fans_num user_friend_num user_register_days".split()
-DIM, EXPERTS, HIDDEN, TOWER, BATCH = 16, 4, (128, 64), (64, 32), 1024
+DIM, HIDDEN, TOWER, BATCH = 16, (128, 64), (64, 32), 1024
 CTR, CVR = 0, 1
 CALIBRATOR, LEAST = 0.6, 1e-6  # aitm: weight of pCTCVR above pCTR; log pCTR - log pCTCVR is at least this where pCVR is wanted
 
@@ -183,8 +183,8 @@ class SharedBottom:
 class Mmoe:
     def __init__(self, p, x, options):
         self.p, self.groups = p, 2
-        self.width = p.stack("experts", EXPERTS, x, HIDDEN)
-        p.layer("gates", 2, x, EXPERTS)
+        self.width = p.stack("experts", options.experts, x, HIDDEN)
+        p.layer("gates", 2, x, options.experts)
 
     def __call__(self, x):
         return mix(self.p.linear("gates", x), self.p.network("experts", x))
@@ -194,11 +194,12 @@ class Ple:
     """Experts and gates read x side by side in level 0, above it their own group's mixture of the level below."""
 
     def __init__(self, p, x, options):
-        own, all_experts = options.task_experts, 2 * options.task_experts + EXPERTS
+        own, shared = options.task_experts, options.experts
+        all_experts = own + shared + own
         self.p, self.groups, self.width = p, 2, HIDDEN[-1]
-        members = dict(ctr=range(own + EXPERTS), shared=range(all_experts), cvr=range(own, all_experts))
+        members = dict(ctr=range(own + shared), shared=range(all_experts), cvr=range(own, all_experts))
         tasks = {group: members[group] for group in ("ctr", "cvr")}
-        self.counts = dict(ctr=own, shared=EXPERTS, cvr=own)
+        self.counts = dict(ctr=own, shared=shared, cvr=own)
         self.levels = [members] * (options.levels - 1) + [tasks]  # which experts each mixture of a level takes
         p.stack("levels.0.experts", all_experts, x, HIDDEN)
         p.layer("levels.0.gates", 1, x, sum(map(len, self.levels[0].values())))
@@ -567,6 +568,7 @@ def main():
     parser.add_argument("--embedding-lr", type=float, help="with all but dense; --lr if not given")
     parser.add_argument("--conversion", default="conversion", help="label column")
     parser.add_argument("--encoder", choices=list(ENCODERS), default="mmoe")
+    parser.add_argument("--experts", type=int, default=4, help="with mmoe and ple")
     parser.add_argument("--task-experts", type=int, default=2, help="with ple")
     parser.add_argument("--levels", type=int, default=1, help="with ple")
     parser.add_argument("--embedding-gradient", choices=["lazy", "rowwise-adagrad", "sparse", "dense"], default="lazy")
