@@ -4,11 +4,13 @@
 use tauten::config::{Activation, CvrLoss, Direction, Loss, Objective};
 use tauten::device::{Device, cpu::Cpu};
 use tauten::graph::{Graph, Initial, Input, Parameter, ParameterKind, Part, Plan, StateId, StateLayout, Step, TensorId, Words};
+use tauten::ops::activation::activation;
 use tauten::ops::check::normals;
 use tauten::ops::columns::{concat, split};
 use tauten::ops::contrast::{Contrast, contrast};
 use tauten::ops::dropout::{Dropout, dropout};
 use tauten::ops::interact::interact;
+use tauten::ops::layer_norm::{LayerNorm, layer_norm};
 use tauten::ops::linear::{Linear, linear};
 use tauten::ops::losses::{Logits, losses};
 use tauten::ops::mixture::{Gates, Mixture, mix, mixture};
@@ -263,6 +265,35 @@ fn activations() {
             chain.weigh(y);
         }
         chain.check(&format!("linear with {activation:?}"));
+    }
+}
+
+/// Two groups through one gain and offset twice, so that gradients of x, gain and offset add up; each smooth activation behind.
+#[test]
+fn layer_norm_and_activation() {
+    let (rows, groups, width) = (4, 2, 5);
+    let columns = groups * width;
+    for kind in [Activation::Identity, Activation::Tanh, Activation::Gelu, Activation::Silu] {
+        let (mut chain, t) = Chain::new(&[
+            ("x", normals(1, rows * columns, 2.0)),
+            ("gain", normals(2, columns, 1.0)),
+            ("offset", normals(3, columns, 0.5)),
+            ("w", normals(4, groups * width * 3, 0.5)),
+        ]);
+        let g = &mut chain.graph;
+        let mut h = t[0];
+        for _ in 0..2 {
+            let y = layer_norm(g, h, t[1], t[2], LayerNorm { rows, groups, width });
+            h = activation(g, y, rows, kind);
+        }
+        let shape = Linear { rows, groups, inputs: width, outputs: 3, activation: Activation::Tanh, input_gradient: true };
+        let again = activation(g, t[0], rows, kind);
+        // x itself is read twice too: by the norm above and here.
+        let again = linear(g, again, t[3], None, shape);
+        let y = linear(g, h, t[3], None, shape);
+        chain.weigh(y);
+        chain.weigh(again);
+        chain.check(&format!("layer norm, {kind:?}"));
     }
 }
 

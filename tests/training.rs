@@ -414,7 +414,11 @@ fn first_losses_of_every_encoder_on_every_adapter() {
     for encoder in ["single-task", "esmm", "shared-bottom", "mmoe", "ple", "cross-stitch", "aitm"] {
         let mut keys = vec![format!("model.encoder={encoder}"), "model.levels=2".into(), "model.hidden=[16, 12]".into()];
         // Adam divides what rounding leaves of small gradients by their size, so that paths part within 50 steps.
-        keys.extend(["optimizer.embedding.kind=sgd".into(), "optimizer.dense.kind=sgd".into(), "optimizer.dense.lr=0.1".into()]);
+        keys.extend([
+            "optimizer.embedding.kind=sgd".into(),
+            "optimizer.dense.kind=sgd".into(),
+            "optimizer.dense.lr=0.1".into(),
+        ]);
         keys.extend(match encoder {
             "aitm" => vec!["loss.cvr=0".into()],
             "ple" => vec!["loss.cvr_kind=dr".into()],

@@ -677,11 +677,11 @@ mod tests {
     #[test]
     fn syntax_and_keys() {
         insta::assert_snapshot!(error("numeric = [\n", &[]), @"c.toml:6: no TOML: unclosed array, expected `]`");
-        insta::assert_snapshot!(error("[model]\nencodr = \"mmoe\"", &[]), @"c.toml:7: key `model.encodr` is unknown; expected one of encoder, experts, task_experts, levels, hidden, tower, activation, dropout, embedding_std; did you mean `encoder`?");
+        insta::assert_snapshot!(error("[model]\nencodr = \"mmoe\"", &[]), @"c.toml:7: key `model.encodr` is unknown; expected one of encoder, experts, task_experts, levels, hidden, tower, activation, norm, dropout, embedding_std; did you mean `encoder`?");
         insta::assert_snapshot!(error("[modle]", &[]), @"c.toml:6: key `modle` is unknown; expected one of seed, data, features, model, contrast, loss, optimizer, train, evaluate; did you mean `model`?");
         insta::assert_snapshot!(error("[model]\n\nencoder = \"mmoes\"", &[]), @"c.toml:8: key `model.encoder` is `mmoes`; expected one of single-task, esmm, shared-bottom, mmoe, ple, cross-stitch, aitm; did you mean `mmoe`?");
         insta::assert_snapshot!(error("[model]\nencoder = 3", &[]), @"c.toml:7: key `model.encoder` is `3`; expected one of single-task, esmm, shared-bottom, mmoe, ple, cross-stitch, aitm");
-        insta::assert_snapshot!(error("", &["model.encodr=mmoe"]), @"--set model.encodr=mmoe: key `model.encodr` is unknown; expected one of encoder, experts, task_experts, levels, hidden, tower, activation, dropout, embedding_std; did you mean `encoder`?");
+        insta::assert_snapshot!(error("", &["model.encodr=mmoe"]), @"--set model.encodr=mmoe: key `model.encodr` is unknown; expected one of encoder, experts, task_experts, levels, hidden, tower, activation, norm, dropout, embedding_std; did you mean `encoder`?");
         insta::assert_snapshot!(error("", &["data.root.x=1", "data.root=3"]), @"--set data.root=3: key `data.root` is integer `3`; expected a string");
     }
 

@@ -153,6 +153,8 @@ pub struct Model {
     pub tower: Vec<usize>,
     /// Activation of hidden layers.
     pub activation: Activation,
+    /// What stands between product and activation of a hidden layer (encoder and towers; not the relatedness network).
+    pub norm: Norm,
     /// Probability that a hidden layer's output is dropped in training (encoder and towers; not the relatedness network).
     pub dropout: f32,
     /// Standard deviation of the initial embeddings (normal, mean 0).
@@ -169,6 +171,7 @@ impl Default for Model {
             hidden: vec![128, 64],
             tower: vec![64, 32],
             activation: Activation::Relu,
+            norm: Norm::None,
             dropout: 0.0,
             embedding_std: 0.01,
         }
@@ -210,6 +213,17 @@ pub enum Activation {
     Gelu,
     /// x s(x), s the logistic function (Elfwing et al. 2018).
     Silu,
+}
+
+/// Normalization of hidden layers: linear, norm, activation, dropout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Norm {
+    /// None.
+    #[default]
+    None,
+    /// To mean 0 and variance 1 over the columns of each row and network, then a learned gain and offset (Ba et al. 2016).
+    Layer,
 }
 
 /// `[contrast]`: alignment of the two task representations.

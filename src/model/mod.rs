@@ -20,7 +20,7 @@ use crate::ops::{clip, dense_update, dropout, normalize};
 use crate::{Error, Result};
 use embedding::Embedding;
 use encoder::Encoder;
-use mlp::{Layer, Mlp};
+use mlp::{Hidden, Layer, Mlp};
 use parameters::Parameters;
 use relatedness::Relatedness;
 
@@ -132,12 +132,12 @@ impl Model {
         let embedding = Embedding::new(config, schema, layouts, limits, &mut state, &mut parameters)?;
         let encoder = encoder::new(&config.model, (embedding.sets, embedding.columns), &mut parameters);
         let (groups, width) = encoder.shape();
-        let towers = Mlp::tasks(&mut parameters, "towers", groups, width, &config.model.tower, config.model.activation);
+        let towers = Mlp::tasks(&mut parameters, "towers", groups, width, &config.model.tower, Hidden::of(&config.model));
         let hidden = towers.width();
         let heads = Layer::grouped(&mut parameters, "heads", TASKS, hidden, 1, None);
         let imputation = (config.loss.cvr > 0.0 && config.loss.cvr_kind == CvrLoss::Dr).then(|| {
-            let (tower, activation) = (&config.model.tower, config.model.activation);
-            let layers = Mlp::shared(&mut parameters, "imputation", 1, width, tower, activation);
+            let tower = &config.model.tower;
+            let layers = Mlp::shared(&mut parameters, "imputation", 1, width, tower, Hidden::of(&config.model));
             let name = format!("imputation.{}", tower.len());
             let last = Layer::shared(&mut parameters, &name, 1, layers.width(), 1, None);
             (layers, last)

@@ -120,7 +120,9 @@ fn run_copy(p: &Params, args: &mut Args) {
 /// Taken apart and put together in another order, used once and twice, with a part that nobody uses.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (rows, widths, twice) in [(1, [1, 1, 1], false), (5, [3, 1, 7], true), (65, [16, 33, 2], false), (130, [5, 64, 3], true)] {
+    for (rows, widths, twice) in
+        [(1, [1, 1, 1], false), (5, [3, 1, 7], true), (65, [16, 33, 2], false), (130, [5, 64, 3], true)]
+    {
         let name = format!("columns {rows} rows, {widths:?}, twice {twice}");
         cases.push(Case::new(name, 2, move |s| {
             let columns: usize = widths.iter().sum();

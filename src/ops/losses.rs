@@ -108,7 +108,9 @@ fn supervised(p: &Params, args: &mut Args) {
         if args.len() > 5 { (args.read::<f32>(5), args.write::<f32>(6)) } else { (&[][..], &mut [][..]) };
     let rows = losses.par_iter_mut().zip(dlogits).zip(logits).zip(labels).with_min_len(256);
     if imputation.is_empty() {
-        rows.for_each(|(((loss, gradient), logits), labels)| (*loss, *gradient, _) = p.row(inverse_clicks, *logits, *labels, 0.0));
+        rows.for_each(|(((loss, gradient), logits), labels)| {
+            (*loss, *gradient, _) = p.row(inverse_clicks, *logits, *labels, 0.0)
+        });
     } else {
         rows.zip(imputation).zip(dimputation).for_each(|(((((loss, gradient), logits), labels), m), dm)| {
             (*loss, *gradient, *dm) = p.row(inverse_clicks, *logits, *labels, *m);

@@ -108,18 +108,19 @@ pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (rows, width, scale) in [(1, 1, 1.0), (17, 5, 1.0), (65, 16, 3.0), (130, 33, 1.0), (33, 64, 0.3)] {
         for twice in [false, true] {
-            let mut case = Case::new(format!("transfer {rows} rows of {width}, times {scale}, twice {twice}"), width, move |s| {
-                let h = s.state_tensor("h", &normals(1, rows * 6 * width, scale));
-                for i in 0..1 + u64::from(twice) {
-                    let z = transfer(&mut s.graph, h, rows, width);
-                    let dz = s.input(&normals(2 + i, rows * width, 1.0));
-                    s.graph.seed(z, dz);
-                    s.graph.output(z);
-                }
-                s.graph.backward();
-                let dh = s.graph.gradient_target(h).0;
-                s.graph.output(dh);
-            });
+            let mut case =
+                Case::new(format!("transfer {rows} rows of {width}, times {scale}, twice {twice}"), width, move |s| {
+                    let h = s.state_tensor("h", &normals(1, rows * 6 * width, scale));
+                    for i in 0..1 + u64::from(twice) {
+                        let z = transfer(&mut s.graph, h, rows, width);
+                        let dz = s.input(&normals(2 + i, rows * width, 1.0));
+                        s.graph.seed(z, dz);
+                        s.graph.output(z);
+                    }
+                    s.graph.backward();
+                    let dh = s.graph.gradient_target(h).0;
+                    s.graph.output(dh);
+                });
             // exp of an argument of size x carries x ULP of it.
             case.rel *= f32::max(1.0, scale * scale * 3.0);
             cases.push(case);
