@@ -15,6 +15,7 @@ use tauten::ops::linear::{Linear, linear};
 use tauten::ops::losses::{Logits, losses};
 use tauten::ops::mixture::{Gates, Mixture, mix, mixture};
 use tauten::ops::normalize::normalize;
+use tauten::ops::report::report;
 use tauten::ops::temperature::{constant, temperature};
 use tauten::ops::transfer::transfer;
 
@@ -151,7 +152,7 @@ fn linear_mixture_and_losses() {
     let mixed = mixture(g, gates, f, Mixture { rows, experts, width, gates: Gates::all(2, experts) });
     let logits = linear(g, mixed, t[5], Some(t[6]), layer(2, width, 1));
     let weights = Loss { ctr: 1.0, ctcvr: 0.7, cvr: 0.5, ..Loss::default() };
-    let values = losses(g, Logits { tasks: logits, direct: false, imputation: None }, rows, &weights);
+    let values = losses(g, Logits { tasks: logits, direct: false, imputation: None }, rows, &weights, None);
     g.output(values);
     let labels = [[1.0f32, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [0.0, 0.0]];
     let inverse_clicks = 1.0 / 3.0;
@@ -201,6 +202,34 @@ fn transfer_between_tasks() {
     chain.check("transfer");
 }
 
+/// Learned weights: logits and uncertainties against the total that the report has, CVR losses of two kinds.
+#[test]
+fn uncertainties_of_the_losses() {
+    for cvr_kind in [CvrLoss::Clicked, CvrLoss::Dr] {
+        let rows = 5;
+        let mut parameters = vec![("b", normals(1, rows, 1.0)), ("uncertainty", vec![0.5, -0.7, 0.3])];
+        if cvr_kind == CvrLoss::Dr {
+            parameters.push(("m", normals(2, rows, 1.0)));
+        }
+        let (mut chain, t) = Chain::new(&parameters);
+        let a = chain.input(Input::Other(9), &normals(3, rows, 1.0));
+        let health = chain.state.add("health", 1);
+        let g = &mut chain.graph;
+        let tasks = concat(g, &[a, t[0]], rows);
+        let imputation = t.get(2).map(|&m| concat(g, &[m], rows));
+        let loss = Loss { ctr: 1.0, ctcvr: 0.7, cvr: 0.5, cvr_kind, propensity_floor: 0.4, ..Loss::default() };
+        let values = losses(g, Logits { tasks, direct: false, imputation }, rows, &loss, Some(t[1]));
+        let health = g.state("health", health, 0, 1);
+        let summary = report(g, values, None, health, rows, &loss, Some(t[1]));
+        g.output(summary);
+        chain.input(Input::Labels, &[[1.0f32, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [0.0, 0.0]]);
+        let step = Step { inverse_clicks: 1.0 / 3.0, ..bytemuck::Zeroable::zeroed() };
+        chain.input(Input::Step, &[step]);
+        chain.weights.push(vec![0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]);
+        chain.check(&format!("uncertainties, {cvr_kind:?}"));
+    }
+}
+
 /// The kinds of CVR loss whose propensity passes no gradient back: CTR logits are no parameters here.
 #[test]
 fn estimates_of_the_conversion_loss() {
@@ -216,7 +245,7 @@ fn estimates_of_the_conversion_loss() {
         let tasks = concat(g, &[a, t[0]], rows);
         let imputation = t.get(1).map(|&m| concat(g, &[m], rows));
         let loss = Loss { ctr: 1.0, ctcvr: 0.0, cvr: 0.8, cvr_kind: kind, propensity_floor: 0.4, ..Loss::default() };
-        let values = losses(g, Logits { tasks, direct: false, imputation }, rows, &loss);
+        let values = losses(g, Logits { tasks, direct: false, imputation }, rows, &loss, None);
         g.output(values);
         let labels = [[1.0f32, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [0.0, 0.0]];
         chain.input(Input::Labels, &labels);
@@ -236,7 +265,7 @@ fn direct_ctcvr_and_its_calibrator() {
     let g = &mut chain.graph;
     let loss = Loss { ctr: 0.5, ctcvr: 0.7, cvr: 0.0, calibrator: 2.0, ..Loss::default() };
     let tasks = concat(g, &[t[0]], rows);
-    let values = losses(g, Logits { tasks, direct: true, imputation: None }, rows, &loss);
+    let values = losses(g, Logits { tasks, direct: true, imputation: None }, rows, &loss, None);
     g.output(values);
     chain.input(Input::Labels, &[[1.0f32, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0]]);
     let step: Step = bytemuck::Zeroable::zeroed();

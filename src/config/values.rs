@@ -344,6 +344,8 @@ pub enum RelatednessInput {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Loss {
+    /// How the losses are weighted against each other.
+    pub weighting: Weighting,
     /// Weight of the click loss over all rows.
     pub ctr: f32,
     /// Weight of the entire-space loss of click and conversion over all rows (ESMM).
@@ -360,8 +362,26 @@ pub struct Loss {
 
 impl Default for Loss {
     fn default() -> Self {
-        Loss { ctr: 1.0, ctcvr: 1.0, cvr: 0.5, cvr_kind: CvrLoss::Clicked, propensity_floor: 0.05, calibrator: 0.6 }
+        Loss {
+            weighting: Weighting::Fixed,
+            ctr: 1.0,
+            ctcvr: 1.0,
+            cvr: 0.5,
+            cvr_kind: CvrLoss::Clicked,
+            propensity_floor: 0.05,
+            calibrator: 0.6,
+        }
     }
+}
+
+/// How the supervised losses L are weighted against each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Weighting {
+    /// The sum of w L, w the configured weights.
+    Fixed,
+    /// The sum of w (e^-s L + s / 2), each s learned: the logarithm of a task's variance (Kendall et al., CVPR 2018).
+    Uncertainty,
 }
 
 /// The conversion loss.

@@ -6,10 +6,10 @@ pub mod mlp;
 pub mod parameters;
 pub mod relatedness;
 
-use crate::config::{self, Config, CvrLoss, DenseRule, Negatives, Temperature};
+use crate::config::{self, Config, CvrLoss, DenseRule, Negatives, Temperature, Weighting};
 use crate::data::batch::{TableLayout, table_layouts};
 use crate::device::Limits;
-use crate::graph::{Graph, Parameter, ParameterKind, Plan, StateId, StateLayout, TensorId};
+use crate::graph::{Graph, Initial, Parameter, ParameterKind, Plan, StateId, StateLayout, TensorId};
 use crate::ops::columns::split;
 use crate::ops::conditional::conditional;
 use crate::ops::contrast::{Contrast, contrast};
@@ -91,6 +91,8 @@ pub struct Model {
     heads: Layer,
     alignment: Option<(Layer, Relatedness)>,
     imputation: Option<(Mlp, Layer)>,
+    /// `uncertainty` [3], of CTR, CTCVR and CVR.
+    uncertainty: Option<usize>,
     state: StateLayout,
     dense: DenseState,
     optimizer_state: Vec<Parameter>,
@@ -142,6 +144,8 @@ impl Model {
             let last = Layer::shared(&mut parameters, &name, 1, layers.width(), 1, None);
             (layers, last)
         });
+        let uncertainty = (config.loss.weighting == Weighting::Uncertainty)
+            .then(|| parameters.dense("uncertainty", &[3], Initial::Constant(0.0)));
         let mut temperature = parameters.dense_len();
         let alignment = match config.contrast.temperature {
             Temperature::Off => None,
@@ -195,6 +199,7 @@ impl Model {
             heads,
             alignment,
             imputation,
+            uncertainty,
             state,
             optimizer_state,
             mask,
@@ -303,7 +308,8 @@ impl Model {
         });
         b.graph.scope("losses");
         let of = Logits { tasks: logits, direct: self.predicts_ctcvr(), imputation };
-        let losses = losses::losses(&mut b.graph, of, rows, &self.config.loss);
+        let uncertainty = self.uncertainty.map(|index| b.parameter(index));
+        let losses = losses::losses(&mut b.graph, of, rows, &self.config.loss, uncertainty);
         let part = self.alignment.as_ref().map(|(projection, relatedness)| {
             let settings = &self.config.contrast;
             let projected = projection.forward(&mut b, a, true);
@@ -328,7 +334,7 @@ impl Model {
         });
         b.graph.scope("losses");
         let health = b.graph.state("health", self.dense.health, 0, 1);
-        let summary = report(&mut b.graph, losses, part, health, rows, &self.config.loss);
+        let summary = report(&mut b.graph, losses, part, health, rows, &self.config.loss, uncertainty);
         let mut g = b.graph;
         g.output(summary);
         g.backward();

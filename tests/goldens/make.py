@@ -63,7 +63,7 @@ DEFAULTS = {
         tau_min=0.05, tau_max=1.0, tau_init=0.2, input="towers", hidden=[32], stop_gradient=True, mask=None,
         temperature_lr_scale=None,
     ),
-    "loss": dict(ctr=1.0, ctcvr=1.0, cvr=0.0, cvr_kind=None, propensity_floor=None, calibrator=None),
+    "loss": dict(weighting=None, ctr=1.0, ctcvr=1.0, cvr=0.0, cvr_kind=None, propensity_floor=None, calibrator=None),
     "dense": dict(kind="adamw", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=None),
     "embedding": dict(kind="adam", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, l2=None),
     "schedule": dict(kind=None, warmup_steps=None, total_steps=None, final_fraction=None, every=None, gamma=None),
@@ -206,6 +206,9 @@ def shapes(case):
             out[f"imputation.{layer}.weight"] = ((fan_in, width), fan_in)
             out[f"imputation.{layer}.bias"] = ((width,), fan_in)
             fan_in = width
+    if case.loss["weighting"] is not None:
+        assert case.loss["weighting"] == "uncertainty"
+        out["uncertainty"] = ((3,), 1)
     if m["norm"] is not None:
         assert m["norm"] == "layer"
         for name in hidden_layers(case, out):
@@ -316,9 +319,14 @@ class Forward:
             z = [self.project(a[k], k) for k in (CTR, CVR)]
             contrast = self.loss_contrast(z, self.tau, batch)
         self.losses["contrast"] = contrast
-        w = case.loss
-        self.losses["total"] = (w["ctr"] * self.losses["ctr"] + w["ctcvr"] * self.losses["ctcvr"] + w["cvr"] * self.losses["cvr"]
-                                + (case.contrast["weight"] * contrast if case.contrast_on else 0.0))
+        total = case.contrast["weight"] * contrast if case.contrast_on else 0.0
+        for k, name in enumerate(("ctr", "ctcvr", "cvr")):
+            loss = self.losses[name]
+            if case.loss["weighting"] is not None:
+                s = p["uncertainty"][k]
+                loss = torch.exp(-s) * loss + s / 2
+            total = total + case.loss[name] * loss
+        self.losses["total"] = total
 
     def activate(self, x):
         smooth = {"identity": lambda x: x, "tanh": torch.tanh, "gelu": F.gelu, "silu": F.silu}  # F.gelu: exact, by erf
@@ -812,6 +820,12 @@ CASES = [
     Case("norm_cross_stitch", "layer norm of each task's layers, no activation",
          model=dict(encoder="cross-stitch", hidden=[6, 5], tower=[5, 4], norm="layer", activation="identity"),
          contrast=dict(temperature="off"), dense=SGD, embedding=SGD),
+    Case("uncertainty", "learned weights of all three supervised losses; contrast by its fixed one",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(INSTANCE, weight=0.5), loss=dict(weighting="uncertainty", ctr=0.9, cvr=0.5),
+         dense=SGD, embedding=SGD),
+    Case("uncertainty_dr", "learned weights of the click and the doubly robust loss alone: the third has no gradient",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="off"),
+         loss=dict(weighting="uncertainty", ctcvr=0.0, cvr=0.8, cvr_kind="dr"), dense=dict(kind="adagrad", lr=0.02), embedding=SGD),
     Case("schedule_cosine", "both rates by a cosine over three steps: 1, then 0.8",
          model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="off"), dense=dict(ADAM, weight_decay=0.01),
          embedding=ADAM, schedule=dict(kind="cosine", warmup_steps=0, total_steps=3, final_fraction=0.2)),
