@@ -552,6 +552,7 @@ fn check(config: &Config, places: &Places<'_>) -> Result<()> {
 
     not_negative("contrast.weight", contrast.weight)?;
     whole("contrast.width", contrast.width, 1, MAX_WIDTH)?;
+    widths("contrast.projection", &contrast.projection, false)?;
     widths("contrast.hidden", &contrast.hidden, false)?;
     not_negative("contrast.rho", contrast.rho)?;
     positive("contrast.tau_min", contrast.tau_min)?;
@@ -759,6 +760,13 @@ mod tests {
                 "[contrast]\ntau_min = 0.5",
                 &[],
                 "c.toml:7: key `contrast.tau_min` breaks tau_min < tau_init < tau_max: they are 0.5, 0.2, 1",
+            ),
+            ("", &["contrast.projection=[8, 0]"], "key `contrast.projection[1]` is 0; it must be at least 1"),
+            ("", &["model.norm=layr"], "key `model.norm` is `layr`; expected one of none, layer; did you mean `layer`?"),
+            (
+                "",
+                &["loss.weighting=uncertain"],
+                "key `loss.weighting` is `uncertain`; expected one of fixed, uncertainty; did you mean `uncertainty`?",
             ),
             ("", &["contrast.temperature=0"], "key `contrast.temperature` is 0; it must be finite and above 0"),
             ("", &["contrast.weight=nan"], "key `contrast.weight` is NaN; it must be finite and 0 or above"),

@@ -236,6 +236,8 @@ pub struct Contrast {
     pub weight: f32,
     /// Width of the projected representations.
     pub width: usize,
+    /// Hidden layer widths of the projection.
+    pub projection: Vec<usize>,
     /// `"in-batch"` or the number of other rows drawn per step.
     pub negatives: Negatives,
     /// Which representation is the anchor.
@@ -270,6 +272,7 @@ impl Default for Contrast {
             temperature: Temperature::Instance,
             weight: 0.05,
             width: 32,
+            projection: Vec::new(),
             negatives: Negatives::InBatch,
             direction: Direction::Both,
             objective: Objective::Robust,

@@ -4,6 +4,7 @@ pub mod embedding;
 pub mod encoder;
 pub mod mlp;
 pub mod parameters;
+pub mod projection;
 pub mod relatedness;
 
 use crate::config::{self, Config, CvrLoss, DenseRule, Negatives, Temperature, Weighting};
@@ -22,6 +23,7 @@ use embedding::Embedding;
 use encoder::Encoder;
 use mlp::{Hidden, Layer, Mlp};
 use parameters::Parameters;
+use projection::Projection;
 use relatedness::Relatedness;
 
 /// Tasks: CTR and CVR, in this order wherever their columns stand side by side.
@@ -89,7 +91,7 @@ pub struct Model {
     encoder: Box<dyn Encoder>,
     towers: Mlp,
     heads: Layer,
-    alignment: Option<(Layer, Relatedness)>,
+    alignment: Option<(Projection, Relatedness)>,
     imputation: Option<(Mlp, Layer)>,
     /// `uncertainty` [3], of CTR, CTCVR and CVR.
     uncertainty: Option<usize>,
@@ -150,7 +152,7 @@ impl Model {
         let alignment = match config.contrast.temperature {
             Temperature::Off => None,
             _ => {
-                let projection = Layer::without_bias(&mut parameters, "projection", TASKS, hidden, config.contrast.width);
+                let projection = Projection::new(config, hidden, &mut parameters);
                 temperature = parameters.dense_len();
                 let columns = embedding.sets * embedding.columns;
                 let activation = config.model.activation;
@@ -312,7 +314,7 @@ impl Model {
         let losses = losses::losses(&mut b.graph, of, rows, &self.config.loss, uncertainty);
         let part = self.alignment.as_ref().map(|(projection, relatedness)| {
             let settings = &self.config.contrast;
-            let projected = projection.forward(&mut b, a, true);
+            let projected = projection.forward(&mut b, a);
             b.graph.scope("alignment");
             let z = normalize::normalize(&mut b.graph, projected.tensor, rows, TASKS, settings.width);
             let tau = relatedness.forward(&mut b, a, x);

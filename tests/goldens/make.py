@@ -59,7 +59,7 @@ DEFAULTS = {
     "model": dict(encoder="mmoe", experts=4, task_experts=None, levels=None, hidden=[128, 64], tower=[64, 32], activation="relu",
                   norm=None, dropout=None),
     "contrast": dict(
-        temperature="instance", weight=0.05, width=32, negatives="in-batch", direction="both", objective="robust", rho=1.0,
+        temperature="instance", weight=0.05, width=32, projection=None, negatives="in-batch", direction="both", objective="robust", rho=1.0,
         tau_min=0.05, tau_max=1.0, tau_init=0.2, input="towers", hidden=[32], stop_gradient=True, mask=None,
         temperature_lr_scale=None,
     ),
@@ -69,7 +69,7 @@ DEFAULTS = {
     "schedule": dict(kind=None, warmup_steps=None, total_steps=None, final_fraction=None, every=None, gamma=None),
 }
 
-OPTIONAL = dict(task_experts=2, levels=1, cvr_kind="clicked", propensity_floor=float(np.float32(0.05)),
+OPTIONAL = dict(projection=[], task_experts=2, levels=1, cvr_kind="clicked", propensity_floor=float(np.float32(0.05)),
                 calibrator=float(np.float32(0.6)))
 
 
@@ -191,7 +191,12 @@ def shapes(case):
     out["heads.weight"] = ((2, h, 1), h)
     out["heads.bias"] = ((2,), h)
     if case.contrast_on:
-        out["projection.weight"] = ((2, h, c["width"]), h)
+        fan_in = h
+        for layer, width in enumerate(c["projection"]):
+            out[f"projection.{layer}.weight"] = ((2, fan_in, width), fan_in)
+            out[f"projection.{layer}.bias"] = ((2 * width,), fan_in)
+            fan_in = width
+        out[projection(c)] = ((2, fan_in, c["width"]), fan_in)
         if c["temperature"] == "instance":
             fan_in = 3 * h if c["input"] == "towers" else x * (2 if m["encoder"] == "single-task" else 1)
             for layer, width in enumerate(c["hidden"] + [1]):
@@ -214,6 +219,12 @@ def shapes(case):
         for name in hidden_layers(case, out):
             out[f"{name}.norm.weight"] = out[f"{name}.norm.bias"] = (out[f"{name}.bias"][0], 1)
     return out
+
+
+def projection(contrast):
+    """Name of the last projection's weight."""
+    layers = len(contrast["projection"])
+    return f"projection.{layers}.weight" if layers else "projection.weight"
 
 
 def hidden_layers(case, parameters):
@@ -494,7 +505,11 @@ class Forward:
         return F.binary_cross_entropy_with_logits(self.logits[clicked, CVR], v[clicked])
 
     def project(self, a, k):
-        projected = a @ self.p["projection.weight"][k]
+        c = self.case.contrast
+        for layer, width in enumerate(c["projection"]):
+            weight, bias = self.p[f"projection.{layer}.weight"], self.p[f"projection.{layer}.bias"]
+            a = self.activate(a @ weight[k] + bias[k * width : (k + 1) * width])
+        projected = a @ self.p[projection(c)][k]
         self.norms.append(projected.detach().norm(dim=1).min().item())
         return F.normalize(projected, dim=1, eps=1e-6)
 
@@ -826,6 +841,12 @@ CASES = [
     Case("uncertainty_dr", "learned weights of the click and the doubly robust loss alone: the third has no gradient",
          model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="off"),
          loss=dict(weighting="uncertainty", ctcvr=0.0, cvr=0.8, cvr_kind="dr"), dense=dict(kind="adagrad", lr=0.02), embedding=SGD),
+    Case("projection", "a hidden layer of the projection, relu", model=SMALL, contrast=dict(INSTANCE, weight=0.5, projection=[7]),
+         dense=dict(ADAM, weight_decay=0.01), embedding=ADAM, rows=8),
+    Case("projection_deep", "two hidden layers of the projection, gelu; layer norm and dropout leave it alone",
+         model=dict(BOTTOM, activation="gelu", norm="layer", dropout=0.25),
+         contrast=dict(temperature="task", weight=0.5, width=4, projection=[6, 5]), dense=SGD, embedding=SGD, rows=70, dims=(3, 3),
+         vocabulary=(9, 7)),
     Case("schedule_cosine", "both rates by a cosine over three steps: 1, then 0.8",
          model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="off"), dense=dict(ADAM, weight_decay=0.01),
          embedding=ADAM, schedule=dict(kind="cosine", warmup_steps=0, total_steps=3, final_fraction=0.2)),
