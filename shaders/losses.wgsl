@@ -11,6 +11,7 @@
 //            1  o e: inverse propensity weighting (ESCM2, Wang et al., SIGIR 2022)
 //            2  ê + o (e - ê) + o (e - ê)^2, ê = softplus(m) from the imputation's logit m: doubly robust (the same)
 //   dlogits = w_ctr/B dctr + w_ctcvr/B dctcvr + w_cvr/n dcvr, n the clicked rows for kind 0, else B
+// Each w is its weight, or with learned uncertainties s (report.wgsl) its weight times e^-s.
 //
 // An invocation a row, 256 a workgroup, workgroups folded into x and y. Deterministic: one owner a row.
 
@@ -23,6 +24,10 @@ struct Params {
     direct: u32,     // 1: the second logit is that of CTCVR
     floor: f32,      // of the propensity
     calibrator: f32,
+    uncertain: u32,  // 1: the weights are scaled by the uncertainties
+    pad0: u32,
+    pad1: u32,
+    pad2: u32,
 }
 
 struct Step {
@@ -42,8 +47,9 @@ struct Step {
 @group(0) @binding(3) var<uniform> step: Step;
 @group(0) @binding(4) var<storage, read_write> losses: array<f32>;          // (B, 3)
 @group(0) @binding(5) var<storage, read_write> dlogits: array<vec2<f32>>;   // (B, 2)
-@group(0) @binding(6) var<storage, read> imputation: array<f32>;            // (B)
-@group(0) @binding(7) var<storage, read_write> dimputation: array<f32>;     // (B)
+@group(0) @binding(6) var<storage, read> uncertainty: array<f32>;           // (3): s of ctr, ctcvr, cvr; anything if not uncertain
+@group(0) @binding(7) var<storage, read> imputation: array<f32>;            // (B)
+@group(0) @binding(8) var<storage, read_write> dimputation: array<f32>;     // (B)
 
 // log(1 + e) for e in 0 .. 1.
 fn log1p(e: f32) -> f32 {
@@ -62,18 +68,28 @@ fn logistic(x: f32) -> f32 {
     return select(e, 1.0, x >= 0.0) / (1.0 + e);
 }
 
+// Of ctr, ctcvr, cvr.
+fn weights() -> vec3<f32> {
+    let fixed = vec3(params.ctr, params.ctcvr, params.cvr);
+    if params.uncertain != 0u {
+        return fixed * exp(-vec3(uncertainty[0], uncertainty[1], uncertainty[2]));
+    }
+    return fixed;
+}
+
 // All of row i but the imputation's gradient, which it returns.
 fn row(i: u32, m: f32) -> f32 {
     let a = logits[i].x;
     let b = logits[i].y;
     let click = labels[i].x;
     let conversion = labels[i].y;
+    let weight = weights();
 
     // -log of a probability is softplus of minus its logit.
     losses[3u * i] = softplus(select(a, -a, click != 0.0));
-    var gradient = vec2(params.ctr / f32(params.rows) * (logistic(a) - click), 0.0);
+    var gradient = vec2(weight.x / f32(params.rows) * (logistic(a) - click), 0.0);
 
-    let share = params.ctcvr / f32(params.rows);
+    let share = weight.y / f32(params.rows);
     let both = click * conversion;
     if params.direct != 0u {
         let p = logistic(b);
@@ -97,18 +113,18 @@ fn row(i: u32, m: f32) -> f32 {
     let error = softplus(select(b, -b, conversion != 0.0));
     let slope = logistic(b) - conversion;
     var loss = click * error;
-    var factor = params.cvr * step.inverse_clicks * click;
+    var factor = weight.z * step.inverse_clicks * click;
     var dm = 0.0;
     if params.kind != 0u {
         let inverse = click / max(logistic(a), params.floor);
         loss = inverse * error;
-        factor = params.cvr / f32(params.rows) * inverse;
+        factor = weight.z / f32(params.rows) * inverse;
         if params.kind == 2u {
             let guess = softplus(m);
             let miss = error - guess;
             loss = guess + inverse * (miss + miss * miss);
             factor *= 1.0 + 2.0 * miss;
-            dm = params.cvr / f32(params.rows) * (1.0 - inverse * (1.0 + 2.0 * miss)) * logistic(m);
+            dm = weight.z / f32(params.rows) * (1.0 - inverse * (1.0 + 2.0 * miss)) * logistic(m);
         }
     }
     losses[3u * i + 2u] = loss;

@@ -1,6 +1,9 @@
 // What the host reads after a step: mean losses and the weighted total; and the latch that holds back updates.
 //
 //   report = (ctr, ctcvr, cvr, contrast, total, mean tau, 0, 0)
+//   total = sum over the losses of w mean; of ctr, ctcvr, cvr with learned uncertainties s (Kendall et al., CVPR 2018; s is the
+//           logarithm of a variance) of w (e^-s mean + s / 2)
+//   uncertainty_gradient  ds[k] (+)= w[k] (1/2 - e^-s[k] mean[k])
 //   health becomes and stays 1 once a total is not finite (by its bits: fast-math may drop a comparison).
 //
 // One workgroup of 256: strided sums in order, then a fixed tree. Deterministic.
@@ -12,8 +15,8 @@ struct Params {
     cvr: f32,
     contrast: f32,
     cvr_over_rows: u32, // 1: the CVR loss's mean is over all rows, not the clicked ones
-    pad0: u32,
-    pad1: u32,
+    uncertain: u32,  // 1: there are uncertainties
+    accumulate: u32, // uncertainty_gradient: 1 adds to what ds holds
 }
 
 struct Step {
@@ -32,8 +35,11 @@ struct Step {
 @group(0) @binding(2) var<uniform> step: Step;
 @group(0) @binding(3) var<storage, read_write> report: array<f32>;   // (8)
 @group(0) @binding(4) var<storage, read_write> health: array<u32>;   // (1)
-@group(0) @binding(5) var<storage, read> contrast: array<f32>;       // (B)
-@group(0) @binding(6) var<storage, read> tau: array<f32>;            // (B)
+@group(0) @binding(5) var<storage, read> uncertainty: array<f32>;    // (3): s of ctr, ctcvr, cvr; anything if not uncertain
+@group(0) @binding(6) var<storage, read> contrast: array<f32>;       // (B)
+@group(0) @binding(7) var<storage, read> tau: array<f32>;            // (B)
+@group(0) @binding(8) var<storage, read> report_in: array<f32>;      // (8)
+@group(0) @binding(9) var<storage, read_write> ds: array<f32>;       // (3)
 
 var<workgroup> sums: array<vec4<f32>, 256>;
 var<workgroup> taus: array<f32, 256>;
@@ -53,7 +59,13 @@ fn finish(t: u32, sum: vec4<f32>, tau_sum: f32) {
         let rows = f32(params.rows);
         let cvr = select(sums[0].z * step.inverse_clicks, sums[0].z / rows, params.cvr_over_rows != 0u);
         let means = vec4(sums[0].x / rows, sums[0].y / rows, cvr, sums[0].w / rows);
-        let total = dot(means, vec4(params.ctr, params.ctcvr, params.cvr, params.contrast * step.contrast));
+        let weights = vec3(params.ctr, params.ctcvr, params.cvr);
+        var supervised = dot(weights, means.xyz);
+        if params.uncertain != 0u {
+            let s = vec3(uncertainty[0], uncertainty[1], uncertainty[2]);
+            supervised = dot(weights, exp(-s) * means.xyz + 0.5 * s);
+        }
+        let total = supervised + params.contrast * step.contrast * means.w;
         report[0] = means.x;
         report[1] = means.y;
         report[2] = means.z;
@@ -86,4 +98,15 @@ fn with_contrast(@builtin(local_invocation_index) t: u32) {
         tau_sum += tau[i];
     }
     finish(t, sum, tau_sum);
+}
+
+// One workgroup; an invocation a loss.
+@compute @workgroup_size(3)
+fn uncertainty_gradient(@builtin(local_invocation_index) t: u32) {
+    let weights = vec3(params.ctr, params.ctcvr, params.cvr);
+    var gradient = weights[t] * (0.5 - exp(-uncertainty[t]) * report_in[t]);
+    if params.accumulate != 0u {
+        gradient += ds[t];
+    }
+    ds[t] = gradient;
 }

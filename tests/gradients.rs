@@ -4,15 +4,18 @@
 use tauten::config::{Activation, CvrLoss, Direction, Loss, Objective};
 use tauten::device::{Device, cpu::Cpu};
 use tauten::graph::{Graph, Initial, Input, Parameter, ParameterKind, Part, Plan, StateId, StateLayout, Step, TensorId, Words};
+use tauten::ops::activation::activation;
 use tauten::ops::check::normals;
 use tauten::ops::columns::{concat, split};
 use tauten::ops::contrast::{Contrast, contrast};
 use tauten::ops::dropout::{Dropout, dropout};
 use tauten::ops::interact::interact;
+use tauten::ops::layer_norm::{LayerNorm, layer_norm};
 use tauten::ops::linear::{Linear, linear};
 use tauten::ops::losses::{Logits, losses};
 use tauten::ops::mixture::{Gates, Mixture, mix, mixture};
 use tauten::ops::normalize::normalize;
+use tauten::ops::report::report;
 use tauten::ops::temperature::{constant, temperature};
 use tauten::ops::transfer::transfer;
 
@@ -149,7 +152,7 @@ fn linear_mixture_and_losses() {
     let mixed = mixture(g, gates, f, Mixture { rows, experts, width, gates: Gates::all(2, experts) });
     let logits = linear(g, mixed, t[5], Some(t[6]), layer(2, width, 1));
     let weights = Loss { ctr: 1.0, ctcvr: 0.7, cvr: 0.5, ..Loss::default() };
-    let values = losses(g, Logits { tasks: logits, direct: false, imputation: None }, rows, &weights);
+    let values = losses(g, Logits { tasks: logits, direct: false, imputation: None }, rows, &weights, None);
     g.output(values);
     let labels = [[1.0f32, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [0.0, 0.0]];
     let inverse_clicks = 1.0 / 3.0;
@@ -206,6 +209,34 @@ fn transfer_between_tasks() {
     chain.check("transfer");
 }
 
+/// Learned weights: logits and uncertainties against the total that the report has, CVR losses of two kinds.
+#[test]
+fn uncertainties_of_the_losses() {
+    for cvr_kind in [CvrLoss::Clicked, CvrLoss::Dr] {
+        let rows = 5;
+        let mut parameters = vec![("b", normals(1, rows, 1.0)), ("uncertainty", vec![0.5, -0.7, 0.3])];
+        if cvr_kind == CvrLoss::Dr {
+            parameters.push(("m", normals(2, rows, 1.0)));
+        }
+        let (mut chain, t) = Chain::new(&parameters);
+        let a = chain.input(Input::Other(9), &normals(3, rows, 1.0));
+        let health = chain.state.add("health", 1);
+        let g = &mut chain.graph;
+        let tasks = concat(g, &[a, t[0]], rows);
+        let imputation = t.get(2).map(|&m| concat(g, &[m], rows));
+        let loss = Loss { ctr: 1.0, ctcvr: 0.7, cvr: 0.5, cvr_kind, propensity_floor: 0.4, ..Loss::default() };
+        let values = losses(g, Logits { tasks, direct: false, imputation }, rows, &loss, Some(t[1]));
+        let health = g.state("health", health, 0, 1);
+        let summary = report(g, values, None, health, rows, &loss, Some(t[1]));
+        g.output(summary);
+        chain.input(Input::Labels, &[[1.0f32, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [0.0, 0.0]]);
+        let step = Step { inverse_clicks: 1.0 / 3.0, ..bytemuck::Zeroable::zeroed() };
+        chain.input(Input::Step, &[step]);
+        chain.weights.push(vec![0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]);
+        chain.check(&format!("uncertainties, {cvr_kind:?}"));
+    }
+}
+
 /// The kinds of CVR loss whose propensity passes no gradient back: CTR logits are no parameters here.
 #[test]
 fn estimates_of_the_conversion_loss() {
@@ -221,7 +252,7 @@ fn estimates_of_the_conversion_loss() {
         let tasks = concat(g, &[a, t[0]], rows);
         let imputation = t.get(1).map(|&m| concat(g, &[m], rows));
         let loss = Loss { ctr: 1.0, ctcvr: 0.0, cvr: 0.8, cvr_kind: kind, propensity_floor: 0.4, ..Loss::default() };
-        let values = losses(g, Logits { tasks, direct: false, imputation }, rows, &loss);
+        let values = losses(g, Logits { tasks, direct: false, imputation }, rows, &loss, None);
         g.output(values);
         let labels = [[1.0f32, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0], [0.0, 0.0]];
         chain.input(Input::Labels, &labels);
@@ -241,7 +272,7 @@ fn direct_ctcvr_and_its_calibrator() {
     let g = &mut chain.graph;
     let loss = Loss { ctr: 0.5, ctcvr: 0.7, cvr: 0.0, calibrator: 2.0, ..Loss::default() };
     let tasks = concat(g, &[t[0]], rows);
-    let values = losses(g, Logits { tasks, direct: true, imputation: None }, rows, &loss);
+    let values = losses(g, Logits { tasks, direct: true, imputation: None }, rows, &loss, None);
     g.output(values);
     chain.input(Input::Labels, &[[1.0f32, 1.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0]]);
     let step: Step = bytemuck::Zeroable::zeroed();
@@ -270,6 +301,35 @@ fn activations() {
             chain.weigh(y);
         }
         chain.check(&format!("linear with {activation:?}"));
+    }
+}
+
+/// Two groups through one gain and offset twice, so that gradients of x, gain and offset add up; each smooth activation behind.
+#[test]
+fn layer_norm_and_activation() {
+    let (rows, groups, width) = (4, 2, 5);
+    let columns = groups * width;
+    for kind in [Activation::Identity, Activation::Tanh, Activation::Gelu, Activation::Silu] {
+        let (mut chain, t) = Chain::new(&[
+            ("x", normals(1, rows * columns, 2.0)),
+            ("gain", normals(2, columns, 1.0)),
+            ("offset", normals(3, columns, 0.5)),
+            ("w", normals(4, groups * width * 3, 0.5)),
+        ]);
+        let g = &mut chain.graph;
+        let mut h = t[0];
+        for _ in 0..2 {
+            let y = layer_norm(g, h, t[1], t[2], LayerNorm { rows, groups, width });
+            h = activation(g, y, rows, kind);
+        }
+        let shape = Linear { rows, groups, inputs: width, outputs: 3, activation: Activation::Tanh, input_gradient: true };
+        let again = activation(g, t[0], rows, kind);
+        // x itself is read twice too: by the norm above and here.
+        let again = linear(g, again, t[3], None, shape);
+        let y = linear(g, h, t[3], None, shape);
+        chain.weigh(y);
+        chain.weigh(again);
+        chain.check(&format!("layer norm, {kind:?}"));
     }
 }
 

@@ -552,6 +552,7 @@ fn check(config: &Config, places: &Places<'_>) -> Result<()> {
 
     not_negative("contrast.weight", contrast.weight)?;
     whole("contrast.width", contrast.width, 1, MAX_WIDTH)?;
+    widths("contrast.projection", &contrast.projection, false)?;
     widths("contrast.hidden", &contrast.hidden, false)?;
     not_negative("contrast.rho", contrast.rho)?;
     positive("contrast.tau_min", contrast.tau_min)?;
@@ -677,11 +678,11 @@ mod tests {
     #[test]
     fn syntax_and_keys() {
         insta::assert_snapshot!(error("numeric = [\n", &[]), @"c.toml:6: no TOML: unclosed array, expected `]`");
-        insta::assert_snapshot!(error("[model]\nencodr = \"mmoe\"", &[]), @"c.toml:7: key `model.encodr` is unknown; expected one of encoder, experts, task_experts, levels, hidden, tower, activation, dropout, embedding_std; did you mean `encoder`?");
+        insta::assert_snapshot!(error("[model]\nencodr = \"mmoe\"", &[]), @"c.toml:7: key `model.encodr` is unknown; expected one of encoder, experts, task_experts, levels, hidden, tower, activation, norm, dropout, embedding_std; did you mean `encoder`?");
         insta::assert_snapshot!(error("[modle]", &[]), @"c.toml:6: key `modle` is unknown; expected one of seed, data, features, model, contrast, loss, optimizer, train, evaluate; did you mean `model`?");
         insta::assert_snapshot!(error("[model]\n\nencoder = \"mmoes\"", &[]), @"c.toml:8: key `model.encoder` is `mmoes`; expected one of single-task, esmm, shared-bottom, mmoe, ple, cross-stitch, aitm; did you mean `mmoe`?");
         insta::assert_snapshot!(error("[model]\nencoder = 3", &[]), @"c.toml:7: key `model.encoder` is `3`; expected one of single-task, esmm, shared-bottom, mmoe, ple, cross-stitch, aitm");
-        insta::assert_snapshot!(error("", &["model.encodr=mmoe"]), @"--set model.encodr=mmoe: key `model.encodr` is unknown; expected one of encoder, experts, task_experts, levels, hidden, tower, activation, dropout, embedding_std; did you mean `encoder`?");
+        insta::assert_snapshot!(error("", &["model.encodr=mmoe"]), @"--set model.encodr=mmoe: key `model.encodr` is unknown; expected one of encoder, experts, task_experts, levels, hidden, tower, activation, norm, dropout, embedding_std; did you mean `encoder`?");
         insta::assert_snapshot!(error("", &["data.root.x=1", "data.root=3"]), @"--set data.root=3: key `data.root` is integer `3`; expected a string");
     }
 
@@ -759,6 +760,13 @@ mod tests {
                 "[contrast]\ntau_min = 0.5",
                 &[],
                 "c.toml:7: key `contrast.tau_min` breaks tau_min < tau_init < tau_max: they are 0.5, 0.2, 1",
+            ),
+            ("", &["contrast.projection=[8, 0]"], "key `contrast.projection[1]` is 0; it must be at least 1"),
+            ("", &["model.norm=layr"], "key `model.norm` is `layr`; expected one of none, layer; did you mean `layer`?"),
+            (
+                "",
+                &["loss.weighting=uncertain"],
+                "key `loss.weighting` is `uncertain`; expected one of fixed, uncertainty; did you mean `uncertainty`?",
             ),
             ("", &["contrast.temperature=0"], "key `contrast.temperature` is 0; it must be finite and above 0"),
             ("", &["contrast.weight=nan"], "key `contrast.weight` is NaN; it must be finite and 0 or above"),

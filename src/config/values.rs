@@ -153,6 +153,8 @@ pub struct Model {
     pub tower: Vec<usize>,
     /// Activation of hidden layers.
     pub activation: Activation,
+    /// What stands between product and activation of a hidden layer (encoder and towers; not the relatedness network).
+    pub norm: Norm,
     /// Probability that a hidden layer's output is dropped in training (encoder and towers; not the relatedness network).
     pub dropout: f32,
     /// Standard deviation of the initial embeddings (normal, mean 0).
@@ -169,6 +171,7 @@ impl Default for Model {
             hidden: vec![128, 64],
             tower: vec![64, 32],
             activation: Activation::Relu,
+            norm: Norm::None,
             dropout: 0.0,
             embedding_std: 0.01,
         }
@@ -212,6 +215,17 @@ pub enum Activation {
     Silu,
 }
 
+/// Normalization of hidden layers: linear, norm, activation, dropout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Norm {
+    /// None.
+    #[default]
+    None,
+    /// To mean 0 and variance 1 over the columns of each row and network, then a learned gain and offset (Ba et al. 2016).
+    Layer,
+}
+
 /// `[contrast]`: alignment of the two task representations.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -224,6 +238,8 @@ pub struct Contrast {
     pub warmup_steps: u64,
     /// Width of the projected representations.
     pub width: usize,
+    /// Hidden layer widths of the projection.
+    pub projection: Vec<usize>,
     /// `"in-batch"` or the number of other rows drawn per step.
     pub negatives: Negatives,
     /// Which representation is the anchor.
@@ -261,6 +277,7 @@ impl Default for Contrast {
             weight: 0.05,
             warmup_steps: 0,
             width: 32,
+            projection: Vec::new(),
             negatives: Negatives::InBatch,
             direction: Direction::Both,
             anchors: Anchors::All,
@@ -346,6 +363,8 @@ pub enum RelatednessInput {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Loss {
+    /// How the losses are weighted against each other.
+    pub weighting: Weighting,
     /// Weight of the click loss over all rows.
     pub ctr: f32,
     /// Weight of the entire-space loss of click and conversion over all rows (ESMM).
@@ -362,8 +381,26 @@ pub struct Loss {
 
 impl Default for Loss {
     fn default() -> Self {
-        Loss { ctr: 1.0, ctcvr: 1.0, cvr: 0.5, cvr_kind: CvrLoss::Clicked, propensity_floor: 0.05, calibrator: 0.6 }
+        Loss {
+            weighting: Weighting::Fixed,
+            ctr: 1.0,
+            ctcvr: 1.0,
+            cvr: 0.5,
+            cvr_kind: CvrLoss::Clicked,
+            propensity_floor: 0.05,
+            calibrator: 0.6,
+        }
     }
+}
+
+/// How the supervised losses L are weighted against each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Weighting {
+    /// The sum of w L, w the configured weights.
+    Fixed,
+    /// The sum of w (e^-s L + s / 2), each s learned: the logarithm of a task's variance (Kendall et al., CVPR 2018).
+    Uncertainty,
 }
 
 /// The conversion loss.

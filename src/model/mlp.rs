@@ -2,9 +2,30 @@
 
 use super::parameters::Parameters;
 use super::{Activations, Builder, TASKS};
-use crate::config::Activation;
+use crate::config::{Activation, Model, Norm};
 use crate::graph::Initial;
+use crate::ops::activation::activation;
+use crate::ops::layer_norm::{LayerNorm, layer_norm};
 use crate::ops::linear::{Linear, linear};
+
+/// What follows the product and its bias in a hidden layer: the norm, then the activation.
+#[derive(Debug, Clone, Copy)]
+pub struct Hidden {
+    norm: Norm,
+    activation: Activation,
+}
+
+impl Hidden {
+    /// As `[model]` says, for the layers of encoder and towers.
+    pub fn of(model: &Model) -> Hidden {
+        Hidden { norm: model.norm, activation: model.activation }
+    }
+
+    /// The activation alone, for the layers beside them.
+    pub fn without_norm(activation: Activation) -> Hidden {
+        Hidden { norm: Norm::None, activation }
+    }
+}
 
 /// One linear layer. Groups that read a shared input are one product with their outputs side by side.
 pub struct Layer {
@@ -19,6 +40,8 @@ pub struct Layer {
     /// Groups of the output.
     output_groups: usize,
     activation: Activation,
+    /// Gain and offset.
+    norm: Option<[usize; 2]>,
 }
 
 impl Layer {
@@ -29,11 +52,11 @@ impl Layer {
         output_groups: usize,
         inputs: usize,
         outputs: usize,
-        activation: Option<Activation>,
+        hidden: Option<Hidden>,
     ) -> Layer {
         let columns = output_groups * outputs;
         let bound = Initial::Uniform(1.0 / (inputs as f32).sqrt());
-        Layer {
+        let layer = Layer {
             name: name.to_string(),
             weight: p.dense(format!("{name}.weight"), &[inputs, columns], bound),
             bias: Some(p.dense(format!("{name}.bias"), &[columns], bound)),
@@ -41,8 +64,10 @@ impl Layer {
             inputs,
             outputs: columns,
             output_groups,
-            activation: activation.unwrap_or(Activation::Identity),
-        }
+            activation: Activation::Identity,
+            norm: None,
+        };
+        layer.followed(p, hidden)
     }
 
     /// Each group from its own input: weight [G, K, N], bias [G * N].
@@ -52,12 +77,23 @@ impl Layer {
         groups: usize,
         inputs: usize,
         outputs: usize,
-        activation: Option<Activation>,
+        hidden: Option<Hidden>,
     ) -> Layer {
         let bound = Initial::Uniform(1.0 / (inputs as f32).sqrt());
         let layer = Layer::without_bias(p, name, groups, inputs, outputs);
         let bias = p.dense(format!("{name}.bias"), &[groups * outputs], bound);
-        Layer { bias: Some(bias), activation: activation.unwrap_or(Activation::Identity), ..layer }
+        Layer { bias: Some(bias), ..layer }.followed(p, hidden)
+    }
+
+    /// The layer with norm and activation behind it.
+    fn followed(self, p: &mut Parameters, hidden: Option<Hidden>) -> Layer {
+        let Some(Hidden { norm, activation }) = hidden else { return self };
+        let columns = [self.groups * self.outputs];
+        let norm = (norm == Norm::Layer).then(|| {
+            [("weight", 1.0), ("bias", 0.0)]
+                .map(|(part, start)| p.dense(format!("{}.norm.{part}", self.name), &columns, Initial::Constant(start)))
+        });
+        Layer { activation, norm, ..self }
     }
 
     /// Each group from its own input, the product alone: weight [G, K, N].
@@ -72,6 +108,7 @@ impl Layer {
             outputs,
             output_groups: groups,
             activation: Activation::Identity,
+            norm: None,
         }
     }
 
@@ -93,11 +130,18 @@ impl Layer {
             groups: self.groups,
             inputs: self.inputs,
             outputs: self.outputs,
-            activation: self.activation,
+            // A norm comes between product and activation.
+            activation: if self.norm.is_some() { Activation::Identity } else { self.activation },
             input_gradient: pass_gradient,
         };
-        let tensor = linear(&mut b.graph, x.tensor, weight, bias, shape);
-        Activations { tensor, groups: self.output_groups, width: self.outputs * self.groups / self.output_groups }
+        let mut tensor = linear(&mut b.graph, x.tensor, weight, bias, shape);
+        let (groups, width) = (self.output_groups, self.outputs * self.groups / self.output_groups);
+        if let Some(norm) = self.norm {
+            let [gain, offset] = norm.map(|index| b.parameter(index));
+            tensor = layer_norm(&mut b.graph, tensor, gain, offset, LayerNorm { rows: b.rows, groups, width });
+            tensor = activation(&mut b.graph, tensor, b.rows, self.activation);
+        }
+        Activations { tensor, groups, width }
     }
 }
 
@@ -108,27 +152,13 @@ pub struct Mlp {
 
 impl Mlp {
     /// `groups` stacks of `widths`, from one shared input of `inputs` columns; each layer is named `NAME.<number>`.
-    pub fn shared(
-        p: &mut Parameters,
-        name: &str,
-        groups: usize,
-        inputs: usize,
-        widths: &[usize],
-        activation: Activation,
-    ) -> Mlp {
-        Mlp::new(p, name, (1, groups), inputs, widths, activation)
+    pub fn shared(p: &mut Parameters, name: &str, groups: usize, inputs: usize, widths: &[usize], hidden: Hidden) -> Mlp {
+        Mlp::new(p, name, (1, groups), inputs, widths, hidden)
     }
 
     /// A stack a task, from an input of `input_groups` groups: 1 shared or one a task.
-    pub fn tasks(
-        p: &mut Parameters,
-        name: &str,
-        input_groups: usize,
-        inputs: usize,
-        widths: &[usize],
-        activation: Activation,
-    ) -> Mlp {
-        Mlp::new(p, name, (input_groups, TASKS), inputs, widths, activation)
+    pub fn tasks(p: &mut Parameters, name: &str, input_groups: usize, inputs: usize, widths: &[usize], hidden: Hidden) -> Mlp {
+        Mlp::new(p, name, (input_groups, TASKS), inputs, widths, hidden)
     }
 
     fn new(
@@ -137,13 +167,13 @@ impl Mlp {
         (mut input_groups, groups): (usize, usize),
         mut inputs: usize,
         widths: &[usize],
-        activation: Activation,
+        hidden: Hidden,
     ) -> Mlp {
         let mut layers = Vec::new();
         for (i, &width) in widths.iter().enumerate() {
             let name = format!("{name}.{i}");
             let make = if input_groups == groups && groups > 1 { Layer::grouped } else { Layer::shared };
-            layers.push(make(p, &name, groups, inputs, width, Some(activation)));
+            layers.push(make(p, &name, groups, inputs, width, Some(hidden)));
             (input_groups, inputs) = (groups, width);
         }
         Mlp { layers }

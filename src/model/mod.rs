@@ -4,12 +4,13 @@ pub mod embedding;
 pub mod encoder;
 pub mod mlp;
 pub mod parameters;
+pub mod projection;
 pub mod relatedness;
 
-use crate::config::{self, Anchors, Config, CvrLoss, DenseRule, Negatives, Temperature};
+use crate::config::{self, Anchors, Config, CvrLoss, DenseRule, Negatives, Temperature, Weighting};
 use crate::data::batch::{TableLayout, table_layouts};
 use crate::device::Limits;
-use crate::graph::{Graph, Parameter, ParameterKind, Plan, StateId, StateLayout, TensorId};
+use crate::graph::{Graph, Initial, Parameter, ParameterKind, Plan, StateId, StateLayout, TensorId};
 use crate::ops::columns::split;
 use crate::ops::conditional::conditional;
 use crate::ops::contrast::{Contrast, contrast};
@@ -20,8 +21,9 @@ use crate::ops::{clip, dense_update, dropout, normalize};
 use crate::{Error, Result};
 use embedding::Embedding;
 use encoder::Encoder;
-use mlp::{Layer, Mlp};
+use mlp::{Hidden, Layer, Mlp};
 use parameters::Parameters;
+use projection::Projection;
 use relatedness::Relatedness;
 
 /// Tasks: CTR and CVR, in this order wherever their columns stand side by side.
@@ -89,8 +91,10 @@ pub struct Model {
     encoder: Box<dyn Encoder>,
     towers: Mlp,
     heads: Layer,
-    alignment: Option<(Layer, Relatedness)>,
+    alignment: Option<(Projection, Relatedness)>,
     imputation: Option<(Mlp, Layer)>,
+    /// `uncertainty` [3], of CTR, CTCVR and CVR.
+    uncertainty: Option<usize>,
     state: StateLayout,
     dense: DenseState,
     optimizer_state: Vec<Parameter>,
@@ -132,21 +136,23 @@ impl Model {
         let embedding = Embedding::new(config, schema, layouts, limits, &mut state, &mut parameters)?;
         let encoder = encoder::new(&config.model, (embedding.sets, embedding.columns), &mut parameters);
         let (groups, width) = encoder.shape();
-        let towers = Mlp::tasks(&mut parameters, "towers", groups, width, &config.model.tower, config.model.activation);
+        let towers = Mlp::tasks(&mut parameters, "towers", groups, width, &config.model.tower, Hidden::of(&config.model));
         let hidden = towers.width();
         let heads = Layer::grouped(&mut parameters, "heads", TASKS, hidden, 1, None);
         let imputation = (config.loss.cvr > 0.0 && config.loss.cvr_kind == CvrLoss::Dr).then(|| {
-            let (tower, activation) = (&config.model.tower, config.model.activation);
-            let layers = Mlp::shared(&mut parameters, "imputation", 1, width, tower, activation);
+            let tower = &config.model.tower;
+            let layers = Mlp::shared(&mut parameters, "imputation", 1, width, tower, Hidden::of(&config.model));
             let name = format!("imputation.{}", tower.len());
             let last = Layer::shared(&mut parameters, &name, 1, layers.width(), 1, None);
             (layers, last)
         });
+        let uncertainty = (config.loss.weighting == Weighting::Uncertainty)
+            .then(|| parameters.dense("uncertainty", &[3], Initial::Constant(0.0)));
         let mut temperature = parameters.dense_len();
         let alignment = match config.contrast.temperature {
             Temperature::Off => None,
             _ => {
-                let projection = Layer::without_bias(&mut parameters, "projection", TASKS, hidden, config.contrast.width);
+                let projection = Projection::new(config, hidden, &mut parameters);
                 temperature = parameters.dense_len();
                 let columns = embedding.sets * embedding.columns;
                 let activation = config.model.activation;
@@ -195,6 +201,7 @@ impl Model {
             heads,
             alignment,
             imputation,
+            uncertainty,
             state,
             optimizer_state,
             mask,
@@ -303,10 +310,11 @@ impl Model {
         });
         b.graph.scope("losses");
         let of = Logits { tasks: logits, direct: self.predicts_ctcvr(), imputation };
-        let losses = losses::losses(&mut b.graph, of, rows, &self.config.loss);
+        let uncertainty = self.uncertainty.map(|index| b.parameter(index));
+        let losses = losses::losses(&mut b.graph, of, rows, &self.config.loss, uncertainty);
         let part = self.alignment.as_ref().map(|(projection, relatedness)| {
             let settings = &self.config.contrast;
-            let projected = projection.forward(&mut b, a, true);
+            let projected = projection.forward(&mut b, a);
             b.graph.scope("alignment");
             let z = normalize::normalize(&mut b.graph, projected.tensor, rows, TASKS, settings.width);
             let tau = relatedness.forward(&mut b, a, x);
@@ -329,7 +337,7 @@ impl Model {
         });
         b.graph.scope("losses");
         let health = b.graph.state("health", self.dense.health, 0, 1);
-        let summary = report(&mut b.graph, losses, part, health, rows, &self.config.loss);
+        let summary = report(&mut b.graph, losses, part, health, rows, &self.config.loss, uncertainty);
         let mut g = b.graph;
         g.output(summary);
         g.backward();

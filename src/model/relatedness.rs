@@ -1,6 +1,6 @@
 //! The relatedness network: the temperature of the contrastive loss, for each instance, for the task, or fixed.
 
-use super::mlp::{Layer, Mlp};
+use super::mlp::{Hidden, Layer, Mlp};
 use super::parameters::Parameters;
 use super::{Activations, Builder};
 use crate::config::{Activation, Contrast, RelatednessInput, Temperature};
@@ -48,7 +48,8 @@ impl Relatedness {
                     RelatednessInput::Towers => 3 * hidden,
                     RelatednessInput::Embedding => columns,
                 };
-                let layers = Mlp::shared(parameters, "relatedness", 1, inputs, &contrast.hidden, activation);
+                let layers =
+                    Mlp::shared(parameters, "relatedness", 1, inputs, &contrast.hidden, Hidden::without_norm(activation));
                 let inputs = contrast.hidden.last().copied().unwrap_or(inputs);
                 let name = format!("relatedness.{}", contrast.hidden.len());
                 let last = Layer::shared(parameters, &name, 1, inputs, 1, None);

@@ -79,13 +79,7 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
         inputs: inputs as u32,
         outputs: outputs as u32,
         groups: groups as u32,
-        activation: match shape.activation {
-            Activation::Identity => 0,
-            Activation::Relu => RELU,
-            Activation::Tanh => TANH,
-            Activation::Gelu => GELU,
-            Activation::Silu => SILU,
-        },
+        activation: number(shape.activation),
         flags: if bias.is_some() { BIAS } else { 0 },
         pad0: 0,
         pad1: 0,
@@ -131,6 +125,17 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
         }
     });
     y
+}
+
+/// The number of an activation in `Params`.
+pub(super) fn number(activation: Activation) -> u32 {
+    match activation {
+        Activation::Identity => 0,
+        Activation::Relu => RELU,
+        Activation::Tanh => TANH,
+        Activation::Gelu => GELU,
+        Activation::Silu => SILU,
+    }
 }
 
 /// A row-major matrix inside a slice: first element, and elements from one row and one column to the next.
@@ -224,8 +229,8 @@ fn forward(p: &Params, args: &mut Args) {
     // The shader's second output, where it is `forward_keeping`.
     let slope = if args.len() > 4 { args.write::<f32>(4) } else { &mut [] };
     match p.activation {
-        RELU => activate(y, slope, |z| (z.max(0.0), if z > 0.0 { 1.0 } else { 0.0 })),
-        TANH => activate(y, slope, |z| (z.tanh(), 1.0 - z.tanh() * z.tanh())),
+        RELU => activate(y, slope, relu),
+        TANH => activate(y, slope, tanh),
         GELU => activate(y, slope, gelu),
         SILU => activate(y, slope, silu),
         _ => {}
@@ -242,6 +247,25 @@ fn activate(z: &mut [f32], slope: &mut [f32], f: impl Fn(f32) -> (f32, f32) + Sy
     z.par_chunks_mut(block).zip(slope.par_chunks_mut(block)).for_each(|(z, slope)| {
         z.iter_mut().zip(slope).for_each(|(z, slope)| (*z, *slope) = f(*z));
     });
+}
+
+/// act(z) and act'(z) of an activation by its number.
+pub(super) fn activated(activation: u32, z: f32) -> (f32, f32) {
+    match activation {
+        RELU => relu(z),
+        TANH => tanh(z),
+        GELU => gelu(z),
+        SILU => silu(z),
+        _ => (z, 1.0),
+    }
+}
+
+fn relu(z: f32) -> (f32, f32) {
+    (z.max(0.0), if z > 0.0 { 1.0 } else { 0.0 })
+}
+
+fn tanh(z: f32) -> (f32, f32) {
+    (z.tanh(), 1.0 - z.tanh() * z.tanh())
 }
 
 /// z Phi(z) and its slope. Phi by the upper tail of the normal distribution, half of the complementary error function at

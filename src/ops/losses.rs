@@ -17,6 +17,10 @@ params! {
         direct: u32,
         floor: f32,
         calibrator: f32,
+        uncertain: u32,
+        pad0: u32,
+        pad1: u32,
+        pad2: u32,
     }
 }
 
@@ -25,7 +29,7 @@ static SUPERVISED: Kernel = Params::kernel(
     "losses",
     SOURCE,
     "supervised",
-    &[(1, Access::Read), (2, Access::Read), (3, Access::Uniform), (4, Access::Write), (5, Access::Write)],
+    &[(1, Access::Read), (2, Access::Read), (3, Access::Uniform), (4, Access::Write), (5, Access::Write), (6, Access::Read)],
 );
 static WITH_IMPUTATION: Kernel = Params::kernel(
     "losses with imputation",
@@ -38,7 +42,8 @@ static WITH_IMPUTATION: Kernel = Params::kernel(
         (4, Access::Write),
         (5, Access::Write),
         (6, Access::Read),
-        (7, Access::Write),
+        (7, Access::Read),
+        (8, Access::Write),
     ],
 );
 
@@ -54,8 +59,9 @@ pub struct Logits {
 }
 
 /// Losses of each row [B, 3] (CTR, CTCVR, CVR) from logits; seeds the gradients of the logits with that of the weighted sum of means.
-/// The mean of the CVR loss over `clicked` is over clicked rows.
-pub fn losses(g: &mut Graph, logits: Logits, rows: usize, loss: &Loss) -> TensorId {
+/// The mean of the CVR loss over `clicked` is over clicked rows. `uncertainty` `[3]`: what scales the weights, if they are learned, as
+/// [`report`](super::report::report) says.
+pub fn losses(g: &mut Graph, logits: Logits, rows: usize, loss: &Loss, uncertainty: Option<TensorId>) -> TensorId {
     let labels = g.input(Input::Labels, 2 * rows);
     let step = g.step();
     let losses = g.transient("losses", 3 * rows);
@@ -75,12 +81,17 @@ pub fn losses(g: &mut Graph, logits: Logits, rows: usize, loss: &Loss) -> Tensor
             direct: logits.direct.into(),
             floor: loss.propensity_floor,
             calibrator: loss.calibrator,
+            uncertain: uncertainty.is_some().into(),
+            pad0: 0,
+            pad1: 0,
+            pad2: 0,
         },
         workgroups: fold(rows.div_ceil(256)),
         cost: cost(9 * rows, 60 * rows),
         twin: supervised,
     };
-    let mut args = vec![logits.tasks, labels, step, losses, dlogits];
+    // Without uncertainties, something must be bound in their place; it is not read.
+    let mut args = vec![logits.tasks, labels, step, losses, dlogits, uncertainty.unwrap_or(logits.tasks)];
     if let Some(imputation) = logits.imputation {
         let dimputation = g.transient("gradient of imputation", rows);
         args.extend([imputation, dimputation]);
@@ -104,8 +115,9 @@ fn supervised(p: &Params, args: &mut Args) {
     let (logits, labels) = (args.read::<[f32; 2]>(0), args.read::<[f32; 2]>(1));
     let inverse_clicks = args.uniform::<Step>(2).inverse_clicks;
     let (losses, dlogits) = (args.write::<[f32; 3]>(3), args.write::<[f32; 2]>(4));
+    let p = &p.scaled(args.read::<f32>(5));
     let (imputation, dimputation) =
-        if args.len() > 5 { (args.read::<f32>(5), args.write::<f32>(6)) } else { (&[][..], &mut [][..]) };
+        if args.len() > 6 { (args.read::<f32>(6), args.write::<f32>(7)) } else { (&[][..], &mut [][..]) };
     let rows = losses.par_iter_mut().zip(dlogits).zip(logits).zip(labels).with_min_len(256);
     if imputation.is_empty() {
         rows.for_each(|(((loss, gradient), logits), labels)| {
@@ -119,6 +131,15 @@ fn supervised(p: &Params, args: &mut Args) {
 }
 
 impl Params {
+    /// The same with the weights that uncertainties `s` give.
+    fn scaled(&self, s: &[f32]) -> Params {
+        if self.uncertain == 0 {
+            return *self;
+        }
+        let [ctr, ctcvr, cvr] = [(self.ctr, s[0]), (self.ctcvr, s[1]), (self.cvr, s[2])].map(|(w, s)| w * (-s).exp());
+        Params { ctr, ctcvr, cvr, ..*self }
+    }
+
     /// Losses, gradient of logits and of the imputation's logit of one row.
     fn row(&self, inverse_clicks: f32, [a, b]: [f32; 2], [click, conversion]: [f32; 2], m: f32) -> ([f32; 3], [f32; 2], f32) {
         let rows = self.rows as f32;
@@ -168,25 +189,30 @@ impl Params {
     }
 }
 
-/// Logits of all sizes, labels of all kinds, no click at all; every kind of CVR loss; a second logit of CTCVR.
+/// Logits of all sizes, labels of all kinds, no click at all; every kind of CVR loss; a second logit of CTCVR; uncertainties.
 pub fn cases() -> Vec<Case> {
     use CvrLoss::{Clicked, Dr, Ipw};
     let mut cases = Vec::new();
-    for (rows, scale, clicked, cvr_kind, direct) in [
-        (1, 1.0, true, Clicked, false),
-        (257, 1.0, true, Clicked, false),
-        (300, 20.0, true, Clicked, false),
-        (64, 80.0, true, Clicked, false),
-        (65, 3.0, false, Clicked, false),
-        (257, 1.0, true, Clicked, true),
-        (64, 60.0, true, Clicked, true),
-        (257, 2.0, true, Ipw, false),
-        (65, 3.0, false, Ipw, false),
-        (257, 2.0, true, Dr, false),
-        (64, 30.0, true, Dr, false),
-        (65, 3.0, false, Dr, false),
+    for (rows, scale, clicked, cvr_kind, direct, uncertain) in [
+        (1, 1.0, true, Clicked, false, false),
+        (257, 1.0, true, Clicked, false, false),
+        (300, 20.0, true, Clicked, false, false),
+        (64, 80.0, true, Clicked, false, false),
+        (65, 3.0, false, Clicked, false, false),
+        (257, 1.0, true, Clicked, true, false),
+        (64, 60.0, true, Clicked, true, false),
+        (257, 2.0, true, Ipw, false, false),
+        (65, 3.0, false, Ipw, false, false),
+        (257, 2.0, true, Dr, false, false),
+        (64, 30.0, true, Dr, false, false),
+        (65, 3.0, false, Dr, false, false),
+        (1, 1.0, true, Clicked, false, true),
+        (257, 1.0, true, Clicked, true, true),
+        (257, 2.0, true, Dr, false, true),
     ] {
-        let name = format!("losses {rows} rows, logits times {scale}, clicks {clicked}, {cvr_kind:?}, direct {direct}");
+        let name = format!(
+            "losses {rows} rows, logits times {scale}, clicks {clicked}, {cvr_kind:?}, direct {direct}, uncertain {uncertain}"
+        );
         let mut case = Case::new(name, 1, move |s| {
             let logits = |seed, n| normals(seed, n, scale).iter().map(|x| x.clamp(-80.0, 80.0)).collect::<Vec<f32>>();
             let tasks = s.state_tensor("logits", &logits(1, 2 * rows));
@@ -200,7 +226,8 @@ pub fn cases() -> Vec<Case> {
             let step = Step { inverse_clicks: if clicks > 0.0 { 1.0 / clicks } else { 0.0 }, ..Step::zeroed() };
             s.input_as(Input::Step, &[step]);
             let loss = Loss { ctr: 1.0, ctcvr: 0.7, cvr: if direct { 0.0 } else { 0.5 }, cvr_kind, ..Loss::default() };
-            let losses = losses(&mut s.graph, Logits { tasks, direct, imputation }, rows, &loss);
+            let uncertainty = uncertain.then(|| s.state_tensor("uncertainty", &[0.5f32, -1.0, 2.0]));
+            let losses = losses(&mut s.graph, Logits { tasks, direct, imputation }, rows, &loss, uncertainty);
             s.graph.output(losses);
             for t in [Some(tasks), imputation].into_iter().flatten() {
                 let d = s.graph.gradient_target(t).0;

@@ -3,6 +3,7 @@
 //! An op is one dispatch. Functions such as [`linear::linear`] put ops into a [`Graph`](crate::graph::Graph) together with
 //! their backward pass, which is made of ops too.
 
+pub mod activation;
 mod args;
 pub mod check;
 pub mod clip;
@@ -14,6 +15,7 @@ pub mod dropout;
 pub mod embedding_update;
 pub mod gather;
 pub mod interact;
+pub mod layer_norm;
 pub mod linear;
 pub mod losses;
 pub mod mixture;

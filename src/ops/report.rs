@@ -37,8 +37,8 @@ params! {
         cvr: f32,
         contrast: f32,
         cvr_over_rows: u32,
-        pad0: u32,
-        pad1: u32,
+        uncertain: u32,
+        accumulate: u32,
     }
 }
 
@@ -47,13 +47,27 @@ static SUPERVISED: Kernel = Params::kernel(
     "report",
     SOURCE,
     "supervised",
-    &[(1, Access::Read), (2, Access::Uniform), (3, Access::Write), (4, Access::Update)],
+    &[(1, Access::Read), (2, Access::Uniform), (3, Access::Write), (4, Access::Update), (5, Access::Read)],
 );
 static WITH_CONTRAST: Kernel = Params::kernel(
     "report_with_contrast",
     SOURCE,
     "with_contrast",
-    &[(1, Access::Read), (2, Access::Uniform), (3, Access::Write), (4, Access::Update), (5, Access::Read), (6, Access::Read)],
+    &[
+        (1, Access::Read),
+        (2, Access::Uniform),
+        (3, Access::Write),
+        (4, Access::Update),
+        (5, Access::Read),
+        (6, Access::Read),
+        (7, Access::Read),
+    ],
+);
+static UNCERTAINTY_GRADIENT: Kernel = Params::kernel(
+    "uncertainty_gradient",
+    SOURCE,
+    "uncertainty_gradient",
+    &[(8, Access::Read), (5, Access::Read), (9, Access::Update)],
 );
 
 /// The contrastive part of a report.
@@ -68,6 +82,9 @@ pub struct ContrastPart {
 }
 
 /// Reduces losses [B, 3] and the contrastive part to a [`Report`]; sets `health` `[1]` once the total is not finite.
+///
+/// The total is the sum of each weight times its mean loss L; with `uncertainty` `[3]`, s of CTR, CTCVR and CVR, that of each weight
+/// times e^-s L + s / 2 for these three (Kendall et al., CVPR 2018). The gradient of s is computed in the backward pass.
 pub fn report(
     g: &mut Graph,
     losses: TensorId,
@@ -75,6 +92,7 @@ pub fn report(
     health: TensorId,
     rows: usize,
     weights: &Loss,
+    uncertainty: Option<TensorId>,
 ) -> TensorId {
     let step = g.step();
     let report = g.transient("report", WORDS);
@@ -85,15 +103,24 @@ pub fn report(
         cvr: weights.cvr,
         contrast: contrast.map_or(0.0, |c| c.weight),
         cvr_over_rows: (weights.cvr_kind != CvrLoss::Clicked).into(),
-        pad0: 0,
-        pad1: 0,
+        uncertain: uncertainty.is_some().into(),
+        accumulate: 0,
     };
     let kernel = if contrast.is_some() { &WITH_CONTRAST } else { &SUPERVISED };
     let words = rows * if contrast.is_some() { 5 } else { 3 };
     let op = Dispatch { kernel, params, workgroups: [1, 1, 1], cost: cost(words, words), twin: reduce };
-    let mut args = vec![losses, step, report, health];
+    // Without uncertainties, something must be bound in their place; it is not read.
+    let mut args = vec![losses, step, report, health, uncertainty.unwrap_or(losses)];
     args.extend(contrast.iter().flat_map(|c| [c.losses, c.tau]));
     g.push(op, &args);
+    if let Some(s) = uncertainty {
+        g.on_backward(move |g| {
+            let (ds, accumulate) = g.gradient_target(s);
+            let params = Params { accumulate: accumulate.into(), ..params };
+            let kernel = &UNCERTAINTY_GRADIENT;
+            g.push(Dispatch { kernel, params, workgroups: [1, 1, 1], cost: cost(9, 12), twin: gradient }, &[report, s, ds]);
+        });
+    }
     report
 }
 
@@ -102,8 +129,8 @@ fn reduce(p: &Params, args: &mut Args) {
     let Step { inverse_clicks, contrast: factor, .. } = args.uniform(1);
     let (report, health) = (args.write::<Report>(2), args.write::<u32>(3));
     let rows = losses.len() as f32;
-    let (contrast, tau) = if args.len() > 4 {
-        let (contrast, tau) = (args.read::<f32>(4), args.read::<f32>(5));
+    let (contrast, tau) = if args.len() > 5 {
+        let (contrast, tau) = (args.read::<f32>(5), args.read::<f32>(6));
         (tree(contrast.len(), |i| contrast[i]) / rows, tree(tau.len(), |i| tau[i]) / rows)
     } else {
         (0.0, 0.0)
@@ -111,20 +138,48 @@ fn reduce(p: &Params, args: &mut Args) {
     let mean = |k: usize| tree(losses.len(), |i| losses[i][k]) / rows;
     let cvr = if p.cvr_over_rows != 0 { mean(2) } else { tree(losses.len(), |i| losses[i][2]) * inverse_clicks };
     let (ctr, ctcvr) = (mean(0), mean(1));
-    let total = ctr * p.ctr + ctcvr * p.ctcvr + cvr * p.cvr + contrast * (p.contrast * factor);
+    let supervised = if p.uncertain != 0 {
+        let s = args.read::<f32>(4);
+        p.weights().iter().zip([ctr, ctcvr, cvr]).zip(s).map(|((w, mean), s)| w * ((-s).exp() * mean + 0.5 * s)).sum()
+    } else {
+        ctr * p.ctr + ctcvr * p.ctcvr + cvr * p.cvr
+    };
+    let total: f32 = supervised + contrast * (p.contrast * factor);
     report[0] = Report { ctr, ctcvr, cvr, contrast, total, tau, pad: [0.0; 2] };
     if !total.is_finite() {
         health[0] = 1;
     }
 }
 
-/// With and without contrast; the latch.
+impl Params {
+    /// Of CTR, CTCVR and CVR.
+    fn weights(&self) -> [f32; 3] {
+        [self.ctr, self.ctcvr, self.cvr]
+    }
+}
+
+fn gradient(p: &Params, args: &mut Args) {
+    let (report, s, ds) = (args.read::<f32>(0), args.read::<f32>(1), args.write::<f32>(2));
+    for (((ds, s), mean), weight) in ds.iter_mut().zip(s).zip(report).zip(p.weights()) {
+        let gradient = weight * (0.5 - (-s).exp() * mean);
+        *ds = if p.accumulate != 0 { *ds + gradient } else { gradient };
+    }
+}
+
+/// With and without contrast and uncertainties, these once and twice; the latch.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (rows, with_contrast, bad) in
-        [(1, false, false), (255, true, false), (257, false, true), (1000, true, true), (1000, false, false)]
-    {
-        let name = format!("report {rows} rows, contrast {with_contrast}, infinite {bad}");
+    for (rows, with_contrast, bad, uncertain) in [
+        (1, false, false, 0),
+        (255, true, false, 0),
+        (257, false, true, 0),
+        (1000, true, true, 0),
+        (1000, false, false, 0),
+        (1, false, false, 1),
+        (255, true, false, 2),
+        (257, false, true, 1),
+    ] {
+        let name = format!("report {rows} rows, contrast {with_contrast}, infinite {bad}, uncertain {uncertain}");
         cases.push(Case::new(name, rows, move |s| {
             let mut values = normals(1, 3 * rows, 1.0);
             if bad {
@@ -141,10 +196,16 @@ pub fn cases() -> Vec<Case> {
             });
             let cvr_kind = if rows == 1000 { CvrLoss::Dr } else { CvrLoss::Clicked };
             let weights = Loss { ctr: 1.0, ctcvr: 0.5, cvr: 2.0, cvr_kind, ..Loss::default() };
-            let report = report(&mut s.graph, losses, contrast, health, rows, &weights);
-            if !bad {
-                s.graph.output(report);
+            let uncertainty = (uncertain > 0).then(|| s.state_tensor("uncertainty", &[0.5f32, -1.0, 2.0]));
+            for _ in 0..uncertain.max(1) {
+                let report = report(&mut s.graph, losses, contrast, health, rows, &weights, uncertainty);
+                if !bad {
+                    s.graph.output(report);
+                }
             }
+            s.graph.backward();
+            let ds = uncertainty.filter(|_| !bad).and_then(|u| s.graph.gradient(u));
+            ds.into_iter().for_each(|ds| s.graph.output(ds));
         }));
     }
     cases

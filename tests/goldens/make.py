@@ -41,6 +41,7 @@ import argparse
 import json
 import math
 import pathlib
+import re
 import sys
 
 import numpy as np
@@ -56,19 +57,19 @@ CTR, CVR = 0, 1
 DEFAULTS = {
     # None: left to Tauten's default, which OPTIONAL holds.
     "model": dict(encoder="mmoe", experts=4, task_experts=None, levels=None, hidden=[128, 64], tower=[64, 32], activation="relu",
-                  dropout=None),
+                  norm=None, dropout=None),
     "contrast": dict(
-        temperature="instance", weight=0.05, width=32, negatives="in-batch", direction="both", objective="robust", rho=1.0,
+        temperature="instance", weight=0.05, width=32, projection=None, negatives="in-batch", direction="both", objective="robust", rho=1.0,
         tau_min=0.05, tau_max=1.0, tau_init=0.2, input="towers", hidden=[32], stop_gradient=True, mask=None,
         temperature_lr_scale=None, anchors=None, warmup_steps=None,
     ),
-    "loss": dict(ctr=1.0, ctcvr=1.0, cvr=0.0, cvr_kind=None, propensity_floor=None, calibrator=None),
+    "loss": dict(weighting=None, ctr=1.0, ctcvr=1.0, cvr=0.0, cvr_kind=None, propensity_floor=None, calibrator=None),
     "dense": dict(kind="adamw", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=None),
     "embedding": dict(kind="adam", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, l2=None),
     "schedule": dict(kind=None, warmup_steps=None, total_steps=None, final_fraction=None, every=None, gamma=None),
 }
 
-OPTIONAL = dict(task_experts=2, levels=1, cvr_kind="clicked", propensity_floor=float(np.float32(0.05)),
+OPTIONAL = dict(projection=[], task_experts=2, levels=1, cvr_kind="clicked", propensity_floor=float(np.float32(0.05)),
                 calibrator=float(np.float32(0.6)))
 
 
@@ -190,7 +191,12 @@ def shapes(case):
     out["heads.weight"] = ((2, h, 1), h)
     out["heads.bias"] = ((2,), h)
     if case.contrast_on:
-        out["projection.weight"] = ((2, h, c["width"]), h)
+        fan_in = h
+        for layer, width in enumerate(c["projection"]):
+            out[f"projection.{layer}.weight"] = ((2, fan_in, width), fan_in)
+            out[f"projection.{layer}.bias"] = ((2 * width,), fan_in)
+            fan_in = width
+        out[projection(c)] = ((2, fan_in, c["width"]), fan_in)
         if c["temperature"] == "instance":
             fan_in = 3 * h if c["input"] == "towers" else x * (2 if m["encoder"] == "single-task" else 1)
             for layer, width in enumerate(c["hidden"] + [1]):
@@ -205,7 +211,27 @@ def shapes(case):
             out[f"imputation.{layer}.weight"] = ((fan_in, width), fan_in)
             out[f"imputation.{layer}.bias"] = ((width,), fan_in)
             fan_in = width
+    if case.loss["weighting"] is not None:
+        assert case.loss["weighting"] == "uncertainty"
+        out["uncertainty"] = ((3,), 1)
+    if m["norm"] is not None:
+        assert m["norm"] == "layer"
+        for name in hidden_layers(case, out):
+            out[f"{name}.norm.weight"] = out[f"{name}.norm.bias"] = (out[f"{name}.bias"][0], 1)
     return out
+
+
+def projection(contrast):
+    """Name of the last projection's weight."""
+    layers = len(contrast["projection"])
+    return f"projection.{layers}.weight" if layers else "projection.weight"
+
+
+def hidden_layers(case, parameters):
+    """Names of the layers of encoder and towers that have an activation, the imputation tower's too."""
+    pattern = r"(bottom|experts|networks|towers|imputation|levels\.\d+\.(experts|ctr|shared|cvr))\.\d+|transfer"
+    names = [name.removesuffix(".bias") for name in parameters if name.endswith(".bias")]
+    return [name for name in names if re.fullmatch(pattern, name) and name != f"imputation.{len(case.model['tower'])}"]
 
 
 def draw_parameters(case, generator):
@@ -215,6 +241,8 @@ def draw_parameters(case, generator):
     for name, (shape, fan_in) in shapes(case).items():
         if fan_in is None:
             value = generator.normal(0.0, 0.7, shape)
+        elif name.endswith("norm.weight"):
+            value = 1.0 + generator.normal(0.0, 0.3, shape)
         elif name.endswith("weight"):
             value = generator.normal(0.0, 1.3 / math.sqrt(fan_in), shape)
         else:
@@ -302,11 +330,16 @@ class Forward:
             z = [self.project(a[k], k) for k in (CTR, CVR)]
             contrast = self.loss_contrast(z, self.tau, batch)
         self.losses["contrast"] = contrast
-        w = case.loss
         warmup = case.contrast["warmup_steps"]
         factor = min(1.0, (step + 1) / warmup) if warmup else 1.0
-        self.losses["total"] = (w["ctr"] * self.losses["ctr"] + w["ctcvr"] * self.losses["ctcvr"] + w["cvr"] * self.losses["cvr"]
-                                + (case.contrast["weight"] * factor * contrast if case.contrast_on else 0.0))
+        total = case.contrast["weight"] * factor * contrast if case.contrast_on else 0.0
+        for k, name in enumerate(("ctr", "ctcvr", "cvr")):
+            loss = self.losses[name]
+            if case.loss["weighting"] is not None:
+                s = p["uncertainty"][k]
+                loss = torch.exp(-s) * loss + s / 2
+            total = total + case.loss[name] * loss
+        self.losses["total"] = total
 
     def activate(self, x):
         smooth = {"identity": lambda x: x, "tanh": torch.tanh, "gelu": F.gelu, "silu": F.silu}  # F.gelu: exact, by erf
@@ -314,6 +347,13 @@ class Forward:
             return smooth[self.case.model["activation"]](x)
         self.kinks.append(x.detach().abs().min().item())
         return torch.relu(x)
+
+    def hidden(self, z, name, columns=slice(None)):
+        """What follows the product and bias of hidden layer `name`, of which z is `columns`: norm and activation."""
+        if self.case.model["norm"] is not None:
+            gain, offset = (self.p[f"{name}.norm.{part}"][columns] for part in ("weight", "bias"))
+            z = F.layer_norm(z, gain.shape, gain, offset, eps=1e-5)
+        return self.activate(z)
 
     def drop(self, h, layer, first=0, columns=None):
         """Dropout of the output of `layer`, numbered through encoder and towers, of which h is `columns` columns from `first` on.
@@ -343,7 +383,7 @@ class Forward:
         w = self.p[f"{name}.weight"]
         w = w[:, columns] if w.dim() == 2 else w[weight]
         h = h @ w + self.p[f"{name}.bias"][columns]
-        return self.activate(h) if activate else h
+        return self.hidden(h, name, columns) if activate else h
 
     def network(self, h, name, number, widths):
         """Stack number `number` of several side by side."""
@@ -404,7 +444,7 @@ class Forward:
         if m["encoder"] == "shared-bottom":
             h = x
             for layer in range(depth):
-                h = self.drop(self.activate(h @ p[f"bottom.{layer}.weight"] + p[f"bottom.{layer}.bias"]), layer)
+                h = self.drop(self.layer(h, f"bottom.{layer}"), layer)
             return [h, h]
         e = m["experts"]
         outputs = []
@@ -412,9 +452,7 @@ class Forward:
             h = x
             for layer, width in enumerate(m["hidden"]):
                 columns = slice(expert * width, (expert + 1) * width)
-                weight = p[f"experts.{layer}.weight"]
-                weight = weight[:, columns] if layer == 0 else weight[expert]
-                h = self.drop(self.activate(h @ weight + p[f"experts.{layer}.bias"][columns]), layer, columns.start, e * width)
+                h = self.drop(self.layer(h, f"experts.{layer}", expert, columns), layer, columns.start, e * width)
             outputs.append(h)
         outputs = torch.stack(outputs, dim=1)  # [B, E, H]
         scores = (x @ p["gates.weight"] + p["gates.bias"]).reshape(-1, 2, e)
@@ -422,15 +460,13 @@ class Forward:
         return [torch.einsum("be,beh->bh", gates[:, k], outputs) for k in (CTR, CVR)]
 
     def towers(self, t):
-        p, m = self.p, self.case.model
+        m = self.case.model
         a = []
         for k in (CTR, CVR):
             h = t[k]
             for layer, width in enumerate(m["tower"]):
                 columns = slice(k * width, (k + 1) * width)
-                weight = p[f"towers.{layer}.weight"]
-                weight = weight[:, columns] if weight.dim() == 2 else weight[k]
-                h = self.activate(h @ weight + p[f"towers.{layer}.bias"][columns])
+                h = self.layer(h, f"towers.{layer}", k, columns)
                 h = self.drop(h, len(m["hidden"]) + layer, columns.start, 2 * width)
             a.append(h)
         return a
@@ -471,7 +507,11 @@ class Forward:
         return F.binary_cross_entropy_with_logits(self.logits[clicked, CVR], v[clicked])
 
     def project(self, a, k):
-        projected = a @ self.p["projection.weight"][k]
+        c = self.case.contrast
+        for layer, width in enumerate(c["projection"]):
+            weight, bias = self.p[f"projection.{layer}.weight"], self.p[f"projection.{layer}.bias"]
+            a = self.activate(a @ weight[k] + bias[k * width : (k + 1) * width])
+        projected = a @ self.p[projection(c)][k]
         self.norms.append(projected.detach().norm(dim=1).min().item())
         return F.normalize(projected, dim=1, eps=1e-6)
 
@@ -784,6 +824,33 @@ CASES = [
          rows=70, dims=(3, 3), vocabulary=(9, 7)),
     Case("dropout_shared_bottom", "dropout in bottom and towers, relu; another minibatch in the second step",
          model=dict(BOTTOM, dropout=0.5), contrast=dict(temperature="off"), dense=SGD, embedding=SGD, rows=9, second_rows=7),
+    Case("norm_mmoe", "layer norm in experts and towers, gelu; dropout behind it; 70 rows, so that blocks of rows occur",
+         model=dict(SMALL, norm="layer", dropout=0.25, activation="gelu"), contrast=dict(INSTANCE, weight=0.5), dense=SGD, embedding=SGD,
+         rows=70, dims=(3, 3), vocabulary=(9, 7)),
+    Case("norm_dr", "layer norm in bottom, towers and imputation tower, relu; AdamW, clipped", model=dict(BOTTOM, norm="layer"),
+         contrast=dict(INSTANCE, weight=0.3), loss=dict(cvr=0.8, cvr_kind="dr"), dense=dict(ADAM, weight_decay=0.01, clip_norm=0.05),
+         embedding=ADAM),
+    Case("norm_aitm", "layer norm of networks, transfer and towers, tanh",
+         model=dict(encoder="aitm", hidden=[6, 5], tower=[5, 4], norm="layer", activation="tanh"), contrast=dict(temperature="off"),
+         dense=SGD, embedding=SGD),
+    Case("norm_ple", "layer norm in each expert of two levels, silu",
+         model=dict(encoder="ple", experts=2, task_experts=1, levels=2, hidden=[5], tower=[4], norm="layer", activation="silu"),
+         contrast=dict(temperature="off"), dense=SGD, embedding=SGD),
+    Case("norm_cross_stitch", "layer norm of each task's layers, no activation",
+         model=dict(encoder="cross-stitch", hidden=[6, 5], tower=[5, 4], norm="layer", activation="identity"),
+         contrast=dict(temperature="off"), dense=SGD, embedding=SGD),
+    Case("uncertainty", "learned weights of all three supervised losses; contrast by its fixed one",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(INSTANCE, weight=0.5), loss=dict(weighting="uncertainty", ctr=0.9, cvr=0.5),
+         dense=SGD, embedding=SGD),
+    Case("uncertainty_dr", "learned weights of the click and the doubly robust loss alone: the third has no gradient",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="off"),
+         loss=dict(weighting="uncertainty", ctcvr=0.0, cvr=0.8, cvr_kind="dr"), dense=dict(kind="adagrad", lr=0.02), embedding=SGD),
+    Case("projection", "a hidden layer of the projection, relu", model=SMALL, contrast=dict(INSTANCE, weight=0.5, projection=[7]),
+         dense=dict(ADAM, weight_decay=0.01), embedding=ADAM, rows=8),
+    Case("projection_deep", "two hidden layers of the projection, gelu; layer norm and dropout leave it alone",
+         model=dict(BOTTOM, activation="gelu", norm="layer", dropout=0.25),
+         contrast=dict(temperature="task", weight=0.5, width=4, projection=[6, 5]), dense=SGD, embedding=SGD, rows=70, dims=(3, 3),
+         vocabulary=(9, 7)),
     Case("schedule_cosine", "both rates by a cosine over three steps: 1, then 0.8",
          model=dict(BOTTOM, activation="tanh"), contrast=dict(temperature="off"), dense=dict(ADAM, weight_decay=0.01),
          embedding=ADAM, schedule=dict(kind="cosine", warmup_steps=0, total_steps=3, final_fraction=0.2)),

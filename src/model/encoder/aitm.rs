@@ -4,7 +4,7 @@
 use super::Encoder;
 use crate::config::{Activation, Model};
 use crate::graph::Initial;
-use crate::model::mlp::{Layer, Mlp};
+use crate::model::mlp::{Hidden, Layer, Mlp};
 use crate::model::parameters::Parameters;
 use crate::model::{Activations, Builder, TASKS};
 use crate::ops::columns::{concat, split};
@@ -22,9 +22,9 @@ pub struct Aitm {
 impl Aitm {
     /// Layers of `model.hidden` for each task.
     pub fn new(model: &Model, columns: usize, parameters: &mut Parameters) -> Aitm {
-        let networks = Mlp::tasks(parameters, "networks", 1, columns, &model.hidden, model.activation);
+        let networks = Mlp::tasks(parameters, "networks", 1, columns, &model.hidden, Hidden::of(model));
         let width = networks.width();
-        let transfer = Layer::shared(parameters, "transfer", 1, width, width, Some(model.activation));
+        let transfer = Layer::shared(parameters, "transfer", 1, width, width, Some(Hidden::of(model)));
         let bound = Initial::Uniform(1.0 / (width as f32).sqrt());
         let attention = parameters.dense("attention.weight", &[width, 3 * width], bound);
         Aitm { networks, transfer, attention, width }

@@ -3,7 +3,7 @@
 use super::Encoder;
 use crate::config::Model;
 use crate::graph::Initial;
-use crate::model::mlp::Layer;
+use crate::model::mlp::{Hidden, Layer};
 use crate::model::parameters::Parameters;
 use crate::model::{Activations, Builder, TASKS};
 use crate::ops::linear::{Linear, linear};
@@ -22,7 +22,7 @@ impl CrossStitch {
         let (mut layers, mut inputs) = (Vec::new(), columns);
         for (i, &width) in model.hidden.iter().enumerate() {
             let make = if i == 0 { Layer::shared } else { Layer::grouped };
-            let layer = make(parameters, &format!("networks.{i}"), TASKS, inputs, width, Some(model.activation));
+            let layer = make(parameters, &format!("networks.{i}"), TASKS, inputs, width, Some(Hidden::of(model)));
             let start = Initial::Diagonal { on: 0.9, off: 0.1 };
             layers.push((layer, parameters.dense(format!("stitches.{i}"), &[TASKS, TASKS], start)));
             inputs = width;

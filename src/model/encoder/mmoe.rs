@@ -2,7 +2,7 @@
 
 use super::Encoder;
 use crate::config::Model;
-use crate::model::mlp::{Layer, Mlp};
+use crate::model::mlp::{Hidden, Layer, Mlp};
 use crate::model::parameters::Parameters;
 use crate::model::{Activations, Builder, TASKS};
 use crate::ops::mixture::{Gates, Mixture, mixture};
@@ -18,7 +18,7 @@ impl Mmoe {
     /// `model.experts` experts of layers `model.hidden`.
     pub fn new(model: &Model, columns: usize, parameters: &mut Parameters) -> Mmoe {
         Mmoe {
-            experts: Mlp::shared(parameters, "experts", model.experts, columns, &model.hidden, model.activation),
+            experts: Mlp::shared(parameters, "experts", model.experts, columns, &model.hidden, Hidden::of(model)),
             gates: Layer::shared(parameters, "gates", TASKS, columns, model.experts, None),
             count: model.experts,
         }

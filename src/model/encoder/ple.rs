@@ -3,7 +3,7 @@
 
 use super::Encoder;
 use crate::config::Model;
-use crate::model::mlp::{Layer, Mlp};
+use crate::model::mlp::{Hidden, Layer, Mlp};
 use crate::model::parameters::Parameters;
 use crate::model::{Activations, Builder, TASKS};
 use crate::ops::columns::{concat, split};
@@ -43,7 +43,7 @@ impl Ple {
             let mixtures: &[(&str, Range<usize>)] = &[("ctr", 0..own + shared), ("shared", 0..experts), ("cvr", own..experts)];
             let mixtures: Vec<_> = mixtures.iter().filter(|(name, _)| !last || *name != "shared").cloned().collect();
             let mlp = |name: &str, count: usize, inputs: usize, p: &mut Parameters| {
-                Mlp::shared(p, &format!("levels.{level}.{name}"), count, inputs, &model.hidden, model.activation)
+                Mlp::shared(p, &format!("levels.{level}.{name}"), count, inputs, &model.hidden, Hidden::of(model))
             };
             let (networks, gates) = if level == 0 {
                 let gates: usize = mixtures.iter().map(|(_, range)| range.len()).sum();

@@ -2,7 +2,7 @@
 
 use super::Encoder;
 use crate::config::Model;
-use crate::model::mlp::Mlp;
+use crate::model::mlp::{Hidden, Mlp};
 use crate::model::parameters::Parameters;
 use crate::model::{Activations, Builder};
 
@@ -14,7 +14,7 @@ pub struct SharedBottom {
 impl SharedBottom {
     /// Layers of `model.hidden`.
     pub fn new(model: &Model, columns: usize, parameters: &mut Parameters) -> SharedBottom {
-        SharedBottom { bottom: Mlp::shared(parameters, "bottom", 1, columns, &model.hidden, model.activation) }
+        SharedBottom { bottom: Mlp::shared(parameters, "bottom", 1, columns, &model.hidden, Hidden::of(model)) }
     }
 }
 

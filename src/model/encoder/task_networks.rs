@@ -3,7 +3,7 @@
 
 use super::Encoder;
 use crate::config::Model;
-use crate::model::mlp::Mlp;
+use crate::model::mlp::{Hidden, Mlp};
 use crate::model::parameters::Parameters;
 use crate::model::{Activations, Builder, TASKS};
 
@@ -16,7 +16,7 @@ pub struct TaskNetworks {
 impl TaskNetworks {
     /// Layers of `model.hidden` for each task, over `groups` sets of `columns` features; without layers the towers read the features.
     pub fn new(model: &Model, (groups, columns): (usize, usize), parameters: &mut Parameters) -> TaskNetworks {
-        let networks = Mlp::tasks(parameters, "networks", groups, columns, &model.hidden, model.activation);
+        let networks = Mlp::tasks(parameters, "networks", groups, columns, &model.hidden, Hidden::of(model));
         let shape = if model.hidden.is_empty() { (groups, columns) } else { (TASKS, networks.width()) };
         TaskNetworks { networks, shape }
     }

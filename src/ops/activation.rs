@@ -1,0 +1,89 @@
+//! An activation by itself, where something stands between it and the linear layer. Elsewhere it is part of
+//! [`linear`](super::linear).
+
+use super::check::{Case, normals};
+use super::linear::{activated, number};
+use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
+use crate::config::Activation;
+use crate::graph::{Arg, Block, Graph, TensorId};
+use rayon::prelude::*;
+
+params! {
+    struct Params {
+        count: u32,
+        activation: u32,
+        accumulate: u32,
+        pad: u32,
+    }
+}
+
+const SOURCE: &str = include_str!("../../shaders/activation.wgsl");
+static FORWARD: Kernel = Params::kernel("activation", SOURCE, "forward", &[(1, Access::Read), (2, Access::Write)]);
+static BACKWARD: Kernel =
+    Params::kernel("activation_backward", SOURCE, "backward", &[(1, Access::Read), (3, Access::Read), (4, Access::Update)]);
+
+/// Elements that one task of a twin handles.
+const BLOCK: usize = 4096;
+
+/// act(x) of the same shape [B, columns]; x itself for the identity.
+pub fn activation(g: &mut Graph, x: TensorId, rows: usize, activation: Activation) -> TensorId {
+    if activation == Activation::Identity {
+        return x;
+    }
+    let len = g.get(x).len;
+    let y = g.transient("activated", len);
+    let op = move |kernel, block: Block, accumulate: bool, twin| {
+        let count = block.rows * (len / rows);
+        let params = Params { count: count as u32, activation: number(activation), accumulate: accumulate.into(), pad: 0 };
+        Dispatch { kernel, params, workgroups: fold(count.div_ceil(256)), cost: cost(3 * count, 10 * count), twin }
+    };
+    g.push_rows(rows, &[Arg::Rows(x), Arg::Rows(y)], |block| op(&FORWARD, block, false, forward));
+    g.on_backward(move |g| {
+        let Some(dy) = g.gradient(y) else { return };
+        let (dx, accumulate) = g.gradient_target(x);
+        g.push_rows(rows, &[Arg::Rows(x), Arg::Rows(dy), Arg::Rows(dx)], |block| op(&BACKWARD, block, accumulate, backward));
+    });
+    y
+}
+
+fn forward(p: &Params, args: &mut Args) {
+    let (x, y) = (args.read::<f32>(0), args.write::<f32>(1));
+    y.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).for_each(|(y, x)| {
+        y.iter_mut().zip(x).for_each(|(y, &x)| *y = activated(p.activation, x).0);
+    });
+}
+
+fn backward(p: &Params, args: &mut Args) {
+    let (x, dy, dx) = (args.read::<f32>(0), args.read::<f32>(1), args.write::<f32>(2));
+    dx.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).zip(dy.par_chunks(BLOCK)).for_each(|((dx, x), dy)| {
+        for ((dx, &x), dy) in dx.iter_mut().zip(x).zip(dy) {
+            let gradient = dy * activated(p.activation, x).1;
+            *dx = if p.accumulate != 0 { *dx + gradient } else { gradient };
+        }
+    });
+}
+
+/// Every activation at ragged sizes, far into both tails and close to 0; a gradient that is there already.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for kind in [Activation::Relu, Activation::Tanh, Activation::Gelu, Activation::Silu] {
+        for (rows, columns, twice) in [(1, 1, false), (66, 5, false), (130, 7, true)] {
+            cases.push(Case::new(format!("activation {kind:?}, {rows}x{columns}, twice {twice}"), 1, move |s| {
+                let mut values = normals(1, rows * columns, 2.0);
+                let ends = [0.0, 20.0, -20.0, 200.0, -200.0, 1e-3, -1e-3];
+                values.iter_mut().skip(1).zip(ends).for_each(|(x, end)| *x = end);
+                let x = s.state_tensor("x", &values);
+                for i in 0..if twice { 2 } else { 1 } {
+                    let dy = s.input(&normals(2 + i, rows * columns, 1.0));
+                    let y = activation(&mut s.graph, x, rows, kind);
+                    s.graph.seed(y, dy);
+                    s.graph.output(y);
+                }
+                s.graph.backward();
+                let dx = s.graph.gradient(x);
+                dx.into_iter().for_each(|dx| s.graph.output(dx));
+            }));
+        }
+    }
+    cases
+}

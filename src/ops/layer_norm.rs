@@ -1,0 +1,193 @@
+//! Layer norm of each group's columns, with a learned gain and offset a column (Ba et al. 2016), as `torch.nn.LayerNorm` has it.
+
+use super::check::{Case, normals};
+use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
+use crate::graph::{Arg, Block, Graph, TensorId};
+use rayon::prelude::*;
+
+/// What is added to the variance before its root.
+pub const EPS: f32 = 1e-5;
+
+/// Shape of a layer norm.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerNorm {
+    /// Rows of the minibatch, B.
+    pub rows: usize,
+    /// Groups, G.
+    pub groups: usize,
+    /// Columns of a group, N: mean and variance are over these.
+    pub width: usize,
+}
+
+params! {
+    struct Params {
+        rows: u32,
+        groups: u32,
+        width: u32,
+        accumulate: u32,
+        eps: f32,
+        pad0: u32,
+        pad1: u32,
+        pad2: u32,
+    }
+}
+
+const SOURCE: &str = include_str!("../../shaders/layer_norm.wgsl");
+static FORWARD: Kernel = Params::kernel(
+    "layer_norm",
+    SOURCE,
+    "forward",
+    &[(1, Access::Read), (2, Access::Read), (3, Access::Read), (4, Access::Write), (5, Access::Write)],
+);
+static INPUT_GRADIENT: Kernel = Params::kernel(
+    "layer_norm_input_gradient",
+    SOURCE,
+    "input_gradient",
+    &[(1, Access::Read), (2, Access::Read), (6, Access::Read), (7, Access::Read), (8, Access::Update)],
+);
+static PARAMETER_GRADIENT: Kernel = Params::kernel(
+    "layer_norm_parameter_gradient",
+    SOURCE,
+    "parameter_gradient",
+    &[(1, Access::Read), (6, Access::Read), (7, Access::Read), (9, Access::Update), (10, Access::Update)],
+);
+
+/// Columns that one task of the twin of `parameter_gradient` handles.
+const BLOCK: usize = 64;
+
+/// y = gain (x - mean) / sqrt(variance + [`EPS`]) + offset, mean and variance of each group's columns: x and y [B, G * N], gain and
+/// offset [G * N].
+pub fn layer_norm(g: &mut Graph, x: TensorId, gain: TensorId, offset: TensorId, shape: LayerNorm) -> TensorId {
+    let LayerNorm { rows, groups, width } = shape;
+    let columns = groups * width;
+    let y = g.transient("normed", rows * columns);
+    let moments = g.transient("moments", rows * groups * 2);
+    let op = move |kernel, block: Block, accumulate: bool, owners: usize, twin| Dispatch {
+        kernel,
+        params: Params {
+            rows: block.rows as u32,
+            groups: groups as u32,
+            width: width as u32,
+            accumulate: accumulate.into(),
+            eps: EPS,
+            pad0: 0,
+            pad1: 0,
+            pad2: 0,
+        },
+        workgroups: fold(owners.div_ceil(16)),
+        cost: cost(3 * block.rows * columns, 8 * block.rows * columns),
+        twin,
+    };
+    let args = [Arg::Rows(x), Arg::Whole(gain), Arg::Whole(offset), Arg::Rows(y), Arg::Rows(moments)];
+    g.push_rows(rows, &args, |block| op(&FORWARD, block, false, block.rows * groups, forward));
+    g.on_backward(move |g| {
+        let Some(dy) = g.gradient(y) else { return };
+        let ((dgain, accumulate), (doffset, _)) = (g.gradient_target(gain), g.gradient_target(offset));
+        let args = [Arg::Rows(x), Arg::Rows(moments), Arg::Rows(dy), Arg::Whole(dgain), Arg::Whole(doffset)];
+        g.push_rows(rows, &args, |block| {
+            op(&PARAMETER_GRADIENT, block, accumulate || block.first > 0, columns, parameter_gradient)
+        });
+        let (dx, accumulate) = g.gradient_target(x);
+        let args = [Arg::Rows(x), Arg::Whole(gain), Arg::Rows(moments), Arg::Rows(dy), Arg::Rows(dx)];
+        g.push_rows(rows, &args, |block| op(&INPUT_GRADIENT, block, accumulate, block.rows * groups, input_gradient));
+    });
+    y
+}
+
+fn forward(p: &Params, args: &mut Args) {
+    let (groups, width) = (p.groups as usize, p.width as usize);
+    let (x, gain, offset) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<f32>(2));
+    let (y, moments) = (args.write::<f32>(3), args.write::<[f32; 2]>(4));
+    let vectors = y.par_chunks_mut(width).zip(x.par_chunks(width)).zip(moments).enumerate();
+    vectors.with_min_len(BLOCK).for_each(|(vector, ((y, x), moments))| {
+        let mean = x.iter().sum::<f32>() / width as f32;
+        let variance = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / width as f32;
+        let inverse = 1.0 / (variance + p.eps).sqrt();
+        let first = vector % groups * width;
+        for (((y, x), gain), offset) in y.iter_mut().zip(x).zip(&gain[first..]).zip(&offset[first..]) {
+            *y = gain * ((x - mean) * inverse) + offset;
+        }
+        *moments = [mean, inverse];
+    });
+}
+
+fn input_gradient(p: &Params, args: &mut Args) {
+    let (groups, width) = (p.groups as usize, p.width as usize);
+    let (x, gain, moments, dy) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<[f32; 2]>(2), args.read::<f32>(3));
+    let dx = args.write::<f32>(4);
+    let vectors = dx.par_chunks_mut(width).zip(x.par_chunks(width)).zip(dy.par_chunks(width)).zip(moments).enumerate();
+    vectors.with_min_len(BLOCK).for_each(|(vector, (((dx, x), dy), &[mean, inverse]))| {
+        let gain = &gain[vector % groups * width..][..width];
+        let (mut sum, mut along) = (0.0, 0.0);
+        for ((x, dy), gain) in x.iter().zip(dy).zip(gain) {
+            sum += gain * dy;
+            along += gain * dy * ((x - mean) * inverse);
+        }
+        let (sum, along) = (sum / width as f32, along / width as f32);
+        for (((dx, x), dy), gain) in dx.iter_mut().zip(x).zip(dy).zip(gain) {
+            let gradient = inverse * (gain * dy - sum - (x - mean) * inverse * along);
+            *dx = if p.accumulate != 0 { *dx + gradient } else { gradient };
+        }
+    });
+}
+
+fn parameter_gradient(p: &Params, args: &mut Args) {
+    let (groups, width) = (p.groups as usize, p.width as usize);
+    let columns = groups * width;
+    let (x, moments, dy) = (args.read::<f32>(0), args.read::<[f32; 2]>(1), args.read::<f32>(2));
+    let (dgain, doffset) = (args.write::<f32>(3), args.write::<f32>(4));
+    dgain.par_chunks_mut(BLOCK).zip(doffset.par_chunks_mut(BLOCK)).enumerate().for_each(|(block, (dgain, doffset))| {
+        if p.accumulate == 0 {
+            dgain.fill(0.0);
+            doffset.fill(0.0);
+        }
+        let first = block * BLOCK;
+        for ((x, dy), moments) in x.chunks_exact(columns).zip(dy.chunks_exact(columns)).zip(moments.chunks_exact(groups)) {
+            for (i, (dgain, doffset)) in dgain.iter_mut().zip(doffset.iter_mut()).enumerate() {
+                let c = first + i;
+                let [mean, inverse] = moments[c / width];
+                *dgain += dy[c] * ((x[c] - mean) * inverse);
+                *doffset += dy[c];
+            }
+        }
+    });
+}
+
+/// Ragged shapes, one column, a second use of input and parameters; rows of equal numbers and of several magnitudes.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (rows, groups, width, scale) in [
+        (1, 1, 1, 1.0),
+        (3, 2, 5, 1.0),
+        (65, 3, 7, 1.0),
+        (130, 4, 33, 1.0),
+        (257, 1, 64, 1.0),
+        (70, 2, 130, 1.0),
+        (67, 1, 1, 1.0),
+        (33, 2, 9, 1e-4),
+        (33, 2, 9, 1e6),
+        (20, 2, 9, 0.0),
+    ] {
+        for twice in [false, true] {
+            let name = format!("layer_norm {rows}x{groups}x{width}, times {scale:e}, twice {twice}");
+            cases.push(Case::new(name, rows.max(width), move |s| {
+                let columns = groups * width;
+                let x = s.state_tensor("x", &normals(1, rows * columns, scale));
+                let gain: Vec<f32> = normals(2, columns, 0.5).iter().map(|x| 1.0 + x).collect();
+                let (gain, offset) = (s.state_tensor("gain", &gain), s.state_tensor("offset", &normals(3, columns, 0.5)));
+                for i in 0..if twice { 2 } else { 1 } {
+                    let dy = s.input(&normals(4 + i, rows * columns, 1.0));
+                    let y = layer_norm(&mut s.graph, x, gain, offset, LayerNorm { rows, groups, width });
+                    s.graph.seed(y, dy);
+                    s.graph.output(y);
+                }
+                s.graph.backward();
+                for t in [x, gain, offset] {
+                    let d = s.graph.gradient(t);
+                    d.into_iter().for_each(|d| s.graph.output(d));
+                }
+            }));
+        }
+    }
+    cases
+}
