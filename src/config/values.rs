@@ -280,7 +280,8 @@ impl Default for Contrast {
             projection: Vec::new(),
             negatives: Negatives::InBatch,
             direction: Direction::Both,
-            anchors: Anchors::All,
+            // By measurement (docs/temperature.md): with all rows as anchors the AUCs on KuaiRand fall, with these they do not.
+            anchors: Anchors::Clicked,
             objective: Objective::Robust,
             rho: 1.0,
             tau_min: 0.05,

@@ -228,6 +228,7 @@ temperature = "instance"
 objective = "infonce"
 weight = 0.00001
 width = 3
+anchors = "all"
 input = "embedding"
 hidden = []
 

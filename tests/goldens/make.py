@@ -61,7 +61,7 @@ DEFAULTS = {
     "contrast": dict(
         temperature="instance", weight=0.05, width=32, projection=None, negatives="in-batch", direction="both", objective="robust", rho=1.0,
         tau_min=0.05, tau_max=1.0, tau_init=0.2, input="towers", hidden=[32], stop_gradient=True, mask=None,
-        temperature_lr_scale=None, anchors=None, warmup_steps=None,
+        temperature_lr_scale=None, anchors="all", warmup_steps=None,
     ),
     "loss": dict(weighting=None, ctr=1.0, ctcvr=1.0, cvr=0.0, cvr_kind=None, propensity_floor=None, calibrator=None),
     "dense": dict(kind="adamw", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=None),
