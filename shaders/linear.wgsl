@@ -5,6 +5,11 @@
 //   input_gradient   dx[b, g, k] (+)= sum_n d[b, g, n] w[g, k, n]          d = dy * act'(z)
 //   weight_gradient  dw[g, k, n] (+)= sum_b x[b, g, k] d[b, g, n],  dbias[g, n] (+)= sum_b d[b, g, n]
 //
+// and the activation by itself, where something stands between it and the product; its slope is computed again, not kept:
+//
+//   activate           y[b, g, n] = act(x[b, g, n])
+//   activate_backward  dx[b, g, n] (+)= dy[b, g, n] act'(x[b, g, n])
+//
 // Activation functions:
 //   relu  max(z, 0), slope 1 where y > 0, else 0
 //   tanh  slope 1 - y^2
@@ -14,7 +19,8 @@
 //
 // Activations are [B, columns] row-major with a group's columns together.
 // A workgroup of 16 x 16 makes a 64 x 64 tile of the result, an invocation 4 x 4 of it, over chunks of 16 of the summed
-// index through workgroup memory. Dispatch: (tiles of columns, tiles of rows, groups).
+// index through workgroup memory. Dispatch: (tiles of columns, tiles of rows, groups). Of the activation by itself: an invocation an
+// element, 256 a workgroup, workgroups folded into x and y.
 // Deterministic: one owner an element, chunks in order. The sums of weight_gradient start from what they are added to, so blocks of
 // rows one after the other give the bits of all rows at once.
 
@@ -314,4 +320,42 @@ fn weight_gradient(
             dbias[g * params.outputs + n] = bias_sum[j];
         }
     }
+}
+
+// The number of this invocation's element of the activation by itself, and of how many.
+fn element(group: vec3<u32>, groups: vec3<u32>, t: u32) -> u32 {
+    return (group.y * groups.x + group.x) * 256u + t;
+}
+
+fn elements() -> u32 {
+    return params.rows * params.groups * params.outputs;
+}
+
+@compute @workgroup_size(256)
+fn activate(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) t: u32,
+) {
+    let i = element(group, groups, t);
+    if i < elements() {
+        y[i] = activated(x[i]).x;
+    }
+}
+
+@compute @workgroup_size(256)
+fn activate_backward(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) t: u32,
+) {
+    let i = element(group, groups, t);
+    if i >= elements() {
+        return;
+    }
+    var gradient = dy[i] * activated(x[i]).y;
+    if (params.flags & 2u) != 0u {
+        gradient += dx[i];
+    }
+    dx[i] = gradient;
 }

@@ -24,6 +24,16 @@ const LANES = 16u;
 // Of each lane: its part of s_0, s_1, and in the backward pass of <dz, h1_0>, <dz, h1_1>.
 var<workgroup> parts: array<vec4<f32>, 256>;
 
+// This lane's part of the two scores of the row whose h starts at `at`, before their scale.
+fn score_parts(at: u32, t: u32) -> vec2<f32> {
+    let d = params.width;
+    var part = vec2<f32>();
+    for (var c = t % LANES; c < d; c += LANES) {
+        part += vec2(h[at + d + c] * h[at + 2u * d + c], h[at + 4u * d + c] * h[at + 5u * d + c]);
+    }
+    return part;
+}
+
 // Sums of a row's lanes.
 fn row_sums(t: u32) -> vec4<f32> {
     let first = t / LANES * LANES;
@@ -51,10 +61,7 @@ fn forward(
     let at = b * 6u * d;
     var part = vec4<f32>();
     if b < params.rows {
-        for (var c = t % LANES; c < d; c += LANES) {
-            part.x += h[at + d + c] * h[at + 2u * d + c];
-            part.y += h[at + 4u * d + c] * h[at + 5u * d + c];
-        }
+        part = vec4(score_parts(at, t), 0.0, 0.0);
     }
     parts[t] = part;
     workgroupBarrier();
@@ -78,15 +85,11 @@ fn backward(
     let at = b * 6u * d;
     var part = vec4<f32>();
     if b < params.rows {
+        var slopes = vec2<f32>();
         for (var c = t % LANES; c < d; c += LANES) {
-            let slope = dz[b * d + c];
-            part += vec4(
-                h[at + d + c] * h[at + 2u * d + c],
-                h[at + 4u * d + c] * h[at + 5u * d + c],
-                slope * h[at + c],
-                slope * h[at + 3u * d + c],
-            );
+            slopes += dz[b * d + c] * vec2(h[at + c], h[at + 3u * d + c]);
         }
+        part = vec4(score_parts(at, t), slopes);
     }
     parts[t] = part;
     workgroupBarrier();

@@ -16,27 +16,17 @@ use tauten::data::simulate::simulate;
 use tauten::data::write::{Column, Format, TableWriter};
 use tauten::train::metrics::auc;
 
-const CONFIG: &str = r#"[data]
-root = "log"
-train = ["train.parquet"]
-valid = ["valid.parquet"]
-test = ["test.parquet"]
-[features]
-dim = 4
-categorical = ["user", "item", "segment", "category", "hour", "device", "slot"]
-numeric = [{ name = "price", transform = "log1p-standardize" }, "recency"]
-[model]
-experts = 2
-hidden = [16]
-tower = [8]
-[optimizer]
+const CONFIG: &str = concat!(
+    include_str!("common/log.toml"),
+    r#"[optimizer]
 dense.lr = 0.01
 embedding.lr = 0.01
 embedding.kind = "adam"
 [train]
 batch_size = 256
 epochs = 1
-"#;
+"#
+);
 
 /// A log of 4800, 600 and 600 rows in Parquet and in CSV, a run with an instance temperature, and one without contrast and test.
 fn place() -> &'static Path {

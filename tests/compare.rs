@@ -15,27 +15,17 @@ use tauten::data::simulate::simulate;
 use tauten::data::write::Format;
 
 /// 1600 training rows: 12 minibatches and a short one of 64 rows.
-const CONFIG: &str = r#"
-[data]
-root = "log"
-train = ["train.parquet"]
-valid = ["valid.parquet"]
-test = ["test.parquet"]
-[features]
-dim = 4
-categorical = ["user", "item", "segment", "category", "hour", "device", "slot"]
-numeric = [{ name = "price", transform = "log1p-standardize" }, "recency"]
-[model]
-experts = 2
-hidden = [16]
-tower = [8]
-[optimizer]
+const CONFIG: &str = concat!(
+    "\n",
+    include_str!("common/log.toml"),
+    r#"[optimizer]
 dense.lr = 0.01
 embedding.lr = 0.01
 [train]
 batch_size = 128
 epochs = 2
-"#;
+"#
+);
 
 const SUITE: &str = r#"
 config = "c.toml"

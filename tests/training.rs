@@ -26,22 +26,10 @@ use tauten::train::checkpoint::Checkpoint;
 use tauten::train::trainer::first_steps;
 
 /// 1600 training rows: 12 minibatches and a short one of 64 rows.
-const CONFIG: &str = r#"
-seed = 5
-[data]
-root = "log"
-train = ["train.parquet"]
-valid = ["valid.parquet"]
-test = ["test.parquet"]
-[features]
-dim = 4
-categorical = ["user", "item", "segment", "category", "hour", "device", "slot"]
-numeric = [{ name = "price", transform = "log1p-standardize" }, "recency"]
-[model]
-experts = 2
-hidden = [16]
-tower = [8]
-[contrast]
+const CONFIG: &str = concat!(
+    "\nseed = 5\n",
+    include_str!("common/log.toml"),
+    r#"[contrast]
 weight = 0.5
 width = 8
 hidden = [8]
@@ -56,7 +44,8 @@ epochs = 3
 patience = 100
 [evaluate]
 gauc = "segment"
-"#;
+"#
+);
 
 /// Minibatches in an epoch.
 const EPOCH: u64 = 13;

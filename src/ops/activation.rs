@@ -2,25 +2,12 @@
 //! [`linear`](super::linear).
 
 use super::check::{Case, normals};
-use super::linear::{activated, number};
-use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
+use super::linear::{ACCUMULATE, ACTIVATE, ACTIVATE_BACKWARD, Params, activated, number};
+use super::{Args, Dispatch, cost, fold};
 use crate::config::Activation;
 use crate::graph::{Arg, Block, Graph, TensorId};
+use bytemuck::Zeroable;
 use rayon::prelude::*;
-
-params! {
-    struct Params {
-        count: u32,
-        activation: u32,
-        accumulate: u32,
-        pad: u32,
-    }
-}
-
-const SOURCE: &str = include_str!("../../shaders/activation.wgsl");
-static FORWARD: Kernel = Params::kernel("activation", SOURCE, "forward", &[(1, Access::Read), (2, Access::Write)]);
-static BACKWARD: Kernel =
-    Params::kernel("activation_backward", SOURCE, "backward", &[(1, Access::Read), (3, Access::Read), (4, Access::Update)]);
 
 /// Elements that one task of a twin handles.
 const BLOCK: usize = 4096;
@@ -34,14 +21,23 @@ pub fn activation(g: &mut Graph, x: TensorId, rows: usize, activation: Activatio
     let y = g.transient("activated", len);
     let op = move |kernel, block: Block, accumulate: bool, twin| {
         let count = block.rows * (len / rows);
-        let params = Params { count: count as u32, activation: number(activation), accumulate: accumulate.into(), pad: 0 };
+        let params = Params {
+            rows: block.rows as u32,
+            outputs: (len / rows) as u32,
+            groups: 1,
+            activation: number(activation),
+            flags: if accumulate { ACCUMULATE } else { 0 },
+            ..Params::zeroed()
+        };
         Dispatch { kernel, params, workgroups: fold(count.div_ceil(256)), cost: cost(3 * count, 10 * count), twin }
     };
-    g.push_rows(rows, &[Arg::Rows(x), Arg::Rows(y)], |block| op(&FORWARD, block, false, forward));
+    g.push_rows(rows, &[Arg::Rows(x), Arg::Rows(y)], |block| op(&ACTIVATE, block, false, forward));
     g.on_backward(move |g| {
         let Some(dy) = g.gradient(y) else { return };
         let (dx, accumulate) = g.gradient_target(x);
-        g.push_rows(rows, &[Arg::Rows(x), Arg::Rows(dy), Arg::Rows(dx)], |block| op(&BACKWARD, block, accumulate, backward));
+        g.push_rows(rows, &[Arg::Rows(x), Arg::Rows(dy), Arg::Rows(dx)], |block| {
+            op(&ACTIVATE_BACKWARD, block, accumulate, backward)
+        });
     });
     y
 }
@@ -58,7 +54,7 @@ fn backward(p: &Params, args: &mut Args) {
     dx.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).zip(dy.par_chunks(BLOCK)).for_each(|((dx, x), dy)| {
         for ((dx, &x), dy) in dx.iter_mut().zip(x).zip(dy) {
             let gradient = dy * activated(p.activation, x).1;
-            *dx = if p.accumulate != 0 { *dx + gradient } else { gradient };
+            *dx = if p.flags & ACCUMULATE != 0 { *dx + gradient } else { gradient };
         }
     });
 }

@@ -24,7 +24,7 @@ pub struct Linear {
 }
 
 params! {
-    struct Params {
+    pub(super) struct Params {
         rows: u32,
         inputs: u32,
         outputs: u32,
@@ -42,7 +42,7 @@ const GELU: u32 = 3;
 const SILU: u32 = 4;
 
 const BIAS: u32 = 1;
-const ACCUMULATE: u32 = 2;
+pub(super) const ACCUMULATE: u32 = 2;
 const TILE: usize = 64;
 /// Rows and columns that one task of a twin handles; fixed, so that sums don't depend on the number of threads.
 const BLOCK: usize = 64;
@@ -55,6 +55,13 @@ static FORWARD_KEEPING: Kernel = Params::kernel(
     SOURCE,
     "forward_keeping",
     &[(1, Access::Read), (2, Access::Read), (3, Access::Read), (4, Access::Write), (10, Access::Write)],
+);
+pub(super) static ACTIVATE: Kernel = Params::kernel("activation", SOURCE, "activate", &[(1, Access::Read), (4, Access::Write)]);
+pub(super) static ACTIVATE_BACKWARD: Kernel = Params::kernel(
+    "activation_backward",
+    SOURCE,
+    "activate_backward",
+    &[(1, Access::Read), (6, Access::Read), (7, Access::Update)],
 );
 static INPUT_GRADIENT: Kernel = Params::kernel(
     "linear_input_gradient",
