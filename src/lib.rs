@@ -22,5 +22,6 @@ pub mod ops;
 pub mod random;
 pub mod report;
 pub mod train;
+mod vector;
 
 pub use error::{Error, Result};
