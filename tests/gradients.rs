@@ -5,6 +5,7 @@ use tauten::config::{Activation, CvrLoss, Direction, Loss, Objective};
 use tauten::device::{Device, cpu::Cpu};
 use tauten::graph::{Graph, Initial, Input, Parameter, ParameterKind, Part, Plan, StateId, StateLayout, Step, TensorId, Words};
 use tauten::ops::activation::activation;
+use tauten::ops::batch_norm::{Moments, batch_norm};
 use tauten::ops::check::normals;
 use tauten::ops::columns::{concat, split};
 use tauten::ops::contrast::{Contrast, contrast};
@@ -330,6 +331,36 @@ fn layer_norm_and_activation() {
         chain.weigh(y);
         chain.weigh(again);
         chain.check(&format!("layer norm, {kind:?}"));
+    }
+}
+
+/// Through one gain and offset twice, so that gradients of x, gain and offset add up: the minibatch's mean and variance depend on each
+/// row. A second chunk of rows; a smooth activation behind.
+#[test]
+fn batch_norm_and_activation() {
+    for (rows, columns) in [(4, 6), (66, 2)] {
+        let (mut chain, t) = Chain::new(&[
+            ("x", normals(1, rows * columns, 2.0)),
+            ("gain", normals(2, columns, 1.0)),
+            ("offset", normals(3, columns, 0.5)),
+        ]);
+        let mut state = |name, len| {
+            let id = chain.state.add(name, len);
+            chain.graph.state(name, id, 0, len)
+        };
+        let running = Moments { mean: state("running mean", columns), variance: state("running variance", columns) };
+        let health = state("health", 1);
+        let g = &mut chain.graph;
+        let mut h = t[0];
+        for _ in 0..2 {
+            let y = batch_norm(g, h, t[1], t[2], rows, running, health);
+            h = activation(g, y, rows, Activation::Tanh);
+        }
+        // x itself is read twice too: by the norm above and here.
+        let again = batch_norm(g, t[0], t[1], t[2], rows, running, health);
+        chain.weigh(h);
+        chain.weigh(again);
+        chain.check(&format!("batch norm of {rows} rows"));
     }
 }
 

@@ -50,8 +50,8 @@ gauc = "segment"
 /// Minibatches in an epoch.
 const EPOCH: u64 = 13;
 
-/// Sampled negatives and a mask; what else goes by the step's number or is off by default.
-const SAMPLED: [&str; 18] = [
+/// Sampled negatives and a mask; what else goes by the step's number, keeps something from step to step, or is off by default.
+const SAMPLED: [&str; 20] = [
     "--set",
     "contrast.negatives=7",
     "--set",
@@ -60,6 +60,8 @@ const SAMPLED: [&str; 18] = [
     "model.activation=gelu",
     "--set",
     "model.dropout=0.2",
+    "--set",
+    "model.norm=batch",
     "--set",
     "optimizer.schedule.kind=cosine",
     "--set",
@@ -410,6 +412,7 @@ fn first_losses_of_every_encoder_on_every_adapter() {
         ]);
         keys.extend(match encoder {
             "aitm" => vec!["loss.cvr=0".into()],
+            "shared-bottom" => vec!["model.norm=batch".into()],
             "ple" => vec!["loss.cvr_kind=dr".into()],
             "esmm" => vec!["loss.cvr_kind=ipw".into()],
             _ => vec![],
@@ -431,8 +434,10 @@ fn first_losses_on_a_real_log() {
 
 #[test]
 fn early_stopping_and_the_best_checkpoint() {
+    // Running statistics belong to what evaluation and a start from a file need.
+    let norm = ["--set", "model.norm=batch"];
     let fast = ["--set", "optimizer.embedding.lr=0.3", "--set", "train.epochs=50", "--set", "train.patience=2"];
-    train("early", "cpu", &[&fast[..], &["--set", "train.evaluate_every=4"]].concat());
+    train("early", "cpu", &[&norm[..], &fast, &["--set", "train.evaluate_every=4"]].concat());
     let lines = metrics("early");
     let mut best: Option<(f64, u64)> = None;
     let mut since = 0;
@@ -461,7 +466,7 @@ fn early_stopping_and_the_best_checkpoint() {
         serde_json::from_str(&ended.out).unwrap()
     };
     assert_eq!(evaluated(&early), line["valid"]);
-    train("started", "cpu", &["--init", &init, "--max-steps", "0"]);
+    train("started", "cpu", &[&norm[..], &["--init", &init, "--max-steps", "0"]].concat());
     assert_eq!(evaluated(&path("started")), line["valid"]);
 
     train("epochs", "cpu", &["--set", "train.epochs=2"]);

@@ -762,7 +762,7 @@ mod tests {
                 "c.toml:7: key `contrast.tau_min` breaks tau_min < tau_init < tau_max: they are 0.5, 0.2, 1",
             ),
             ("", &["contrast.projection=[8, 0]"], "key `contrast.projection[1]` is 0; it must be at least 1"),
-            ("", &["model.norm=layr"], "key `model.norm` is `layr`; expected one of none, layer; did you mean `layer`?"),
+            ("", &["model.norm=layr"], "key `model.norm` is `layr`; expected one of none, layer, batch; did you mean `layer`?"),
             (
                 "",
                 &["loss.weighting=uncertain"],

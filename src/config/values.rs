@@ -224,6 +224,9 @@ pub enum Norm {
     None,
     /// To mean 0 and variance 1 over the columns of each row and network, then a learned gain and offset (Ba et al. 2016).
     Layer,
+    /// Each column to mean 0 and variance 1 over the rows of a minibatch, in evaluation by running moments, then a learned gain and
+    /// offset (Ioffe and Szegedy, ICML 2015).
+    Batch,
 }
 
 /// `[contrast]`: alignment of the two task representations.

@@ -5,6 +5,7 @@
 
 pub mod activation;
 mod args;
+pub mod batch_norm;
 pub mod check;
 pub mod clip;
 pub mod columns;

@@ -31,6 +31,9 @@ Its tensors, all row-major:
     updated.<name>      parameters after one optimizer step
     updated2.<name>     and after a second: on the same batch, or on input2.* where the case has it
                         (same tensors as input.*, B may differ)
+    evaluated [B, 2]    with norm = "batch": CTR and CVR logits of input.* after both steps, by the running moments
+
+With norm = "batch" param.*, updated.* and updated2.* have the running moments too; they have no grad.*.
 
 Results are f64, computed from the f32 parameters; real numbers of the configuration are rounded to f32 first, as Tauten keeps
 them so. Parameters are drawn again until no pre-activation of either step lies within 1e-4 of relu's kink and, under Adam and
@@ -215,10 +218,21 @@ def shapes(case):
         assert case.loss["weighting"] == "uncertainty"
         out["uncertainty"] = ((3,), 1)
     if m["norm"] is not None:
-        assert m["norm"] == "layer"
+        assert m["norm"] in ("layer", "batch")
         for name in hidden_layers(case, out):
-            out[f"{name}.norm.weight"] = out[f"{name}.norm.bias"] = (out[f"{name}.bias"][0], 1)
+            columns = out[f"{name}.bias"][0]
+            if m["norm"] == "batch":
+                del out[f"{name}.bias"]  # the norm would take it out again
+            out[f"{name}.norm.weight"] = out[f"{name}.norm.bias"] = (columns, 1)
     return out
+
+
+def running_moments(case):
+    """Name and length of each running mean and variance."""
+    if case.model["norm"] != "batch":
+        return {}
+    gains = {n: shape for n, (shape, _) in shapes(case).items() if n.endswith("norm.weight")}
+    return {n.removesuffix("weight") + part: shape for n, shape in gains.items() for part in ("running_mean", "running_var")}
 
 
 def projection(contrast):
@@ -258,6 +272,9 @@ def draw_parameters(case, generator):
         if name == f"relatedness.{len(c['hidden'])}.weight":
             value *= 2.5  # a temperature that differs from row to row
         parameters[name] = value.astype(np.float32)
+    for name, shape in running_moments(case).items():
+        value = generator.normal(0.0, 0.3, shape)
+        parameters[name] = (value if name.endswith("mean") else 0.5 + value**2).astype(np.float32)
     return parameters
 
 
@@ -305,10 +322,13 @@ def draw_batch(case, rows, generator):
 
 
 class Forward:
-    """The forward pass and its losses; `kinks` gathers the pre-activations, `norms` the norms before normalisation."""
+    """The forward pass and its losses; `kinks` gathers the pre-activations, `norms` the norms before normalisation.
 
-    def __init__(self, case, p, batch, step=0):
-        self.case, self.p, self.step = case, p, step
+    In training the running moments among `p` move by the minibatch's.
+    """
+
+    def __init__(self, case, p, batch, step=0, training=True):
+        self.case, self.p, self.step, self.training = case, p, step, training
         self.kinks, self.norms = [], []
         ids = torch.from_numpy(batch["ids"]).long()
         numeric = torch.from_numpy(batch["numeric"]).double()
@@ -352,7 +372,13 @@ class Forward:
         """What follows the product and bias of hidden layer `name`, of which z is `columns`: norm and activation."""
         if self.case.model["norm"] is not None:
             gain, offset = (self.p[f"{name}.norm.{part}"][columns] for part in ("weight", "bias"))
-            z = F.layer_norm(z, gain.shape, gain, offset, eps=1e-5)
+            if self.case.model["norm"] == "layer":
+                z = F.layer_norm(z, gain.shape, gain, offset, eps=1e-5)
+            elif self.training and len(z) == 1:  # which PyTorch refuses
+                z = gain * (z - z) + offset
+            else:
+                mean, variance = (self.p[f"{name}.norm.running_{part}"][columns] for part in ("mean", "var"))
+                z = F.batch_norm(z, mean, variance, gain, offset, self.training, momentum=0.1, eps=1e-5)
         return self.activate(z)
 
     def drop(self, h, layer, first=0, columns=None):
@@ -362,7 +388,7 @@ class Forward:
         counter (i // 4, 6 | layer << 8, step, 0) lie below the rate.
         """
         rate = self.case.model["dropout"]
-        if rate is None:
+        if rate is None or not self.training:
             return h
         rows, width = h.shape
         columns = columns or width
@@ -382,7 +408,9 @@ class Forward:
         """One linear layer: `weight` picks of a stack, `columns` of what lies side by side."""
         w = self.p[f"{name}.weight"]
         w = w[:, columns] if w.dim() == 2 else w[weight]
-        h = h @ w + self.p[f"{name}.bias"][columns]
+        h = h @ w
+        if f"{name}.bias" in self.p:
+            h = h + self.p[f"{name}.bias"][columns]
         return self.hidden(h, name, columns) if activate else h
 
     def network(self, h, name, number, widths):
@@ -656,6 +684,7 @@ def schedule_of(keys, optimizer):
 def compute(case, parameters, batches):
     """All tensors of the case, and how close it comes to where float32 could go another way: (kink, norm, gradient)."""
     p = {name: torch.from_numpy(value).double().requires_grad_() for name, value in parameters.items()}
+    running = {name: p.pop(name).detach() for name in running_moments(case)}
     tables = {name: (EmbeddingOptimizer(case.embedding, p[name]), at) for name, at in case.tables()}
     temperature = [n for n in p if n.startswith("relatedness.") or n == "temperature"]
     others = [n for n in p if not n.startswith("embedding.") and n not in temperature]
@@ -670,7 +699,7 @@ def compute(case, parameters, batches):
     out = {}
     kink = norm = smallest = math.inf
     for step, batch in enumerate(batches):
-        forward = Forward(case, p, batch, step)
+        forward = Forward(case, p | running, batch, step)
         gradients = torch.autograd.grad(forward.losses["total"], list(p.values()), allow_unused=True)
         gradients = {n: torch.zeros_like(p[n]) if g is None else g for n, g in zip(p, gradients)}
         kink = min([kink] + forward.kinks)
@@ -703,8 +732,10 @@ def compute(case, parameters, batches):
         for name, (table, at) in tables.items():
             table.step(gradients[name], batch["ids"][:, at])
         prefix = "updated" if step == 0 else "updated2"
-        for name in p:
-            out[f"{prefix}.{name}"] = p[name].detach().clone()
+        for name, value in (p | running).items():
+            out[f"{prefix}.{name}"] = value.detach().clone()
+    if running:
+        out["evaluated"] = Forward(case, p | running, batches[0], training=False).logits
     out = {name: np.ascontiguousarray(t.detach().numpy()) for name, t in out.items()}
     return out, (kink, norm, smallest)
 
@@ -839,6 +870,18 @@ CASES = [
     Case("norm_cross_stitch", "layer norm of each task's layers, no activation",
          model=dict(encoder="cross-stitch", hidden=[6, 5], tower=[5, 4], norm="layer", activation="identity"),
          contrast=dict(temperature="off"), dense=SGD, embedding=SGD),
+    Case("batch_norm_mmoe", "batch norm in experts and towers, gelu; dropout behind it; 70 rows, so that blocks of rows occur",
+         model=dict(SMALL, norm="batch", dropout=0.25, activation="gelu"), contrast=dict(INSTANCE, weight=0.5), dense=SGD, embedding=SGD,
+         rows=70, dims=(3, 3), vocabulary=(9, 7)),
+    Case("batch_norm_ple", "batch norm in each expert of two levels, silu; other rows in the second step",
+         model=dict(encoder="ple", experts=2, task_experts=1, levels=2, hidden=[5], tower=[4], norm="batch", activation="silu"),
+         contrast=dict(temperature="off"), dense=SGD, embedding=SGD, second_rows=9),
+    Case("batch_norm_dr", "batch norm in bottom, towers and imputation tower, relu; AdamW with decay, clipped",
+         model=dict(BOTTOM, norm="batch"), contrast=dict(INSTANCE, weight=0.3), loss=dict(cvr=0.8, cvr_kind="dr"),
+         dense=dict(ADAM, weight_decay=0.01, clip_norm=0.05), embedding=ADAM),
+    Case("batch_norm_one_row", "a minibatch of a single row, then one of five: the first leaves the running moments alone",
+         model=dict(encoder="esmm", hidden=[6, 5], tower=[5, 4], norm="batch", activation="tanh"), contrast=dict(temperature="off"),
+         dense=SGD, embedding=SGD, rows=1, second_rows=5),
     Case("uncertainty", "learned weights of all three supervised losses; contrast by its fixed one",
          model=dict(BOTTOM, activation="tanh"), contrast=dict(INSTANCE, weight=0.5), loss=dict(weighting="uncertainty", ctr=0.9, cvr=0.5),
          dense=SGD, embedding=SGD),
