@@ -286,7 +286,8 @@ fn split_models_match_pytorch() {
         check(&golden, || Choice::Cpu, limits, "cpu with bindings of 320 bytes");
     }
     common::for_each_adapter(|name, open| {
-        for golden in goldens().iter().filter(|g| ["hot_rows", "mmoe_two_widths", "batch_norm_mmoe"].contains(&g.name.as_str())) {
+        for golden in goldens().iter().filter(|g| ["hot_rows", "mmoe_two_widths", "batch_norm_mmoe"].contains(&g.name.as_str()))
+        {
             check(golden, || Choice::Gpu(Box::new(open())), limits, &format!("{name} with bindings of 320 bytes"));
         }
     });

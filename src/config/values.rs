@@ -225,7 +225,8 @@ pub enum Norm {
     /// To mean 0 and variance 1 over the columns of each row and network, then a learned gain and offset (Ba et al. 2016).
     Layer,
     /// Each column to mean 0 and variance 1 over the rows of a minibatch, in evaluation by running moments, then a learned gain and
-    /// offset (Ioffe and Szegedy, ICML 2015).
+    /// offset (Ioffe and Szegedy, ICML 2015), in place of the layer's bias. A minibatch of one row (the last of an epoch may be) gives
+    /// the offset alone and leaves the running moments as they are.
     Batch,
 }
 

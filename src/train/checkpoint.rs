@@ -1,4 +1,4 @@
-//! Checkpoints: safetensors files with parameters, optimizer state and the position in the data.
+//! Checkpoints: safetensors files with parameters, running statistics, optimizer state and the position in the data.
 //!
 //! Written aside, synced and renamed, so a file under its name is always whole.
 
@@ -185,7 +185,7 @@ impl Checkpoint {
         serde_json::from_str(json).map_err(|e| Error::user(format!("{}: its position in the data is damaged: {e}", self.name)))
     }
 
-    /// Loads the parameters into `session`, and with `optimizer` the optimizer's state too.
+    /// Loads parameters and running statistics into `session`, and with `optimizer` the optimizer's state too.
     ///
     /// # Errors
     ///
