@@ -4,6 +4,7 @@
 //! their backward pass, which is made of ops too.
 
 pub mod activation;
+pub mod agreement;
 mod args;
 pub mod check;
 pub mod clip;
