@@ -5,6 +5,7 @@ use tauten::config::{Activation, CvrLoss, Direction, Loss, Objective};
 use tauten::device::{Device, cpu::Cpu};
 use tauten::graph::{Graph, Initial, Input, Parameter, ParameterKind, Part, Plan, StateId, StateLayout, Step, TensorId, Words};
 use tauten::ops::activation::activation;
+use tauten::ops::agreement::agreement;
 use tauten::ops::batch_norm::{Moments, batch_norm};
 use tauten::ops::check::normals;
 use tauten::ops::columns::{concat, split};
@@ -439,6 +440,23 @@ fn temperature_of_rows_and_of_the_task() {
     }
 }
 
+/// r is supervised beside its use by the temperature: the two gradients add up, whichever is there.
+#[test]
+fn agreement_beside_the_temperature() {
+    let rows = 5;
+    for with_temperature in [false, true] {
+        let (mut chain, t) = Chain::new(&[("r", normals(2, rows, 1.5))]);
+        chain.input(Input::Labels, &[[1.0f32, 1.0], [1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [1.0, 0.0]]);
+        let tau = temperature(&mut chain.graph, t[0], rows, false, 0.05, 1.0);
+        let losses = agreement(&mut chain.graph, t[0], rows, 0.7);
+        chain.mean(losses, 0.7);
+        if with_temperature {
+            chain.weigh(tau);
+        }
+        chain.check(&format!("agreement, temperature {with_temperature}"));
+    }
+}
+
 #[test]
 fn stopped_gradients_stay_stopped() {
     let (rows, width) = (3, 2);
@@ -490,7 +508,7 @@ fn contrast_of_all_kinds() {
                         if negatives > 0 {
                             chain.input(Input::Offsets, &[4u32, 1, 3][..negatives]);
                         }
-                        let losses = contrast(&mut chain.graph, z, tau, spec);
+                        let losses = contrast(&mut chain.graph, z, tau, spec).losses;
                         chain.mean(losses, 3.0);
                         // Other users of z and tau: their gradients come first and the contrast adds to them.
                         let u = interact(&mut chain.graph, z, rows, width, true);
@@ -532,7 +550,7 @@ fn two_contrasts_share_z_and_tau() {
             masked: false,
             tau_gradient: true,
         };
-        let losses = contrast(&mut chain.graph, z, tau, spec);
+        let losses = contrast(&mut chain.graph, z, tau, spec).losses;
         chain.mean(losses, weight);
     }
     chain.check("two contrasts");

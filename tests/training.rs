@@ -72,6 +72,8 @@ const SAMPLED: [&str; 20] = [
     "optimizer.embedding.l2=0.001",
     "--set",
     "contrast.temperature_lr_scale=0.5",
+    "--set",
+    "contrast.relatedness_supervision=0.3",
 ];
 
 /// Minibatches of 512 rows, so that a slow device has few steps to take: 3 and a short one of 64 rows an epoch, two epochs.
@@ -180,8 +182,20 @@ fn repeated_on_the_cpu_with_any_number_of_threads() {
 fn resumed_on_the_cpu_from_anywhere() {
     for (name, more) in [("in-batch", &[][..]), ("sampled", &SAMPLED)] {
         let whole = format!("whole-{name}");
-        train(&whole, "cpu", more);
-        assert_eq!(metrics(&whole).len(), 3);
+        let mut args = training(&whole, "cpu", more);
+        args.retain(|arg| arg != "-q");
+        let ended = tauten(&strs(&args));
+        let lines = metrics(&whole);
+        assert_eq!(lines.len(), 3);
+        for line in lines {
+            let mean = |key: &str| line["train"][key].as_f64().unwrap();
+            let (relatedness, top1) = (mean("relatedness"), mean("pairing_top1"));
+            assert!(top1 > 0.0 && top1 < 1.0, "{line}");
+            // Around the cross-entropy of a share of some 0.3 to 0.5; nothing without supervision.
+            assert!(if more.is_empty() { relatedness == 0.0 } else { (0.3..1.0).contains(&relatedness) }, "{line}");
+            let told = format!("tau {:.4}, pairing top-1 {top1:.4}", mean("tau"));
+            assert!(ended.err.contains(&told) && ended.err.contains(", relatedness ") != more.is_empty(), "{told}: {ended:?}");
+        }
         for stop in [0, 1, 7, EPOCH - 1, EPOCH, EPOCH + 1, 2 * EPOCH, 3 * EPOCH] {
             let run = format!("stopped-{name}-{stop}");
             let most = stop.to_string();

@@ -13,7 +13,7 @@ use crate::device::Limits;
 use crate::graph::{Graph, Initial, Parameter, ParameterKind, Plan, StateId, StateLayout, TensorId};
 use crate::ops::columns::split;
 use crate::ops::conditional::conditional;
-use crate::ops::contrast::{Contrast, contrast};
+use crate::ops::contrast::{Contrast, Contrasted, contrast};
 use crate::ops::dropout::Dropout;
 use crate::ops::losses::{self, Logits};
 use crate::ops::report::{ContrastPart, report};
@@ -325,7 +325,7 @@ impl Model {
             let projected = projection.forward(&mut b, a);
             b.graph.scope("alignment");
             let z = normalize::normalize(&mut b.graph, projected.tensor, rows, TASKS, settings.width);
-            let tau = relatedness.forward(&mut b, a, x);
+            let (tau, supervision) = relatedness.forward(&mut b, a, x);
             b.graph.scope("contrast");
             let negatives = self.sampled_negatives(rows);
             let spec = Contrast {
@@ -338,10 +338,10 @@ impl Model {
                 negatives,
                 clicked_anchors: settings.anchors == Anchors::Clicked,
                 masked: self.mask.is_some(),
-                tau_gradient: relatedness.is_learned(),
+                tau_gradient: relatedness.takes_gradient(),
             };
-            let losses = contrast(&mut b.graph, z, tau, spec);
-            ContrastPart { losses, tau, weight: settings.weight }
+            let Contrasted { losses, pairing } = contrast(&mut b.graph, z, tau, spec);
+            ContrastPart { losses, tau, weight: settings.weight, pairing, relatedness: supervision }
         });
         b.graph.scope("losses");
         let health = b.health();
@@ -397,7 +397,7 @@ impl Model {
         }
         b.graph.output(logits);
         if let (Some((_, relatedness)), true) = (&self.alignment, self.has_instance_temperature()) {
-            let tau = relatedness.forward(&mut b, a, x);
+            let (tau, _) = relatedness.forward(&mut b, a, x);
             b.graph.output(tau);
         }
         Plan::new(b.graph)

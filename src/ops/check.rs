@@ -271,6 +271,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(of("normalize", super::normalize::cases()));
     cases.extend(of("interact", super::interact::cases()));
     cases.extend(of("temperature", super::temperature::cases()));
+    cases.extend(of("agreement", super::agreement::cases()));
     cases.extend(of("contrast", super::contrast::cases()));
     cases.extend(of("probe", super::probe::cases()));
     cases

@@ -7,7 +7,7 @@
 //! - robust: L_i = tau_i log mean_{N(i)} exp((S_ij - S_ii) / tau_i) + rho tau_i, dL_i/dS_ij = p_ij - \[i=j\],
 //!   dL_i/dtau_i = log mean_j exp((S_ij - S_ii) / tau_i) - (sum_j p_ij S_ij - S_ii) / tau_i + rho.
 //!
-//! The B x B matrix is never stored: `stats` keeps four numbers an anchor, the gradient computes tiles of S anew.
+//! The B x B matrix is never stored: `stats` keeps five numbers an anchor, the gradient computes tiles of S anew.
 
 use super::check::{Case, integers, normals};
 use super::{Access, Args, Cost, Dispatch, Kernel, fold, params};
@@ -92,11 +92,16 @@ impl Contrast {
 }
 
 use Access::{Read, Uniform, Update, Write};
-static STATS: Kernel = Params::kernel("contrast", TILED, "stats", &[(1, Read), (2, Read), (3, Read), (4, Write)]);
-static STATS_SAMPLED: Kernel =
-    Params::kernel("contrast, sampled", SAMPLED, "stats", &[(1, Read), (2, Read), (3, Read), (6, Read), (4, Write)]);
+static STATS: Kernel = Params::kernel("contrast", TILED, "stats", &[(1, Read), (2, Read), (3, Read), (4, Write), (12, Write)]);
+static STATS_SAMPLED: Kernel = Params::kernel(
+    "contrast, sampled",
+    SAMPLED,
+    "stats",
+    &[(1, Read), (2, Read), (3, Read), (6, Read), (4, Write), (9, Write)],
+);
 static ANCHORS: Kernel = Params::kernel("contrast anchors", TILED, "anchors", &[(10, Read), (11, Update)]);
-static LOSSES: Kernel = Params::kernel("contrast losses", TILED, "losses", &[(2, Read), (5, Read), (6, Write)]);
+static LOSSES: Kernel =
+    Params::kernel("contrast losses", TILED, "losses", &[(2, Read), (5, Read), (13, Read), (6, Write), (14, Write)]);
 static SLOPES: Kernel =
     Params::kernel("contrast backward to tau", TILED, "slopes", &[(2, Read), (5, Read), (9, Uniform), (8, Update)]);
 static GRADIENT: Kernel = Params::kernel(
@@ -188,10 +193,12 @@ struct Online {
     product: f32,
     count: f32,
     positive: f32,
+    /// The highest S of another candidate.
+    rival: f32,
 }
 
 impl Online {
-    const EMPTY: Online = Online { highest: -1.0e30, sum: 0.0, product: 0.0, count: 0.0, positive: 0.0 };
+    const EMPTY: Online = Online { highest: -1.0e30, sum: 0.0, product: 0.0, count: 0.0, positive: 0.0, rival: -1.0e30 };
 
     fn add(&mut self, s: f32, inverse: f32, itself: bool) {
         let x = s * inverse;
@@ -205,11 +212,18 @@ impl Online {
         self.count += 1.0;
         if itself {
             self.positive = s;
+        } else {
+            self.rival = self.rival.max(s);
         }
     }
 
     fn stats(&self) -> [f32; 4] {
         [self.highest + self.sum.ln(), self.product / self.sum, self.count, self.positive]
+    }
+
+    /// S_ii less the highest S of another candidate, 0 without any.
+    fn margin(&self) -> f32 {
+        if self.count < 1.5 { 0.0 } else { self.positive - self.rival }
     }
 }
 
@@ -264,8 +278,9 @@ fn stats_op(params: Params) -> Dispatch<Params> {
             fold(params.rows.div_ceil(own) as usize * params.directions as usize)
         },
         cost: {
-            let pairs = params.pairs() * f64::from(params.directions);
-            Cost { bytes: params.read_bytes(), flops: pairs * (2.0 * f64::from(params.width) + 7.0) }
+            let (pairs, directions) = (params.pairs(), f64::from(params.directions));
+            let margins = 4.0 * f64::from(params.rows) * directions;
+            Cost { bytes: params.read_bytes() + margins, flops: pairs * directions * (2.0 * f64::from(params.width) + 8.0) }
         },
         twin: stats,
     }
@@ -276,8 +291,8 @@ fn stats(p: &Params, args: &mut Args) {
     let (z, tau, keys) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<u32>(2));
     if p.sampled() {
         let offsets = args.read::<u32>(3);
-        let stats = args.write::<[f32; 4]>(4);
-        stats.par_iter_mut().enumerate().for_each(|(at, stats)| {
+        let (stats, margins) = (args.write::<[f32; 4]>(4), args.write::<f32>(5));
+        stats.par_iter_mut().zip(margins).enumerate().for_each(|(at, (stats, margin))| {
             let (side, i) = (p.first as usize + at / rows, at % rows);
             let inverse = 1.0 / tau[i];
             let mut online = Online::EMPTY;
@@ -287,17 +302,18 @@ fn stats(p: &Params, args: &mut Args) {
                     online.add(dot(p, z, side, i, j), inverse, c == 0);
                 }
             }
-            *stats = online.stats();
+            (*stats, *margin) = (online.stats(), online.margin());
         });
         return;
     }
-    let stats = args.write::<[f32; 4]>(3);
+    let (stats, margins) = (args.write::<[f32; 4]>(3), args.write::<f32>(4));
     let scratch = args.scratch(BLOCK * PANEL * WAVE.min(rows.div_ceil(BLOCK)));
-    for (direction, stats) in stats.chunks_mut(rows).enumerate() {
+    for (direction, (stats, margins)) in stats.chunks_mut(rows).zip(margins.chunks_mut(rows)).enumerate() {
         let side = p.first as usize + direction;
-        for (wave, stats) in stats.chunks_mut(BLOCK * WAVE).enumerate() {
-            let tasks = stats.par_chunks_mut(BLOCK).zip(scratch.par_chunks_mut(BLOCK * PANEL));
-            tasks.enumerate().for_each(|(block, (stats, s))| {
+        for (wave, (stats, margins)) in stats.chunks_mut(BLOCK * WAVE).zip(margins.chunks_mut(BLOCK * WAVE)).enumerate() {
+            let tasks =
+                stats.par_chunks_mut(BLOCK).zip(margins.par_chunks_mut(BLOCK)).zip(scratch.par_chunks_mut(BLOCK * PANEL));
+            tasks.enumerate().for_each(|(block, ((stats, margins), s))| {
                 let start = (wave * WAVE + block) * BLOCK;
                 let mut online = [Online::EMPTY; BLOCK];
                 for panel in (0..rows).step_by(PANEL) {
@@ -313,8 +329,8 @@ fn stats(p: &Params, args: &mut Args) {
                         }
                     }
                 }
-                for (stats, online) in stats.iter_mut().zip(&online) {
-                    *stats = online.stats();
+                for ((stats, margin), online) in stats.iter_mut().zip(margins).zip(&online) {
+                    (*stats, *margin) = (online.stats(), online.margin());
                 }
             });
         }
@@ -355,15 +371,15 @@ fn losses_op(params: Params) -> Dispatch<Params> {
         workgroups: fold(params.rows.div_ceil(64) as usize),
         cost: {
             let (rows, directions) = (f64::from(params.rows), f64::from(params.directions));
-            Cost { bytes: 4.0 * rows * (2.0 + 4.0 * directions), flops: 6.0 * rows * directions }
+            Cost { bytes: 4.0 * rows * (4.0 + 5.0 * directions), flops: 7.0 * rows * directions }
         },
         twin: losses,
     }
 }
 
 fn losses(p: &Params, args: &mut Args) {
-    let (tau, stats) = (args.read::<f32>(0), args.read::<[f32; 4]>(1));
-    let losses = args.write::<f32>(2);
+    let (tau, stats, margins) = (args.read::<f32>(0), args.read::<[f32; 4]>(1), args.read::<f32>(2));
+    let (losses, pairing) = (args.write::<f32>(3), args.write::<[f32; 2]>(4));
     let of = |[lse, _, n, positive]: [f32; 4], tau: f32| {
         let alone = n < 1.5;
         if n == 0.0 {
@@ -378,11 +394,13 @@ fn losses(p: &Params, args: &mut Args) {
         }
     };
     let rows = p.rows as usize;
-    losses.par_iter_mut().enumerate().with_min_len(4096).for_each(|(i, loss)| {
+    losses.par_iter_mut().zip(pairing).enumerate().with_min_len(4096).for_each(|(i, (loss, pairing))| {
         *loss = of(stats[i], tau[i]);
         if p.directions > 1 {
             *loss = 0.5 * (*loss + of(stats[rows + i], tau[i]));
         }
+        let pairs = (i..stats.len()).step_by(rows).filter(|&at| stats[at][2] > 1.5);
+        *pairing = pairs.fold([0.0; 2], |[hits, n], at| [hits + if margins[at] > 0.0 { 1.0 } else { 0.0 }, n + 1.0]);
     });
 }
 
@@ -504,13 +522,22 @@ fn gradient(p: &Params, args: &mut Args) {
     }
 }
 
-/// The contrastive loss: per-row losses `[rows]` (with both directions the mean of the two, not weighted by lambda) from `z`
-/// [rows, 2 * width], unit rows of z_ctr and z_cvr, and `tau` `[rows]`.
+/// What [`contrast`] gives of each row.
+#[derive(Debug, Clone, Copy)]
+pub struct Contrasted {
+    /// Losses `[rows]`: with both directions the mean of the two, not weighted by lambda.
+    pub losses: TensorId,
+    /// [rows, 2]: in how many directions the row's own other representation is nearer to it than that of every other candidate
+    /// (a tie is none), and in how many the row is an anchor with another candidate at all.
+    pub pairing: TensorId,
+}
+
+/// The contrastive loss from `z` [rows, 2 * width], unit rows of z_ctr and z_cvr, and `tau` `[rows]`.
 ///
 /// It is a loss: its backward pass starts from nothing and gives `z`, and `tau` with `tau_gradient`, the gradient of
 /// `weight` * mean over rows. Reads [`Input::MaskKey`] `[rows]` with `masked` and [`Input::Offsets`] `[K]` with `negatives` = K;
 /// offsets are distinct and lie in [1, rows). The gradients are scaled by [`Step::contrast`] as well.
-pub fn contrast(g: &mut Graph, z: TensorId, tau: TensorId, spec: Contrast) -> TensorId {
+pub fn contrast(g: &mut Graph, z: TensorId, tau: TensorId, spec: Contrast) -> Contrasted {
     let Contrast { rows, width, negatives, .. } = spec;
     assert_eq!(g.get(z).len, rows * 2 * width, "contrast: {} is not [{rows}, 2 * {width}]", g.get(z).name);
     assert_eq!(g.get(tau).len, rows, "contrast: {} is not [{rows}]", g.get(tau).name);
@@ -519,17 +546,18 @@ pub fn contrast(g: &mut Graph, z: TensorId, tau: TensorId, spec: Contrast) -> Te
     // Without a mask the kernels never read their keys, but something must be bound.
     let keys = if spec.masked { g.input(Input::MaskKey, rows) } else { tau };
     let offsets = (negatives > 0).then(|| g.input(Input::Offsets, negatives));
-    let stats = g.transient("contrast statistics", params.directions as usize * rows * 4);
-    let losses = g.transient("contrast losses", rows);
+    let anchors = params.directions as usize * rows;
+    let (stats, margins) = (g.transient("contrast statistics", anchors * 4), g.transient("contrast margins", anchors));
+    let (losses, pairing) = (g.transient("contrast losses", rows), g.transient("contrast pairing", 2 * rows));
     match offsets {
-        Some(offsets) => g.push(stats_op(params), &[z, tau, keys, offsets, stats]),
-        None => g.push(stats_op(params), &[z, tau, keys, stats]),
+        Some(offsets) => g.push(stats_op(params), &[z, tau, keys, offsets, stats, margins]),
+        None => g.push(stats_op(params), &[z, tau, keys, stats, margins]),
     }
     if spec.clicked_anchors {
         let labels = g.input(Input::Labels, 2 * rows);
         g.push(anchors_op(params), &[labels, stats]);
     }
-    g.push(losses_op(params), &[tau, stats, losses]);
+    g.push(losses_op(params), &[tau, stats, margins, losses, pairing]);
     g.on_backward(move |g| {
         let step = g.step();
         let (dz, accumulate) = g.gradient_target(z);
@@ -543,7 +571,7 @@ pub fn contrast(g: &mut Graph, z: TensorId, tau: TensorId, spec: Contrast) -> Te
             g.push(slopes_op(Params { accumulate: accumulate.into(), ..params }), &[tau, stats, step, dtau]);
         }
     });
-    losses
+    Contrasted { losses, pairing }
 }
 
 /// Rows of unit length, `2 * rows` of them.
@@ -603,7 +631,7 @@ fn case(name: String, t: Try) -> Case {
             let labels: Vec<[f32; 2]> = integers(6, rows, 3).iter().map(|&l| [f32::from(l > 0), f32::from(l > 1)]).collect();
             s.input_as(Input::Labels, &labels);
         }
-        let losses = contrast(&mut s.graph, z, tau, t.spec);
+        let Contrasted { losses, pairing } = contrast(&mut s.graph, z, tau, t.spec);
         if t.accumulate {
             let (dz, dtau) = (normals(4, rows * 2 * width, 0.01), normals(5, rows, 0.1));
             let (dz, dtau) = (s.state_tensor("dz", &dz), s.state_tensor("dtau", &dtau));
@@ -612,6 +640,10 @@ fn case(name: String, t: Try) -> Case {
         }
         s.graph.backward();
         s.graph.output(losses);
+        if !t.equal {
+            // Where all rows are equal, nothing but roundings would tell them apart.
+            s.graph.output(pairing);
+        }
         for tensor in [z, tau] {
             if let Some(gradient) = s.graph.gradient(tensor) {
                 s.graph.output(gradient);
@@ -699,14 +731,15 @@ mod tests {
                 for (i, &loss) in results[0].1.iter().enumerate() {
                     assert_eq!(f32::from_bits(loss), rho * (1e-3 * 1e5f32.powf(tau[i] as f32 / 999.0)));
                 }
-                assert!(results[1].1.iter().all(|&g| f32::from_bits(g) == 0.0), "{name}: gradient to z");
-                assert!(results[2].1.iter().all(|&g| (f32::from_bits(g) - 0.75 * 0.7 / 66.0 * rho).abs() < 1e-8));
+                assert!(results[1].1.iter().all(|&n| f32::from_bits(n) == 0.0), "{name}: pairs");
+                assert!(results[2].1.iter().all(|&g| f32::from_bits(g) == 0.0), "{name}: gradient to z");
+                assert!(results[3].1.iter().all(|&g| (f32::from_bits(g) - 0.75 * 0.7 / 66.0 * rho).abs() < 1e-8));
             }
         }
     }
 
-    /// L_i by its definition, in f64.
-    fn losses(spec: Contrast, z: &[f32], tau: &[f32], keys: &[u32], offsets: &[u32]) -> Vec<f64> {
+    /// L_i, hits and pairs by their definitions, in f64.
+    fn defined(spec: Contrast, z: &[f32], tau: &[f32], keys: &[u32], offsets: &[u32]) -> Vec<[f64; 3]> {
         let Contrast { rows, width, .. } = spec;
         let z = |row: usize, side: usize| &z[(row * 2 + side) * width..][..width];
         let of = |i: usize, side: usize| {
@@ -720,24 +753,34 @@ mod tests {
             let n: Vec<usize> = all.into_iter().filter(in_n).collect();
             let tau = f64::from(tau[i]);
             let sum: f64 = n.iter().map(|&j| ((s(j) - s(i)) / tau).exp()).sum();
-            match spec.objective {
+            let loss = match spec.objective {
                 Objective::Infonce => sum.ln(),
                 Objective::Robust => tau * (sum / n.len() as f64).ln() + f64::from(spec.rho) * tau,
-            }
+            };
+            let hit = n.len() > 1 && n.iter().all(|&j| j == i || s(j) < s(i));
+            [loss, f64::from(u8::from(hit)), f64::from(u8::from(n.len() > 1))]
         };
-        let mean = |i| match spec.direction {
+        let both = |i| match spec.direction {
             Direction::CtrToCvr => of(i, 0),
             Direction::CvrToCtr => of(i, 1),
-            Direction::Both => 0.5 * (of(i, 0) + of(i, 1)),
+            Direction::Both => {
+                let (a, b) = (of(i, 0), of(i, 1));
+                [0.5 * (a[0] + b[0]), a[1] + b[1], a[2] + b[2]]
+            }
         };
-        (0..rows).map(mean).collect()
+        (0..rows).map(both).collect()
     }
 
     #[test]
-    fn losses_are_as_defined() {
+    fn losses_and_pairing_are_as_defined() {
         // More rows than the twins' blocks and panels hold.
         let (rows, width) = (PANEL + BLOCK + 3, 5);
-        let (z, keys) = (units(1, rows, width), integers(3, rows, 4));
+        let (mut z, keys) = (units(1, rows, width), integers(3, rows, 4));
+        // The sides of the first rows are near each other, so that some pairs are hits.
+        for row in z.chunks_mut(2 * width).take(rows / 2) {
+            let (ctr, cvr) = row.split_at_mut(width);
+            cvr.copy_from_slice(ctr);
+        }
         let tau: Vec<f32> = integers(2, rows, 1000).iter().map(|&x| 0.05 + x as f32 * 1e-3).collect();
         for direction in [Direction::CtrToCvr, Direction::CvrToCtr, Direction::Both] {
             for objective in [Objective::Infonce, Objective::Robust] {
@@ -764,15 +807,18 @@ mod tests {
                         s.input_as(Input::Offsets, &offsets);
                     }
                     let output = contrast(&mut s.graph, z_id, tau_id, spec);
-                    s.graph.output(output);
+                    s.graph.output(output.losses);
+                    s.graph.output(output.pairing);
                     let open = |state: &crate::graph::StateLayout, plans| {
                         Ok(Box::new(crate::device::cpu::Cpu::new(&state.buffers, plans)?) as Box<dyn crate::device::Device>)
                     };
                     let results = s.run(open, 1).expect("the CPU runs it");
-                    let wanted = losses(spec, &z, &tau, &keys, &offsets);
-                    for (i, (&got, wanted)) in results[0].1.iter().zip(wanted).enumerate() {
+                    let wanted = defined(spec, &z, &tau, &keys, &offsets);
+                    let pairs = results[1].1.chunks_exact(2);
+                    for (i, ((&got, pair), [wanted, hits, n])) in results[0].1.iter().zip(pairs).zip(wanted).enumerate() {
                         let got = f64::from(f32::from_bits(got));
                         assert!((got - wanted).abs() < 2e-5 * (1.0 + wanted.abs()), "{spec:?}: row {i}: {got}, not {wanted}");
+                        assert_eq!([pair[0], pair[1]].map(|x| f64::from(f32::from_bits(x))), [hits, n], "{spec:?}: row {i}");
                     }
                 }
             }

@@ -26,6 +26,9 @@ Its tensors, all row-major:
     logits [B, 2]       CTR, CVR
     tau [B]             with contrast on: the temperature of each row, the same in every row under "task" and a fixed one
     loss.ctr, loss.ctcvr, loss.cvr, loss.contrast [1]   before their weights, whatever the weight; loss.contrast 0 with contrast off
+    loss.relatedness [1]  where the relatedness network is supervised, before its weight
+    pairing_top1 [1]    in the cases made for it: the share of anchors with another candidate, over all directions, whose own S_ii is
+                        above S_ij of every other candidate
     loss.total [1]      weighted
     grad.<name>         gradient of loss.total, dense for embeddings
     updated.<name>      parameters after one optimizer step
@@ -36,8 +39,8 @@ Its tensors, all row-major:
 With norm = "batch" param.*, updated.* and updated2.* have the running moments too; they have no grad.*.
 
 Results are f64, computed from the f32 parameters; real numbers of the configuration are rounded to f32 first, as Tauten keeps
-them so. Parameters are drawn again until no pre-activation of either step lies within 1e-4 of relu's kink and, under Adam and
-Adagrad, no gradient other than exact zeros is below 1e-5 (their first step depends on its sign alone).
+them so. Parameters are drawn again until no pre-activation of either step lies within 1e-4 of relu's kink, no pairing within 1e-4 of a
+tie and, under Adam and Adagrad, no gradient other than exact zeros is below 1e-5 (their first step depends on its sign alone).
 """
 
 import argparse
@@ -64,7 +67,7 @@ DEFAULTS = {
     "contrast": dict(
         temperature="instance", weight=0.05, width=32, projection=None, negatives="in-batch", direction="both", objective="robust", rho=1.0,
         tau_min=0.05, tau_max=1.0, tau_init=0.2, input="towers", hidden=[32], stop_gradient=True, mask=None,
-        temperature_lr_scale=None, anchors="all", warmup_steps=None,
+        temperature_lr_scale=None, anchors="all", warmup_steps=None, relatedness_supervision=None, temperature_gradient=None,
     ),
     "loss": dict(weighting=None, ctr=1.0, ctcvr=1.0, cvr=0.0, cvr_kind=None, propensity_floor=None, calibrator=None),
     "dense": dict(kind="adamw", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=None),
@@ -72,7 +75,7 @@ DEFAULTS = {
     "schedule": dict(kind=None, warmup_steps=None, total_steps=None, final_fraction=None, every=None, gamma=None),
 }
 
-OPTIONAL = dict(projection=[], task_experts=2, levels=1, cvr_kind="clicked", propensity_floor=float(np.float32(0.05)),
+OPTIONAL = dict(projection=[], relatedness_supervision=0.0, temperature_gradient=True, task_experts=2, levels=1, cvr_kind="clicked", propensity_floor=float(np.float32(0.05)),
                 calibrator=float(np.float32(0.6)))
 
 
@@ -80,7 +83,8 @@ class Case:
     """A configuration, its schema and how its batch is drawn."""
 
     def __init__(self, name, what, *, model=None, contrast=None, loss=None, dense=None, embedding=None, schedule=None, rows=16, second_rows=0,
-                 dims=(4, 4, 4), vocabulary=(9, 7, 12), numeric=2, clicks="some", ids="uniform", head_scale=1.0, tower_shift=0.0):
+                 dims=(4, 4, 4), vocabulary=(9, 7, 12), numeric=2, clicks="some", ids="uniform", head_scale=1.0, tower_shift=0.0,
+                 pairing=False):
         self.name, self.what = name, what
         given = dict(model=model, contrast=contrast, loss=loss, dense=dense, embedding=embedding, schedule=schedule)
         for section, defaults in DEFAULTS.items():
@@ -93,7 +97,7 @@ class Case:
         self.rows, self.second_rows = rows, second_rows
         self.dims, self.vocabulary, self.numeric = list(dims), list(vocabulary), numeric
         self.features = ["user", "item", "tab", "hour", "author"][: len(dims)]
-        self.clicks, self.ids, self.head_scale, self.tower_shift = clicks, ids, head_scale, tower_shift
+        self.clicks, self.ids, self.head_scale, self.tower_shift, self.pairing = clicks, ids, head_scale, tower_shift, pairing
 
     def tables(self):
         """Name and feature of every embedding table: one set for both tasks, or one each."""
@@ -329,7 +333,7 @@ class Forward:
 
     def __init__(self, case, p, batch, step=0, training=True):
         self.case, self.p, self.step, self.training = case, p, step, training
-        self.kinks, self.norms = [], []
+        self.kinks, self.norms, self.margins = [], [], []
         ids = torch.from_numpy(batch["ids"]).long()
         numeric = torch.from_numpy(batch["numeric"]).double()
         sets = ["ctr.", "cvr."] if case.model["encoder"] == "single-task" else [""]
@@ -350,6 +354,9 @@ class Forward:
             z = [self.project(a[k], k) for k in (CTR, CVR)]
             contrast = self.loss_contrast(z, self.tau, batch)
         self.losses["contrast"] = contrast
+        supervision = case.contrast["relatedness_supervision"]
+        if supervision > 0:
+            self.losses["relatedness"] = F.binary_cross_entropy_with_logits(self.r, (y != v).double())
         warmup = case.contrast["warmup_steps"]
         factor = min(1.0, (step + 1) / warmup) if warmup else 1.0
         total = case.contrast["weight"] * factor * contrast if case.contrast_on else 0.0
@@ -359,6 +366,8 @@ class Forward:
                 s = p["uncertainty"][k]
                 loss = torch.exp(-s) * loss + s / 2
             total = total + case.loss[name] * loss
+        if supervision > 0:
+            total = total + supervision * self.losses["relatedness"]
         self.losses["total"] = total
 
     def activate(self, x):
@@ -558,14 +567,21 @@ class Forward:
                 u = u @ self.p[f"relatedness.{layer}.weight"] + self.p[f"relatedness.{layer}.bias"]
                 if layer < len(c["hidden"]):
                     u = self.activate(u)
-            r = u[:, 0]
-        return c["tau_min"] + (c["tau_max"] - c["tau_min"]) * torch.sigmoid(r)
+            r = self.r = u[:, 0]
+        tau = c["tau_min"] + (c["tau_max"] - c["tau_min"]) * torch.sigmoid(r)
+        return tau if c["temperature_gradient"] else tau.detach()
 
     def loss_contrast(self, z, tau, batch):
         c = self.case.contrast
         member = candidates(c, batch)
         s = z[CTR] @ z[CVR].T  # S_ij = <z_ctr,i , z_cvr,j>
         ways = {"ctr-to-cvr": [s], "cvr-to-ctr": [s.T], "both": [s, s.T]}[c["direction"]]
+        anchor = torch.from_numpy(batch["click"]).bool() if c["anchors"] == "clicked" else torch.ones(len(tau), dtype=torch.bool)
+        anchor = anchor & (member.sum(dim=1) > 1)  # the others have nothing to be told apart from
+        rival = [w.detach().masked_fill(~member | torch.eye(len(tau), dtype=torch.bool), -math.inf).max(dim=1).values for w in ways]
+        margins = torch.cat([(w.detach().diagonal() - other)[anchor] for w, other in zip(ways, rival)])
+        self.margins.append(margins.abs().min().item() if len(margins) else math.inf)
+        self.pairing = (margins > 0).double().mean() if len(margins) else torch.zeros((), dtype=torch.float64)
         total = 0.0
         for similarity in ways:
             own = similarity.diagonal()[:, None]
@@ -702,7 +718,7 @@ def compute(case, parameters, batches):
         forward = Forward(case, p | running, batch, step)
         gradients = torch.autograd.grad(forward.losses["total"], list(p.values()), allow_unused=True)
         gradients = {n: torch.zeros_like(p[n]) if g is None else g for n, g in zip(p, gradients)}
-        kink = min([kink] + forward.kinks)
+        kink = min([kink] + forward.kinks + (forward.margins if case.pairing else []))
         norm = min([norm] + forward.norms)
         for g in gradients.values():
             nonzero = g[g != 0].abs()
@@ -713,6 +729,8 @@ def compute(case, parameters, batches):
                 out["tau"] = forward.tau
             for name, loss in forward.losses.items():
                 out[f"loss.{name}"] = loss.reshape(1)
+            if case.pairing:
+                out["pairing_top1"] = forward.pairing.reshape(1)
             for name, g in gradients.items():
                 out[f"grad.{name}"] = g
         for name, g in gradients.items():
@@ -751,6 +769,8 @@ def make(case):
             batches.append(draw_batch(case, case.second_rows, generator))
         out, (kink, norm, smallest) = compute(case, parameters, batches + batches[:1] if not case.second_rows else batches)
         if kink < 1e-4 or (norm < 1e-2 and not case.tower_shift) or (by_sign and smallest < 1e-5):
+            continue
+        if case.pairing and out["pairing_top1"] == 0:
             continue
         if case.tower_shift and (norm > 0 or (out["grad.projection.weight"] != 0).mean() < 0.7):
             continue  # the case is there for some rows without representation, not for all
@@ -920,6 +940,15 @@ CASES = [
     Case("mmoe_clicked_anchors_sampled", "the same with sampled rows and infonce", model=SMALL,
          contrast=dict(INSTANCE, weight=0.5, anchors="clicked", warmup_steps=2, negatives=4, objective="infonce"), dense=SGD,
          embedding=SGD),
+    Case("supervised_relatedness", "the relatedness network learns from the labels' agreement and from the contrast; the weight is warming up",
+         model=dict(SMALL, activation="tanh"), contrast=dict(INSTANCE, weight=0.5, relatedness_supervision=0.8, anchors="clicked",
+                                                             warmup_steps=3), dense=SGD, embedding=SGD, pairing=True),
+    Case("supervised_relatedness_alone", "the labels' agreement alone shapes tau; infonce, sampled rows, a mask, gradient to the towers",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(
+             INSTANCE, weight=0.5, relatedness_supervision=0.3, temperature_gradient=False, objective="infonce", negatives=4, mask="user",
+             stop_gradient=False), dense=SGD, embedding=SGD, rows=24, pairing=True),
+    Case("pairing", "from CVR to CTR: one direction's top-1; a fixed temperature", model=dict(BOTTOM, activation="tanh"),
+         contrast=dict(temperature=0.3, weight=0.5, width=4, direction="cvr-to-ctr"), dense=SGD, embedding=SGD, rows=12, pairing=True),
     Case("single_task", "embeddings and networks of each task's own; clicked loss",
          model=dict(encoder="single-task", hidden=[6, 5], tower=[5, 4]), contrast=dict(temperature="off"),
          loss=dict(ctcvr=0.0, cvr=1.0), dense=ADAM, embedding=ADAM, dims=(3, 4, 3)),
