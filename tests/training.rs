@@ -51,7 +51,7 @@ gauc = "segment"
 const EPOCH: u64 = 13;
 
 /// Sampled negatives and a mask; what else goes by the step's number, keeps something from step to step, or is off by default.
-const SAMPLED: [&str; 20] = [
+const SAMPLED: [&str; 22] = [
     "--set",
     "contrast.negatives=7",
     "--set",
