@@ -6,9 +6,11 @@
 //
 // stats     (lse_i, m_i, n_i, S_ii): lse_i = log sum_{j in N(i)} exp(S_ij / tau_i), m_i = sum_{j in N(i)} p_ij S_ij with
 //           p_ij = exp(S_ij / tau_i - lse_i), n_i = |N(i)|. Online log-sum-exp over tiles: S is never stored.
+//           Beside it margin_i = S_ii - max S_ij over the others in N(i), 0 where there are none.
 // anchors   n_i = 0 for rows without a click: such a row is no anchor, and has neither loss nor gradient as one.
 // losses    infonce: lse_i - S_ii / tau_i; robust: tau_i (lse_i - S_ii / tau_i - log n_i) + rho tau_i; the two directions'
-//           mean where both are on.
+//           mean where both are on. Beside it (hits, pairs): in how many directions the own other representation is the
+//           nearest, margin_i > 0 (a tie is none), of those in which i is an anchor with another candidate.
 // gradient  dz of both sides. With w_d the weight of direction d over the rows and k = 1 / tau (infonce) or 1 (robust):
 //           d(own i) = sum_j G_ij other_j, G_ij = w_side (p_ij - [i = j]) k_i + w_{1 - side} (p'_ji - [i = j]) k_j
 //           where p' is the other direction's p, in which j is the anchor. Tiles of S are computed anew.
@@ -64,6 +66,9 @@ const LOWEST: f32 = -1.0e30;
 @group(0) @binding(9) var<uniform> step: Step;
 @group(0) @binding(10) var<storage, read> labels: array<vec2<f32>>; // (rows): click, conversion
 @group(0) @binding(11) var<storage, read_write> stats_inout: array<vec4<f32>>; // (directions, rows)
+@group(0) @binding(12) var<storage, read_write> margins_out: array<f32>; // (directions, rows)
+@group(0) @binding(13) var<storage, read> margins_in: array<f32>; // (directions, rows)
+@group(0) @binding(14) var<storage, read_write> pairing: array<vec2<f32>>; // (rows): hits, pairs
 
 // Index 17 * a + b: the column of 17 keeps invocations with different a apart in the banks.
 var<workgroup> own: array<vec4<f32>, 272>; // (column, own rows by 4), or in turns (other, columns c, c + 16, ..)
@@ -146,6 +151,7 @@ struct Online {
     product: vec4<f32>, // of exp(x - highest) * S
     count: vec4<f32>,
     positive: vec4<f32>, // S_ii
+    rival: vec4<f32>, // highest S of another candidate
 }
 
 fn add(state: Online, s: vec4<f32>, inverse: vec4<f32>, member: vec4<bool>, itself: vec4<bool>) -> Online {
@@ -159,6 +165,7 @@ fn add(state: Online, s: vec4<f32>, inverse: vec4<f32>, member: vec4<bool>, itse
         state.product * keep + e * s,
         state.count + select(vec4<f32>(0.0), vec4<f32>(1.0), member),
         select(state.positive, s, itself),
+        select(state.rival, max(state.rival, s), member & !itself),
     );
 }
 
@@ -204,7 +211,7 @@ fn stats(
     let own_keys = keys_of(row);
     let inverse = vec4<f32>(1.0) / taus_of(row);
     let zero = vec4<f32>(0.0);
-    var state = Online(vec4<f32>(LOWEST), zero, zero, zero, zero);
+    var state = Online(vec4<f32>(LOWEST), zero, zero, zero, zero, vec4<f32>(LOWEST));
     for (var j0 = 0u; j0 < params.rows; j0 += 32u) {
         let s = scores(side, tile, j0, local.xy);
         let j = j0 + local.x * 2u;
@@ -218,11 +225,14 @@ fn stats(
     let count = row_sum(state.count, local.xy);
     // One invocation holds S_ii, the others 0.
     let positive = row_sum(state.positive, local.xy);
+    let rival = row_max(state.rival, local.xy);
     if (local.x == 0u) {
         for (var r = 0u; r < 4u; r++) {
             if (row + r < params.rows) {
                 let lse = highest[r] + log(sum[r]);
-                stats_out[direction * params.rows + row + r] = vec4<f32>(lse, product[r] / sum[r], count[r], positive[r]);
+                let at = direction * params.rows + row + r;
+                stats_out[at] = vec4<f32>(lse, product[r] / sum[r], count[r], positive[r]);
+                margins_out[at] = select(positive[r] - rival[r], 0.0, count[r] < 1.5);
             }
         }
     }
@@ -255,6 +265,11 @@ fn loss_of(s: vec4<f32>, t: f32) -> f32 {
     return select(s.x - s.w / t, 0.0, alone);
 }
 
+// Hit and pair of one anchor.
+fn pair_of(s: vec4<f32>, margin: f32) -> vec2<f32> {
+    return select(vec2<f32>(select(0.0, 1.0, margin > 0.0), 1.0), vec2<f32>(0.0), s.z < 1.5);
+}
+
 @compute @workgroup_size(64)
 fn losses(
     @builtin(local_invocation_id) local: vec3<u32>,
@@ -266,10 +281,13 @@ fn losses(
         return;
     }
     var loss = loss_of(stats_in[i], tau[i]);
+    var pair = pair_of(stats_in[i], margins_in[i]);
     if (params.directions > 1u) {
         loss = 0.5 * (loss + loss_of(stats_in[params.rows + i], tau[i]));
+        pair += pair_of(stats_in[params.rows + i], margins_in[params.rows + i]);
     }
     row_losses[i] = loss;
+    pairing[i] = pair;
 }
 
 fn slope_of(s: vec4<f32>, t: f32) -> f32 {

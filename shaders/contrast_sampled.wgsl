@@ -2,7 +2,7 @@
 // [1, rows) for all anchors of a step; rows with the anchor's key are left out as in contrast.wgsl, whose kernels `anchors`,
 // `losses` and `slopes` go with these two.
 //
-// stats     (lse_i, m_i, n_i, S_ii) of each anchor and direction, as in contrast.wgsl.
+// stats     (lse_i, m_i, n_i, S_ii) and margin_i of each anchor and direction, as in contrast.wgsl.
 // gradient  dz of both sides. Row i of a side gathers as anchor of its direction from j = (i + c) mod rows, and as candidate
 //           of the other direction from the anchors j = (i - c) mod rows, c in {0, c_1, .., c_K}:
 //           G = w (p - [c = 0]) k of the anchor, d(own i) = sum G other_j. No two rows write one place.
@@ -50,6 +50,7 @@ const LOWEST: f32 = -1.0e30;
 @group(0) @binding(6) var<storage, read> offsets: array<u32>; // (K)
 @group(0) @binding(7) var<storage, read_write> dz: array<f32>; // (rows, 2 * width)
 @group(0) @binding(8) var<uniform> step: Step;
+@group(0) @binding(9) var<storage, read_write> margins_out: array<f32>; // (directions, rows)
 
 var<workgroup> part: array<f32, 256>; // (own rows, lanes)
 var<workgroup> rows_of: array<u32, 256>; // (own rows, lanes): the other row behind `part`
@@ -125,6 +126,7 @@ fn stats(
     var product = 0.0;
     var count = 0.0;
     var positive = 0.0;
+    var rival = LOWEST;
     for (var e = local.x; e < candidates; e += 16u) {
         let j = (i + offset_of(e)) % params.rows;
         if (allowed(i, j)) {
@@ -139,6 +141,8 @@ fn stats(
             count += 1.0;
             if (e == 0u) {
                 positive = s;
+            } else {
+                rival = max(rival, s);
             }
         }
     }
@@ -148,8 +152,11 @@ fn stats(
     product = lanes_sum(product * keep, local.xy);
     count = lanes_sum(count, local.xy);
     positive = lanes_sum(positive, local.xy);
+    rival = lanes_max(rival, local.xy);
     if (local.x == 0u && i < params.rows) {
-        stats_out[direction * params.rows + i] = vec4<f32>(top + log(sum), product / sum, count, positive);
+        let at = direction * params.rows + i;
+        stats_out[at] = vec4<f32>(top + log(sum), product / sum, count, positive);
+        margins_out[at] = select(positive - rival, 0.0, count < 1.5);
     }
 }
 

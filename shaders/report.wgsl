@@ -1,6 +1,6 @@
 // What the host reads after a step: mean losses and the weighted total; and the latch that holds back updates.
 //
-//   report = (ctr, ctcvr, cvr, contrast, total, mean tau, 0, 0)
+//   report = (ctr, ctcvr, cvr, contrast, total, mean tau, relatedness, hits / pairs of the pairing or 0 without pairs)
 //   total = sum over the losses of w mean; of ctr, ctcvr, cvr with learned uncertainties s (Kendall et al., CVPR 2018; s is the
 //           logarithm of a variance) of w (e^-s mean + s / 2)
 //   uncertainty_gradient  ds[k] (+)= w[k] (1/2 - e^-s[k] mean[k])
@@ -17,6 +17,10 @@ struct Params {
     cvr_over_rows: u32, // 1: the CVR loss's mean is over all rows, not the clicked ones
     uncertain: u32,  // 1: there are uncertainties
     accumulate: u32, // uncertainty_gradient: 1 adds to what ds holds
+    relatedness: f32, // weight; 0: there is no such loss
+    pad0: u32,
+    pad1: u32,
+    pad2: u32,
 }
 
 struct Step {
@@ -40,18 +44,21 @@ struct Step {
 @group(0) @binding(7) var<storage, read> tau: array<f32>;            // (B)
 @group(0) @binding(8) var<storage, read> report_in: array<f32>;      // (8)
 @group(0) @binding(9) var<storage, read_write> ds: array<f32>;       // (3)
+@group(0) @binding(10) var<storage, read> pairing: array<vec2<f32>>; // (B): hits, pairs
+@group(0) @binding(11) var<storage, read> relatedness: array<f32>;   // (B); anything if its weight is 0
 
 var<workgroup> sums: array<vec4<f32>, 256>;
-var<workgroup> taus: array<f32, 256>;
+var<workgroup> more_sums: array<vec4<f32>, 256>;
 
-fn finish(t: u32, sum: vec4<f32>, tau_sum: f32) {
+// Sums of the losses, and of tau, hits, pairs and the relatedness network's loss.
+fn finish(t: u32, sum: vec4<f32>, more: vec4<f32>) {
     sums[t] = sum;
-    taus[t] = tau_sum;
+    more_sums[t] = more;
     workgroupBarrier();
     for (var half = 128u; half > 0u; half /= 2u) {
         if t < half {
             sums[t] += sums[t + half];
-            taus[t] += taus[t + half];
+            more_sums[t] += more_sums[t + half];
         }
         workgroupBarrier();
     }
@@ -65,15 +72,17 @@ fn finish(t: u32, sum: vec4<f32>, tau_sum: f32) {
             let s = vec3(uncertainty[0], uncertainty[1], uncertainty[2]);
             supervised = dot(weights, exp(-s) * means.xyz + 0.5 * s);
         }
-        let total = supervised + params.contrast * step.contrast * means.w;
+        let extra = more_sums[0];
+        let agreement = extra.w / rows;
+        let total = supervised + params.contrast * step.contrast * means.w + params.relatedness * agreement;
         report[0] = means.x;
         report[1] = means.y;
         report[2] = means.z;
         report[3] = means.w;
         report[4] = total;
-        report[5] = taus[0] / rows;
-        report[6] = 0.0;
-        report[7] = 0.0;
+        report[5] = extra.x / rows;
+        report[6] = agreement;
+        report[7] = extra.y / max(extra.z, 1.0);
         if (bitcast<u32>(total) & 0x7f800000u) == 0x7f800000u {
             health[0] = 1u;
         }
@@ -86,18 +95,21 @@ fn supervised(@builtin(local_invocation_index) t: u32) {
     for (var i = t; i < params.rows; i += 256u) {
         sum += vec4(losses[3u * i], losses[3u * i + 1u], losses[3u * i + 2u], 0.0);
     }
-    finish(t, sum, 0.0);
+    finish(t, sum, vec4<f32>());
 }
 
 @compute @workgroup_size(256)
 fn with_contrast(@builtin(local_invocation_index) t: u32) {
     var sum = vec4<f32>();
-    var tau_sum = 0.0;
+    var more = vec4<f32>();
     for (var i = t; i < params.rows; i += 256u) {
         sum += vec4(losses[3u * i], losses[3u * i + 1u], losses[3u * i + 2u], contrast[i]);
-        tau_sum += tau[i];
+        more += vec4(tau[i], pairing[i], 0.0);
+        if params.relatedness != 0.0 {
+            more.w += relatedness[i];
+        }
     }
-    finish(t, sum, tau_sum);
+    finish(t, sum, more);
 }
 
 // One workgroup; an invocation a loss.

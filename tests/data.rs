@@ -480,14 +480,14 @@ fn damaged_datasets() {
         |dir: &Path| Dataset::open(dir).unwrap_err().to_string().replace(&place.folder.path().display().to_string(), "DIR");
     insta::assert_snapshot!(error(place.folder.path()), @"DIR: no Tauten dataset (it has no manifest.json); run `tauten prepare`");
     let manifest = std::fs::read_to_string(out.join("manifest.json")).unwrap();
-    std::fs::write(out.join("manifest.json"), manifest.replace("\"version\": 1", "\"version\": 9")).unwrap();
-    insta::assert_snapshot!(error(&out), @"DIR/out/manifest.json: tauten-dataset version 9 with blocks of 16, but this program reads tauten-dataset version 1 with blocks of 16; prepare again");
+    std::fs::write(out.join("manifest.json"), manifest.replace("\"version\": 2", "\"version\": 9")).unwrap();
+    insta::assert_snapshot!(error(&out), @"DIR/out/manifest.json: tauten-dataset version 9, but this program reads tauten-dataset version 2; prepare again");
     std::fs::write(out.join("manifest.json"), &manifest[..manifest.len() / 2]).unwrap();
     assert!(error(&out).ends_with("; prepare again"));
     std::fs::write(out.join("manifest.json"), &manifest).unwrap();
     let bytes = std::fs::read(out.join("train.bin")).unwrap();
     std::fs::write(out.join("train.bin"), &bytes[1..]).unwrap();
-    insta::assert_snapshot!(error(&out), @"DIR/out/train.bin: 255 bytes instead of 256; prepare again");
+    insta::assert_snapshot!(error(&out), @"DIR/out/train.bin: 47 bytes instead of 48; prepare again");
     std::fs::write(out.join("train.bin"), &bytes).unwrap();
     std::fs::remove_file(out.join("encoding/001_item.parquet")).unwrap();
     insta::assert_snapshot!(error(&out), @"DIR/out/encoding/001_item.parquet: No such file or directory (os error 2)");

@@ -1,5 +1,5 @@
-//! Whole models against PyTorch in float64: losses, every gradient, parameters after one and two optimizer steps, on the CPU
-//! twins and on every adapter present. `goldens/make.py` makes the files.
+//! Whole models against PyTorch in float64: losses, every gradient, parameters and running statistics after one and two optimizer
+//! steps, what is then predicted, on the CPU twins and on every adapter present. `goldens/make.py` makes the files.
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says where")]
 
@@ -128,6 +128,9 @@ fn session(golden: &Golden, choice: Choice, limits: Limits, updates: bool) -> (S
     let batches: Vec<Minibatch> = ["input", "input2"].iter().filter_map(|p| golden.batch(&model, p)).collect();
     let mut roles: Vec<Role> = batches.iter().map(|b| Role::Train(b.rows)).collect();
     roles.dedup();
+    if golden.tensors.contains_key("evaluated") {
+        roles.push(Role::Infer(batches[0].rows));
+    }
     let plans = roles
         .iter()
         .map(|r| match *r {
@@ -173,8 +176,15 @@ fn check(golden: &Golden, open: impl Fn() -> Choice, limits: Limits, where_: &st
         ("loss.cvr", report.cvr),
         ("loss.contrast", report.contrast),
         ("loss.total", report.total),
+        ("loss.relatedness", report.relatedness),
+        ("pairing_top1", report.pairing_top1),
     ] {
-        compare(name, &[got], &golden.tensors[name], 2e-5, 1e-6, &mut wrong);
+        let wanted = golden.tensors.get(name);
+        // Later fields: not every file has them.
+        assert!(wanted.is_some() || ["loss.relatedness", "pairing_top1"].contains(&name), "{}: no {name}", golden.name);
+        if let Some(wanted) = wanted {
+            compare(name, &[got], wanted, 2e-5, 1e-6, &mut wrong);
+        }
     }
     let logits = &golden.tensors["logits"];
     compare("logits", &outputs[2], logits, 2e-5, 2e-6 * scale(logits), &mut wrong);
@@ -182,15 +192,18 @@ fn check(golden: &Golden, open: impl Fn() -> Choice, limits: Limits, where_: &st
         compare("tau", got, tau, 1e-5, 1e-6, &mut wrong);
     }
     for p in s.model().parameters().to_vec() {
+        if p.kind == ParameterKind::Statistic {
+            continue;
+        }
         let wanted = &golden.tensors[&format!("grad.{}", p.name)];
         let got = match p.kind {
-            ParameterKind::Dense => {
+            ParameterKind::Embedding => embedding_gradient(golden, s.model(), batch, &outputs[1], &p),
+            _ => {
                 let mut words = vec![0u32; p.len()];
                 let gradients = s.model().gradients();
                 s.read(gradients, p.parts[0].offset, &mut words).unwrap();
                 bytemuck::cast_slice(&words).to_vec()
             }
-            ParameterKind::Embedding => embedding_gradient(golden, s.model(), batch, &outputs[1], &p),
         };
         // The last term: projection gradients of rows that are alike cancel to next to nothing.
         compare(&format!("grad.{}", p.name), &got, wanted, 1e-4, 2e-5 * scale(wanted) + 3e-8, &mut wrong);
@@ -205,15 +218,21 @@ fn check(golden: &Golden, open: impl Fn() -> Choice, limits: Limits, where_: &st
         let optimizer = &golden.config.optimizer;
         for p in s.model().parameters().to_vec() {
             let wanted = &golden.tensors[&format!("{prefix}.{}", p.name)];
-            let lr = match p.kind {
-                ParameterKind::Dense => optimizer.dense.lr,
-                ParameterKind::Embedding => optimizer.embedding.lr,
-            };
             // Adam divides a gradient by its own size, so an update is right to the digits that the gradient has.
-            let absolute = 2e-3 * f64::from(lr);
+            let absolute = match p.kind {
+                ParameterKind::Dense => 2e-3 * f64::from(optimizer.dense.lr),
+                ParameterKind::Embedding => 2e-3 * f64::from(optimizer.embedding.lr),
+                ParameterKind::Statistic => 1e-6,
+            };
             let got = array(&mut s, &p);
             compare(&format!("{prefix}.{}", p.name), &got, wanted, 2e-6, absolute, &mut wrong);
         }
+    }
+    if let Some(wanted) = golden.tensors.get("evaluated") {
+        let program = s.program(Role::Infer(batches[0].rows)).unwrap();
+        s.infer(program, &batches[0]).unwrap();
+        s.receive(program, &mut outputs).unwrap();
+        compare("evaluated", &outputs[0], wanted, 2e-5, 1e-5 * scale(wanted), &mut wrong);
     }
     assert!(wrong.is_empty(), "{} on {where_}:\n{}", golden.name, wrong.join("\n"));
 }
@@ -274,7 +293,8 @@ fn split_models_match_pytorch() {
         check(&golden, || Choice::Cpu, limits, "cpu with bindings of 320 bytes");
     }
     common::for_each_adapter(|name, open| {
-        for golden in goldens().iter().filter(|g| ["hot_rows", "mmoe_two_widths"].contains(&g.name.as_str())) {
+        for golden in goldens().iter().filter(|g| ["hot_rows", "mmoe_two_widths", "batch_norm_mmoe"].contains(&g.name.as_str()))
+        {
             check(golden, || Choice::Gpu(Box::new(open())), limits, &format!("{name} with bindings of 320 bytes"));
         }
     });
@@ -298,4 +318,32 @@ fn evaluation_is_without_dropout() {
     golden.config.model.activation = tauten::config::Activation::Gelu;
     assert!(names(&golden, true).contains(&"linear_keeping"));
     assert!(!names(&golden, false).contains(&"linear_keeping"));
+}
+
+/// By running moments a row is scored as it is, whatever rows stand beside it; by the minibatch's, rows that are all the same would
+/// come to nothing.
+#[test]
+fn evaluation_goes_by_running_moments() {
+    let golden = goldens().into_iter().find(|g| g.name == "batch_norm_mmoe").unwrap();
+    let (mut s, batches) = session(&golden, Choice::Cpu, Choice::Cpu.limits(), true);
+    let rows = batches[0].rows;
+    let program = s.program(Role::Infer(rows)).unwrap();
+    let source = Source { golden: &golden, prefix: "input".into(), rows };
+    let mut builder = BatchBuilder::new(batch_layout(s.model()), true);
+    let mut score = |order: &[usize]| {
+        let (mut batch, mut outputs) = (Minibatch::default(), Vec::new());
+        builder.fill(&source, order, &mut batch).unwrap();
+        s.infer(program, &batch).unwrap();
+        s.receive(program, &mut outputs).unwrap();
+        outputs.swap_remove(0)
+    };
+    let together = score(&(0..rows).collect::<Vec<_>>());
+    assert!((1..rows).any(|row| (together[2 * row] - together[0]).abs() > 0.1), "all rows are alike");
+    for row in [0, 1, rows - 1] {
+        for alone in score(&vec![row; rows]).chunks(2) {
+            for (a, b) in alone.iter().zip(&together[2 * row..]) {
+                assert!((a - b).abs() <= 1e-5 * (1.0 + b.abs()), "row {row}: {a} beside itself, {b} beside the others");
+            }
+        }
+    }
 }

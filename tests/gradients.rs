@@ -5,6 +5,8 @@ use tauten::config::{Activation, CvrLoss, Direction, Loss, Objective};
 use tauten::device::{Device, cpu::Cpu};
 use tauten::graph::{Graph, Initial, Input, Parameter, ParameterKind, Part, Plan, StateId, StateLayout, Step, TensorId, Words};
 use tauten::ops::activation::activation;
+use tauten::ops::agreement::agreement;
+use tauten::ops::batch_norm::{Moments, batch_norm};
 use tauten::ops::check::normals;
 use tauten::ops::columns::{concat, split};
 use tauten::ops::contrast::{Contrast, contrast};
@@ -333,6 +335,36 @@ fn layer_norm_and_activation() {
     }
 }
 
+/// Through one gain and offset twice, so that gradients of x, gain and offset add up: the minibatch's mean and variance depend on each
+/// row. A second chunk of rows; a smooth activation behind.
+#[test]
+fn batch_norm_and_activation() {
+    for (rows, columns) in [(4, 6), (66, 2)] {
+        let (mut chain, t) = Chain::new(&[
+            ("x", normals(1, rows * columns, 2.0)),
+            ("gain", normals(2, columns, 1.0)),
+            ("offset", normals(3, columns, 0.5)),
+        ]);
+        let mut state = |name, len| {
+            let id = chain.state.add(name, len);
+            chain.graph.state(name, id, 0, len)
+        };
+        let running = Moments { mean: state("running mean", columns), variance: state("running variance", columns) };
+        let health = state("health", 1);
+        let g = &mut chain.graph;
+        let mut h = t[0];
+        for _ in 0..2 {
+            let y = batch_norm(g, h, t[1], t[2], rows, running, health);
+            h = activation(g, y, rows, Activation::Tanh);
+        }
+        // x itself is read twice too: by the norm above and here.
+        let again = batch_norm(g, t[0], t[1], t[2], rows, running, health);
+        chain.weigh(h);
+        chain.weigh(again);
+        chain.check(&format!("batch norm of {rows} rows"));
+    }
+}
+
 /// The mask of a step is the same in both directions; two layers drop different elements, and their gradients add up.
 #[test]
 fn dropout_at_a_fixed_step() {
@@ -408,6 +440,23 @@ fn temperature_of_rows_and_of_the_task() {
     }
 }
 
+/// r is supervised beside its use by the temperature: the two gradients add up, whichever is there.
+#[test]
+fn agreement_beside_the_temperature() {
+    let rows = 5;
+    for with_temperature in [false, true] {
+        let (mut chain, t) = Chain::new(&[("r", normals(2, rows, 1.5))]);
+        chain.input(Input::Labels, &[[1.0f32, 1.0], [1.0, 0.0], [0.0, 0.0], [0.0, 1.0], [1.0, 0.0]]);
+        let tau = temperature(&mut chain.graph, t[0], rows, false, 0.05, 1.0);
+        let losses = agreement(&mut chain.graph, t[0], rows, 0.7);
+        chain.mean(losses, 0.7);
+        if with_temperature {
+            chain.weigh(tau);
+        }
+        chain.check(&format!("agreement, temperature {with_temperature}"));
+    }
+}
+
 #[test]
 fn stopped_gradients_stay_stopped() {
     let (rows, width) = (3, 2);
@@ -459,7 +508,7 @@ fn contrast_of_all_kinds() {
                         if negatives > 0 {
                             chain.input(Input::Offsets, &[4u32, 1, 3][..negatives]);
                         }
-                        let losses = contrast(&mut chain.graph, z, tau, spec);
+                        let losses = contrast(&mut chain.graph, z, tau, spec).losses;
                         chain.mean(losses, 3.0);
                         // Other users of z and tau: their gradients come first and the contrast adds to them.
                         let u = interact(&mut chain.graph, z, rows, width, true);
@@ -501,7 +550,7 @@ fn two_contrasts_share_z_and_tau() {
             masked: false,
             tau_gradient: true,
         };
-        let losses = contrast(&mut chain.graph, z, tau, spec);
+        let losses = contrast(&mut chain.graph, z, tau, spec).losses;
         chain.mean(losses, weight);
     }
     chain.check("two contrasts");

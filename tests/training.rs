@@ -50,8 +50,8 @@ gauc = "segment"
 /// Minibatches in an epoch.
 const EPOCH: u64 = 13;
 
-/// Sampled negatives and a mask; what else goes by the step's number or is off by default.
-const SAMPLED: [&str; 18] = [
+/// Sampled negatives and a mask; what else goes by the step's number, keeps something from step to step, or is off by default.
+const SAMPLED: [&str; 22] = [
     "--set",
     "contrast.negatives=7",
     "--set",
@@ -60,6 +60,8 @@ const SAMPLED: [&str; 18] = [
     "model.activation=gelu",
     "--set",
     "model.dropout=0.2",
+    "--set",
+    "model.norm=batch",
     "--set",
     "optimizer.schedule.kind=cosine",
     "--set",
@@ -70,6 +72,8 @@ const SAMPLED: [&str; 18] = [
     "optimizer.embedding.l2=0.001",
     "--set",
     "contrast.temperature_lr_scale=0.5",
+    "--set",
+    "contrast.relatedness_supervision=0.3",
 ];
 
 /// Minibatches of 512 rows, so that a slow device has few steps to take: 3 and a short one of 64 rows an epoch, two epochs.
@@ -178,8 +182,20 @@ fn repeated_on_the_cpu_with_any_number_of_threads() {
 fn resumed_on_the_cpu_from_anywhere() {
     for (name, more) in [("in-batch", &[][..]), ("sampled", &SAMPLED)] {
         let whole = format!("whole-{name}");
-        train(&whole, "cpu", more);
-        assert_eq!(metrics(&whole).len(), 3);
+        let mut args = training(&whole, "cpu", more);
+        args.retain(|arg| arg != "-q");
+        let ended = tauten(&strs(&args));
+        let lines = metrics(&whole);
+        assert_eq!(lines.len(), 3);
+        for line in lines {
+            let mean = |key: &str| line["train"][key].as_f64().unwrap();
+            let (relatedness, top1) = (mean("relatedness"), mean("pairing_top1"));
+            assert!(top1 > 0.0 && top1 < 1.0, "{line}");
+            // Around the cross-entropy of a share of some 0.3 to 0.5; nothing without supervision.
+            assert!(if more.is_empty() { relatedness == 0.0 } else { (0.3..1.0).contains(&relatedness) }, "{line}");
+            let told = format!("tau {:.4}, pairing top-1 {top1:.4}", mean("tau"));
+            assert!(ended.err.contains(&told) && ended.err.contains(", relatedness ") != more.is_empty(), "{told}: {ended:?}");
+        }
         for stop in [0, 1, 7, EPOCH - 1, EPOCH, EPOCH + 1, 2 * EPOCH, 3 * EPOCH] {
             let run = format!("stopped-{name}-{stop}");
             let most = stop.to_string();
@@ -410,6 +426,7 @@ fn first_losses_of_every_encoder_on_every_adapter() {
         ]);
         keys.extend(match encoder {
             "aitm" => vec!["loss.cvr=0".into()],
+            "shared-bottom" => vec!["model.norm=batch".into()],
             "ple" => vec!["loss.cvr_kind=dr".into()],
             "esmm" => vec!["loss.cvr_kind=ipw".into()],
             _ => vec![],
@@ -431,8 +448,10 @@ fn first_losses_on_a_real_log() {
 
 #[test]
 fn early_stopping_and_the_best_checkpoint() {
+    // Running statistics belong to what evaluation and a start from a file need.
+    let norm = ["--set", "model.norm=batch"];
     let fast = ["--set", "optimizer.embedding.lr=0.3", "--set", "train.epochs=50", "--set", "train.patience=2"];
-    train("early", "cpu", &[&fast[..], &["--set", "train.evaluate_every=4"]].concat());
+    train("early", "cpu", &[&norm[..], &fast, &["--set", "train.evaluate_every=4"]].concat());
     let lines = metrics("early");
     let mut best: Option<(f64, u64)> = None;
     let mut since = 0;
@@ -461,7 +480,7 @@ fn early_stopping_and_the_best_checkpoint() {
         serde_json::from_str(&ended.out).unwrap()
     };
     assert_eq!(evaluated(&early), line["valid"]);
-    train("started", "cpu", &["--init", &init, "--max-steps", "0"]);
+    train("started", "cpu", &[&norm[..], &["--init", &init, "--max-steps", "0"]].concat());
     assert_eq!(evaluated(&path("started")), line["valid"]);
 
     train("epochs", "cpu", &["--set", "train.epochs=2"]);

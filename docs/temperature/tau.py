@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""What the temperatures of a finished `tauten compare` on a simulated log have learned: their spread over training as SVG, their rank
-correlation with the true unrelatedness and between seeds.
+"""What came of the contrast in a finished `tauten compare`: the pairing's top-1; the temperatures' spread over training as SVG and their
+rank correlation between seeds and, on a simulated log, with the true unrelatedness; paired tests against any variant.
 
     python docs/temperature/tau.py --compare DIR --log LOG --split train --svg docs/temperature/spread.svg
+    python docs/temperature/tau.py --compare DIR --rows test.parquet --against aligned-contrast.temperature-0.2
 
-DIR is the comparison's folder, LOG that of `tauten simulate`; --split is the log's split that the suite measured on. Needs numpy and
-pyarrow."""
+DIR is the comparison's folder; the temperatures are those of the rows in --rows, or of --split of LOG, a folder of `tauten simulate`;
+without either there are no correlations. --against and --only name variants by their folders. Needs numpy and pyarrow, --against scipy."""
 
 import argparse
 import itertools
@@ -34,10 +35,10 @@ def spearman(a, b):
     return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
 
 
-def temperatures(tauten, run, log, split):
+def temperatures(tauten, run, rows):
     with tempfile.TemporaryDirectory() as folder:
         out = f"{folder}/p.parquet"
-        command = [tauten, "predict", str(run), str(log / f"{split}.parquet"), "--out", out, "--device", "cpu", "-q"]
+        command = [tauten, "predict", str(run), str(rows), "--out", out, "--device", "cpu", "-q"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         return pq.read_table(out, columns=["tau"])["tau"].to_numpy()
 
@@ -68,36 +69,76 @@ def svg(spreads, path):
     path.write_text("\n".join([head, '<rect width="100%" height="100%" fill="white"/>', *parts, "</svg>"]) + "\n")
 
 
+def read(run):
+    """Lines of metrics, and the evaluation on the suite's split, of a run that has both."""
+    lines = [json.loads(line) for line in open(run / "metrics.jsonl")]
+    result = run / "result.json"
+    return (lines, json.loads(result.read_text())["evaluation"]) if lines and result.exists() else None
+
+
+def against(runs, name):
+    """AUC of every variant less that of variant `name` under the same seed, with the p of a two-sided paired t test."""
+    from scipy import stats
+
+    print(f"AUC less that of {name}: CTR, CVR, CTCVR")
+    for variant, own in runs.items():
+        seeds = sorted(own.keys() & runs[name].keys())
+        auc = lambda run: [run[1][task]["auc"] for task in ("ctr", "cvr", "ctcvr")]
+        differences = np.array([auc(own[seed]) for seed in seeds]) - np.array([auc(runs[name][seed]) for seed in seeds])
+        if variant != name and len(seeds) > 1:
+            p = stats.ttest_1samp(differences, 0.0).pvalue
+            print(f"  {variant}: " + ", ".join(f"{d:+.4f} (p = {p:.2g})" for d, p in zip(differences.mean(axis=0), p)))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compare", required=True, type=pathlib.Path)
-    parser.add_argument("--log", required=True, type=pathlib.Path)
+    parser.add_argument("--log", type=pathlib.Path)
     parser.add_argument("--split", default="test")
+    parser.add_argument("--rows", type=pathlib.Path)
+    parser.add_argument("--only", nargs="+")
+    parser.add_argument("--against", metavar="VARIANT")
     parser.add_argument("--svg", type=pathlib.Path)
     parser.add_argument("--tauten", default=str(ROOT / "target/release/tauten"))
     args = parser.parse_args()
-    true = 1 - pq.read_table(args.log / f"truth_{args.split}.parquet", columns=["relatedness"])["relatedness"].to_numpy()
+    rows, true = args.rows, None
+    if args.log:
+        rows = args.log / f"{args.split}.parquet"
+        truth = pq.read_table(args.log / f"truth_{args.split}.parquet", columns=["relatedness"])
+        true = 1 - truth["relatedness"].to_numpy()
+    runs = {}
+    for folder in sorted((args.compare / "runs").iterdir()):
+        done = {run.name: read(run) for run in sorted(folder.iterdir())}
+        done = {seed: run for seed, run in done.items() if run}
+        if done and (not args.only or folder.name in args.only):
+            runs[folder.name] = done
     spreads = {}
-    for variant in sorted((args.compare / "runs").iterdir()):
-        taus, spread, bound = [], [], []
-        for run in sorted(variant.iterdir()):
-            lines = [json.loads(line) for line in open(run / "metrics.jsonl")]
-            if not lines or lines[0]["valid"]["tau"] is None:
-                continue
-            spread.append([(line["step"], *(line["valid"]["tau"][p] for p in ("p5", "p50", "p95"))) for line in lines])
-            bound.append(json.loads((run / "result.json").read_text())["evaluation"]["tau"]["at_bound"])
-            taus.append(temperatures(args.tauten, run, args.log, args.split))
-        if not taus:
+    for name, own in runs.items():
+        print(name)
+        best = [max(lines, key=lambda line: line["monitor"] or 0.0)["train"] for lines, _ in own.values()]
+        if best[0]["tau"] == 0.0:
+            continue  # no contrast
+        listed = lambda values, form: ", ".join(format(value, form) for value in values)
+        print(f"  pairing top-1 before the best evaluation: {listed((train['pairing_top1'] for train in best), '.2f')}")
+        if own[next(iter(own))][0][0]["valid"]["tau"] is None:
+            print(f"  tau: {listed((train['tau'] for train in best), '.3f')}")
             continue
-        truth = [spearman(tau, true) for tau in taus]
+        spreads[name] = [
+            [(line["step"], *(line["valid"]["tau"][p] for p in ("p5", "p50", "p95"))) for line in lines] for lines, _ in own.values()
+        ]
+        last = [evaluation["tau"] for _, evaluation in own.values()]
+        print(f"  median tau: {listed((t['p50'] for t in last), '.3f')}; at a bound: {listed((t['at_bound'] for t in last), '.0%')}")
+        print(f"  with pCVR: {listed((t['spearman_pcvr'] or 0.0 for t in last), '+.2f')}")
+        if not rows:
+            continue
+        taus = [temperatures(args.tauten, args.compare / "runs" / name / seed, rows) for seed in own]
+        if true is not None:
+            print(f"  with the true unrelatedness: {listed((spearman(tau, true) for tau in taus), '+.2f')}")
         seeds = [spearman(a, b) for a, b in itertools.combinations(taus, 2)]
-        last = [run[-1] for run in spread]
-        middle = ", ".join(f"{line[2]:.3f}" for line in last)
-        print(f"{variant.name}\n  median tau at the end: {middle}; at a bound: {', '.join(f'{b:.0%}' for b in bound)}")
-        print(f"  with the true unrelatedness: {', '.join(f'{c:+.2f}' for c in truth)}")
         if seeds:
             print(f"  between seeds: {np.nanmean(seeds):+.2f} ({np.nanmin(seeds):+.2f} to {np.nanmax(seeds):+.2f})")
-        spreads[variant.name] = spread
+    if args.against:
+        against(runs, args.against)
     if args.svg and spreads:
         svg(spreads, args.svg)
 

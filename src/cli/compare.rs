@@ -144,11 +144,9 @@ impl Job<'_> {
         let source: Arc<dyn RowSource> = Arc::new((Arc::new(run.dataset(Some(&data))?), self.split));
         let mut session = trained(&run, None, self.device, progress)?;
         let parameters = session.model().parameters();
-        let count = |dense_only: bool| {
-            let counted = parameters.iter().filter(|p| !dense_only || p.kind == ParameterKind::Dense);
-            counted.map(|p| p.len() as u64).sum()
-        };
-        let (all, dense) = (count(false), count(true));
+        let count = |kind| parameters.iter().filter(|p| p.kind == kind).map(|p| p.len() as u64).sum::<u64>();
+        let dense = count(ParameterKind::Dense);
+        let all = dense + count(ParameterKind::Embedding);
         let task = progress.task(self.split.name(), source.len() as u64, "rows");
         let evaluation = evaluate(&mut session, source, self.split.name(), |rows| task.advance(rows))?;
         let state = outcome.state;

@@ -35,7 +35,7 @@ pub struct Args {
     /// Stop after this many steps in all, with a checkpoint to go on from.
     #[arg(long, value_name = "N")]
     pub max_steps: Option<u64>,
-    /// Start from the parameters in this safetensors file.
+    /// Start from the parameters and running statistics in this safetensors file.
     #[arg(long, value_name = "FILE", conflicts_with = "resume")]
     pub init: Option<PathBuf>,
     /// Go on with this run from its newest checkpoint, bit for bit as if it had never stopped.

@@ -566,6 +566,19 @@ fn check(config: &Config, places: &Places<'_>) -> Result<()> {
     if let Temperature::Fixed(tau) = contrast.temperature {
         positive("contrast.temperature", tau)?;
     }
+    let supervision = contrast.relatedness_supervision;
+    not_negative("contrast.relatedness_supervision", supervision)?;
+    if supervision > 0.0 && contrast.temperature != Temperature::Instance {
+        let why =
+            format!("is {supervision}, but only contrast.temperature = \"instance\" has a relatedness network to supervise");
+        return refuse(&["contrast.relatedness_supervision", "contrast.temperature"], why);
+    }
+    let learned = matches!(contrast.temperature, Temperature::Instance | Temperature::Task);
+    if learned && !contrast.temperature_gradient && supervision == 0.0 {
+        let why = "is false, so the temperature would never learn: set contrast.relatedness_supervision above 0 \
+                   (contrast.temperature = \"instance\"), or fix the temperature at a number";
+        return refuse(&["contrast.temperature_gradient", "contrast.relatedness_supervision"], why.into());
+    }
 
     for (key, weight) in [("loss.ctr", loss.ctr), ("loss.ctcvr", loss.ctcvr), ("loss.cvr", loss.cvr)] {
         not_negative(key, weight)?;
@@ -762,7 +775,7 @@ mod tests {
                 "c.toml:7: key `contrast.tau_min` breaks tau_min < tau_init < tau_max: they are 0.5, 0.2, 1",
             ),
             ("", &["contrast.projection=[8, 0]"], "key `contrast.projection[1]` is 0; it must be at least 1"),
-            ("", &["model.norm=layr"], "key `model.norm` is `layr`; expected one of none, layer; did you mean `layer`?"),
+            ("", &["model.norm=layr"], "key `model.norm` is `layr`; expected one of none, layer, batch; did you mean `layer`?"),
             (
                 "",
                 &["loss.weighting=uncertain"],
@@ -774,6 +787,23 @@ mod tests {
                 "",
                 &["contrast.temperature_lr_scale=-1"],
                 "key `contrast.temperature_lr_scale` is -1; it must be finite and 0 or above",
+            ),
+            (
+                "",
+                &["contrast.relatedness_supervision=-1"],
+                "key `contrast.relatedness_supervision` is -1; it must be finite and 0 or above",
+            ),
+            (
+                "[contrast]\ntemperature = \"task\"\nrelatedness_supervision = 0.5",
+                &[],
+                "c.toml:8: key `contrast.relatedness_supervision` is 0.5, but only contrast.temperature = \"instance\" has a relatedness \
+                 network to supervise",
+            ),
+            (
+                "",
+                &["contrast.temperature_gradient=false"],
+                "key `contrast.temperature_gradient` is false, so the temperature would never learn: set \
+                 contrast.relatedness_supervision above 0 (contrast.temperature = \"instance\"), or fix the temperature at a number",
             ),
             ("", &["loss.ctr=-1"], "key `loss.ctr` is -1; it must be finite and 0 or above"),
             (
@@ -825,6 +855,8 @@ mod tests {
             assert!(overrides.is_empty() || error.starts_with(&format!("--set {}: ", overrides[0])), "{error}");
         }
         insta::assert_snapshot!(load("", &["train.batch_size=1", "contrast.temperature=off"]).unwrap().train.batch_size, @"1");
+        let alone = ["contrast.temperature_gradient=false", "contrast.relatedness_supervision=0.5"];
+        assert!(!load("", &alone).unwrap().contrast.temperature_gradient);
     }
 
     #[test]

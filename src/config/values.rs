@@ -224,6 +224,10 @@ pub enum Norm {
     None,
     /// To mean 0 and variance 1 over the columns of each row and network, then a learned gain and offset (Ba et al. 2016).
     Layer,
+    /// Each column to mean 0 and variance 1 over the rows of a minibatch, in evaluation by running moments, then a learned gain and
+    /// offset (Ioffe and Szegedy, ICML 2015), in place of the layer's bias. A minibatch of one row (the last of an epoch may be) gives
+    /// the offset alone and leaves the running moments as they are.
+    Batch,
 }
 
 /// `[contrast]`: alignment of the two task representations.
@@ -265,6 +269,11 @@ pub struct Contrast {
     /// Learning rate of what the temperature is learned by (the relatedness network, or the task's number), in parts of
     /// `optimizer.dense.lr`.
     pub temperature_lr_scale: f32,
+    /// Weight of a loss that trains the relatedness network's s(r) to predict that a row's two labels disagree, so that tau falls
+    /// where they are likely to agree; `warmup_steps` does not apply to it. 0: none. Needs an instance temperature.
+    pub relatedness_supervision: f32,
+    /// Whether the contrastive loss passes a gradient to tau; without, `relatedness_supervision` alone shapes it.
+    pub temperature_gradient: bool,
     /// A categorical feature; rows that share its value with the anchor are no negatives of it. Unknown values equal nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mask: Option<String>,
@@ -291,6 +300,8 @@ impl Default for Contrast {
             hidden: vec![32],
             stop_gradient: true,
             temperature_lr_scale: 1.0,
+            relatedness_supervision: 0.0,
+            temperature_gradient: true,
             mask: None,
         }
     }

@@ -44,14 +44,16 @@ pub enum Initial {
     },
 }
 
-/// Whether a parameter is updated whole or by touched rows.
+/// How an array of the model changes from step to step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ParameterKind {
-    /// A part of the flat buffer of dense parameters.
+    /// Learned: a part of the flat buffer of dense parameters.
     Dense,
-    /// Rows of an embedding table.
+    /// Learned: rows of an embedding table, of which a step updates those that its minibatch holds.
     Embedding,
+    /// Not learned: a running statistic of what passes by in training, for evaluation.
+    Statistic,
 }
 
 /// Type of an array's 32-bit words.
@@ -74,7 +76,7 @@ pub struct Parameter {
     pub words: Words,
     /// How it starts.
     pub initial: Initial,
-    /// Dense or embedding.
+    /// Dense, embedding or statistic.
     pub kind: ParameterKind,
     /// Where its words lie, in order: one part, or several where a table is split over bindings.
     pub parts: Vec<Part>,

@@ -160,7 +160,7 @@ impl Embedding {
     }
 
     /// Gathers x [B, sets * X], a set's columns together; in training graphs its gradient updates the rows that the minibatch touches.
-    pub fn forward(&self, b: &mut Builder, optimizer: &EmbeddingOptimizer, health: StateId) -> Activations {
+    pub fn forward(&self, b: &mut Builder, optimizer: &EmbeddingOptimizer) -> Activations {
         let rows = b.rows;
         let columns = self.sets * self.columns;
         let x = b.graph.transient("x", rows * columns);
@@ -187,10 +187,9 @@ impl Embedding {
                     gather(&mut b.graph, rows, ids, x, shape, buffers.shard);
                 }
                 if b.training() {
-                    let optimizer = optimizer.clone();
+                    let (optimizer, health) = (optimizer.clone(), b.health());
                     b.graph.on_backward(move |g| {
                         let Some(dx) = g.gradient(x) else { return };
-                        let health = g.state("health", health, 0, 1);
                         embedding_update(g, t, dx, health, shape, &shards, &optimizer);
                     });
                 }

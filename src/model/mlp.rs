@@ -5,10 +5,12 @@ use super::{Activations, Builder, TASKS};
 use crate::config::{Activation, Model, Norm};
 use crate::graph::Initial;
 use crate::ops::activation::activation;
+use crate::ops::batch_norm::{Moments, batch_norm, normalized};
 use crate::ops::layer_norm::{LayerNorm, layer_norm};
 use crate::ops::linear::{Linear, linear};
 
-/// What follows the product and its bias in a hidden layer: the norm, then the activation.
+/// What follows the product and its bias in a hidden layer: the norm, then the activation. A batch norm has no bias before it, which it
+/// would take out again: its offset is the bias.
 #[derive(Debug, Clone, Copy)]
 pub struct Hidden {
     norm: Norm,
@@ -40,8 +42,16 @@ pub struct Layer {
     /// Groups of the output.
     output_groups: usize,
     activation: Activation,
-    /// Gain and offset.
-    norm: Option<[usize; 2]>,
+    norm: Option<Affine>,
+}
+
+/// A norm by the numbers of what it has.
+#[derive(Clone, Copy)]
+struct Affine {
+    gain: usize,
+    offset: usize,
+    /// Mean and variance that evaluation goes by: of a batch norm.
+    running: Option<[usize; 2]>,
 }
 
 impl Layer {
@@ -59,7 +69,7 @@ impl Layer {
         let layer = Layer {
             name: name.to_string(),
             weight: p.dense(format!("{name}.weight"), &[inputs, columns], bound),
-            bias: Some(p.dense(format!("{name}.bias"), &[columns], bound)),
+            bias: None,
             groups: 1,
             inputs,
             outputs: columns,
@@ -79,21 +89,24 @@ impl Layer {
         outputs: usize,
         hidden: Option<Hidden>,
     ) -> Layer {
-        let bound = Initial::Uniform(1.0 / (inputs as f32).sqrt());
-        let layer = Layer::without_bias(p, name, groups, inputs, outputs);
-        let bias = p.dense(format!("{name}.bias"), &[groups * outputs], bound);
-        Layer { bias: Some(bias), ..layer }.followed(p, hidden)
+        Layer::without_bias(p, name, groups, inputs, outputs).followed(p, hidden)
     }
 
-    /// The layer with norm and activation behind it.
+    /// The layer with bias, norm and activation behind its product.
     fn followed(self, p: &mut Parameters, hidden: Option<Hidden>) -> Layer {
-        let Some(Hidden { norm, activation }) = hidden else { return self };
+        let Hidden { norm, activation } = hidden.unwrap_or(Hidden::without_norm(Activation::Identity));
         let columns = [self.groups * self.outputs];
-        let norm = (norm == Norm::Layer).then(|| {
-            [("weight", 1.0), ("bias", 0.0)]
-                .map(|(part, start)| p.dense(format!("{}.norm.{part}", self.name), &columns, Initial::Constant(start)))
+        let bound = Initial::Uniform(1.0 / (self.inputs as f32).sqrt());
+        let bias = (norm != Norm::Batch).then(|| p.dense(format!("{}.bias", self.name), &columns, bound));
+        let name = |part: &str| format!("{}.norm.{part}", self.name);
+        let norm = (norm != Norm::None).then(|| Affine {
+            gain: p.dense(name("weight"), &columns, Initial::Constant(1.0)),
+            offset: p.dense(name("bias"), &columns, Initial::Constant(0.0)),
+            running: (norm == Norm::Batch).then(|| {
+                [("running_mean", 0.0), ("running_var", 1.0)].map(|(part, start)| p.statistic(name(part), &columns, start))
+            }),
         });
-        Layer { activation, norm, ..self }
+        Layer { bias, activation, norm, ..self }
     }
 
     /// Each group from its own input, the product alone: weight [G, K, N].
@@ -136,9 +149,18 @@ impl Layer {
         };
         let mut tensor = linear(&mut b.graph, x.tensor, weight, bias, shape);
         let (groups, width) = (self.output_groups, self.outputs * self.groups / self.output_groups);
-        if let Some(norm) = self.norm {
-            let [gain, offset] = norm.map(|index| b.parameter(index));
-            tensor = layer_norm(&mut b.graph, tensor, gain, offset, LayerNorm { rows: b.rows, groups, width });
+        if let Some(Affine { gain, offset, running }) = self.norm {
+            let (gain, offset) = (b.parameter(gain), b.parameter(offset));
+            let running = running.map(|[mean, variance]| Moments { mean: b.parameter(mean), variance: b.parameter(variance) });
+            let rows = b.rows;
+            tensor = match running {
+                Some(running) if b.training() => {
+                    let health = b.health();
+                    batch_norm(&mut b.graph, tensor, gain, offset, rows, running, health)
+                }
+                Some(running) => normalized(&mut b.graph, tensor, gain, offset, rows, running),
+                None => layer_norm(&mut b.graph, tensor, gain, offset, LayerNorm { rows, groups, width }),
+            };
             tensor = activation(&mut b.graph, tensor, b.rows, self.activation);
         }
         Activations { tensor, groups, width }

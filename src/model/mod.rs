@@ -13,7 +13,7 @@ use crate::device::Limits;
 use crate::graph::{Graph, Initial, Parameter, ParameterKind, Plan, StateId, StateLayout, TensorId};
 use crate::ops::columns::split;
 use crate::ops::conditional::conditional;
-use crate::ops::contrast::{Contrast, contrast};
+use crate::ops::contrast::{Contrast, Contrasted, contrast};
 use crate::ops::dropout::Dropout;
 use crate::ops::losses::{self, Logits};
 use crate::ops::report::{ContrastPart, report};
@@ -57,6 +57,7 @@ pub struct Builder<'a> {
     pub rows: usize,
     parameters: &'a Parameters,
     gradients: Option<StateId>,
+    health: StateId,
     /// Probability and seed of dropout; each layer that drops gets the next number.
     dropout: Dropout,
 }
@@ -72,9 +73,15 @@ impl Builder<'_> {
         Activations { tensor, ..x }
     }
 
-    /// Parameter number `index` as a tensor.
+    /// Parameter or running statistic number `index` as a tensor; of these two a parameter alone has a gradient.
     pub fn parameter(&mut self, index: usize) -> TensorId {
-        self.graph.parameter(&self.parameters.list[index], self.gradients)
+        let parameter = &self.parameters.list[index];
+        self.graph.parameter(parameter, self.gradients.filter(|_| parameter.kind == ParameterKind::Dense))
+    }
+
+    /// The latch that holds back updates.
+    pub fn health(&mut self) -> TensorId {
+        self.graph.state("health", self.health, 0, 1)
     }
 
     /// Whether the graph is for training.
@@ -132,7 +139,7 @@ impl Model {
         let most_columns = limits.binding_bytes / (4 * config.train.batch_size as u64);
         let layouts = table_layouts(&dims, &sizes, usize::try_from(most_columns).unwrap_or(usize::MAX))?;
         let mut state = StateLayout::default();
-        let mut parameters = Parameters::new(state.add("dense weights", 0));
+        let mut parameters = Parameters::new(state.add("dense weights", 0), state.add("dense statistics", 0));
         let embedding = Embedding::new(config, schema, layouts, limits, &mut state, &mut parameters)?;
         let encoder = encoder::new(&config.model, (embedding.sets, embedding.columns), &mut parameters);
         let (groups, width) = encoder.shape();
@@ -169,6 +176,7 @@ impl Model {
         }
         let len = parameters.dense_len();
         state.buffers[0].len = len;
+        state.buffers[1].len = parameters.statistics_len().max(1);
         let gradients = state.add("dense gradients", len);
         let names: &[&str] = match config.optimizer.dense.kind {
             DenseRule::Adamw => &["m", "v"],
@@ -219,7 +227,7 @@ impl Model {
         &self.state
     }
 
-    /// The learned parameters, in the order of their making.
+    /// The learned parameters and the running statistics, in the order of their making: the model without its optimizer.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters.list
     }
@@ -273,13 +281,13 @@ impl Model {
         let graph = Graph::new(self.limits);
         let graph = if training { graph } else { graph.forward_only() };
         let dropout = Dropout { rate: self.config.model.dropout, seed: self.config.seed, layer: 0 };
-        Builder { graph, rows, parameters: &self.parameters, gradients, dropout }
+        Builder { graph, rows, parameters: &self.parameters, gradients, health: self.dense.health, dropout }
     }
 
     /// Features to tower outputs: x, the encoder's output, a [B, 2 H] and logits [B, 2].
     fn forward(&self, b: &mut Builder) -> (TensorId, Activations, Activations, TensorId) {
         b.graph.scope("embedding");
-        let x = self.embedding.forward(b, &self.config.optimizer.embedding, self.dense.health);
+        let x = self.embedding.forward(b, &self.config.optimizer.embedding);
         let tasks = self.encoder.forward(b, x);
         let a = self.towers.forward(b, tasks);
         let logits = self.heads.forward(b, a, true);
@@ -317,7 +325,7 @@ impl Model {
             let projected = projection.forward(&mut b, a);
             b.graph.scope("alignment");
             let z = normalize::normalize(&mut b.graph, projected.tensor, rows, TASKS, settings.width);
-            let tau = relatedness.forward(&mut b, a, x);
+            let (tau, supervision) = relatedness.forward(&mut b, a, x);
             b.graph.scope("contrast");
             let negatives = self.sampled_negatives(rows);
             let spec = Contrast {
@@ -330,13 +338,13 @@ impl Model {
                 negatives,
                 clicked_anchors: settings.anchors == Anchors::Clicked,
                 masked: self.mask.is_some(),
-                tau_gradient: relatedness.is_learned(),
+                tau_gradient: relatedness.takes_gradient(),
             };
-            let losses = contrast(&mut b.graph, z, tau, spec);
-            ContrastPart { losses, tau, weight: settings.weight }
+            let Contrasted { losses, pairing } = contrast(&mut b.graph, z, tau, spec);
+            ContrastPart { losses, tau, weight: settings.weight, pairing, relatedness: supervision }
         });
         b.graph.scope("losses");
-        let health = b.graph.state("health", self.dense.health, 0, 1);
+        let health = b.health();
         let summary = report(&mut b.graph, losses, part, health, rows, &self.config.loss, uncertainty);
         let mut g = b.graph;
         g.output(summary);
@@ -389,7 +397,7 @@ impl Model {
         }
         b.graph.output(logits);
         if let (Some((_, relatedness)), true) = (&self.alignment, self.has_instance_temperature()) {
-            let tau = relatedness.forward(&mut b, a, x);
+            let (tau, _) = relatedness.forward(&mut b, a, x);
             b.graph.output(tau);
         }
         Plan::new(b.graph)

@@ -1,45 +1,61 @@
-//! Parameters: their names, shapes and first values, and where they lie.
+//! Parameters and running statistics: their names, shapes and first values, and where they lie.
 
 use crate::graph::{Initial, Parameter, ParameterKind, Part, StateId, Words};
 use crate::random::{Purpose, Stream};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Dense parameters start at multiples of 256 bytes, WebGPU's alignment of bindings.
+/// Dense parameters and statistics start at multiples of 256 bytes, WebGPU's alignment of bindings.
 const ALIGN: usize = 64;
 
-/// The parameters of a model. Dense ones lie in one flat buffer.
+/// The parameters of a model and its running statistics. Dense ones lie in one flat buffer, statistics in another.
 pub struct Parameters {
-    /// All parameters in the order of their making.
+    /// All of them in the order of their making.
     pub list: Vec<Parameter>,
-    dense: StateId,
+    dense: Flat,
+    statistics: Flat,
+}
+
+/// A flat buffer with so many words taken.
+struct Flat {
+    state: StateId,
     len: usize,
 }
 
 impl Parameters {
-    /// None yet; dense ones will lie in `dense`.
-    pub fn new(dense: StateId) -> Parameters {
-        Parameters { list: Vec::new(), dense, len: 0 }
+    /// None yet; dense ones will lie in `dense`, running statistics in `statistics`.
+    pub fn new(dense: StateId, statistics: StateId) -> Parameters {
+        let flat = |state| Flat { state, len: 0 };
+        Parameters { list: Vec::new(), dense: flat(dense), statistics: flat(statistics) }
     }
 
     /// Adds a dense parameter and returns its number.
     pub fn dense(&mut self, name: impl Into<String>, shape: &[usize], initial: Initial) -> usize {
+        self.add(name.into(), shape, initial, ParameterKind::Dense)
+    }
+
+    /// Adds a running statistic that starts with `value` everywhere and returns its number.
+    pub fn statistic(&mut self, name: impl Into<String>, shape: &[usize], value: f32) -> usize {
+        self.add(name.into(), shape, Initial::Constant(value), ParameterKind::Statistic)
+    }
+
+    fn add(&mut self, name: String, shape: &[usize], initial: Initial, kind: ParameterKind) -> usize {
         let len = shape.iter().product();
-        self.list.push(Parameter {
-            name: name.into(),
-            shape: shape.to_vec(),
-            words: Words::Float,
-            initial,
-            kind: ParameterKind::Dense,
-            parts: vec![Part { state: self.dense, offset: self.len, len }],
-        });
-        self.len += usize::next_multiple_of(len, ALIGN);
+        let flat = if kind == ParameterKind::Statistic { &mut self.statistics } else { &mut self.dense };
+        let parts = vec![Part { state: flat.state, offset: flat.len, len }];
+        flat.len += usize::next_multiple_of(len, ALIGN);
+        self.list.push(Parameter { name, shape: shape.to_vec(), words: Words::Float, initial, kind, parts });
         self.list.len() - 1
     }
 
-    /// Words of the flat buffer.
+    /// Words of the flat buffer of dense parameters.
     pub fn dense_len(&self) -> usize {
-        self.len
+        self.dense.len
+    }
+
+    /// Words of the flat buffer of running statistics.
+    pub fn statistics_len(&self) -> usize {
+        self.statistics.len
     }
 
     /// An array as each dense parameter, named `prefix.NAME`, in a buffer laid out alike.

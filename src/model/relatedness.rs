@@ -5,7 +5,7 @@ use super::parameters::Parameters;
 use super::{Activations, Builder};
 use crate::config::{Activation, Contrast, RelatednessInput, Temperature};
 use crate::graph::{Initial, TensorId};
-use crate::ops::{interact, temperature};
+use crate::ops::{agreement, interact, temperature};
 
 /// Where tau comes from.
 pub struct Relatedness {
@@ -14,6 +14,8 @@ pub struct Relatedness {
     tau_max: f32,
     input: RelatednessInput,
     pass_gradient: bool,
+    passes_tau_gradient: bool,
+    supervision: f32,
 }
 
 enum Source {
@@ -63,21 +65,24 @@ impl Relatedness {
             tau_max: contrast.tau_max,
             input: contrast.input,
             pass_gradient: !contrast.stop_gradient,
+            passes_tau_gradient: contrast.temperature_gradient,
+            supervision: contrast.relatedness_supervision,
         }
     }
 
-    /// Whether tau has a gradient.
-    pub fn is_learned(&self) -> bool {
-        !matches!(self.source, Source::Fixed(_))
+    /// Whether the contrastive loss gives tau a gradient.
+    pub fn takes_gradient(&self) -> bool {
+        self.passes_tau_gradient && !matches!(self.source, Source::Fixed(_))
     }
 
-    /// tau `[B]` from tower outputs `a` [B, 2 H] or features `x`.
-    pub fn forward(&self, b: &mut Builder, a: Activations, x: TensorId) -> TensorId {
+    /// tau `[B]` from tower outputs `a` [B, 2 H] or features `x`; and in training, where the network is supervised, the losses
+    /// `[B]` of its r with the weight of their mean.
+    pub fn forward(&self, b: &mut Builder, a: Activations, x: TensorId) -> (TensorId, Option<(TensorId, f32)>) {
         let rows = b.rows;
         let (r, task) = match &self.source {
             Source::Fixed(tau) => {
                 b.graph.scope("temperature");
-                return temperature::constant(&mut b.graph, rows, *tau);
+                return (temperature::constant(&mut b.graph, rows, *tau), None);
             }
             Source::Task(index) => (b.parameter(*index), true),
             Source::Instance { hidden, last } => {
@@ -98,6 +103,12 @@ impl Relatedness {
             }
         };
         b.graph.scope("temperature");
-        temperature::temperature(&mut b.graph, r, rows, task, self.tau_min, self.tau_max)
+        let tau = temperature::temperature(&mut b.graph, r, rows, task, self.tau_min, self.tau_max);
+        let supervised = b.training() && self.supervision > 0.0 && !task;
+        let losses = supervised.then(|| {
+            b.graph.scope("relatedness");
+            (agreement::agreement(&mut b.graph, r, rows, self.supervision), self.supervision)
+        });
+        (tau, losses)
     }
 }

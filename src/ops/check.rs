@@ -255,6 +255,7 @@ pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     cases.extend(of("linear", super::linear::cases()));
     cases.extend(of("layer_norm", super::layer_norm::cases()));
+    cases.extend(of("batch_norm", super::batch_norm::cases()));
     cases.extend(of("activation", super::activation::cases()));
     cases.extend(of("gather", super::gather::cases()));
     cases.extend(of("columns", super::columns::cases()));
@@ -270,6 +271,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(of("normalize", super::normalize::cases()));
     cases.extend(of("interact", super::interact::cases()));
     cases.extend(of("temperature", super::temperature::cases()));
+    cases.extend(of("agreement", super::agreement::cases()));
     cases.extend(of("contrast", super::contrast::cases()));
     cases.extend(of("probe", super::probe::cases()));
     cases
@@ -295,7 +297,18 @@ mod tests {
     #[allow(clippy::unwrap_used, reason = "a test that fails says where")]
     fn blocks_of_rows_give_what_all_rows_give() {
         let blocks: Vec<(Case, Case)> = cases().into_iter().filter_map(|c| Some((c.in_blocks()?, c))).collect();
-        for op in ["linear", "layer_norm", "activation", "gather", "embedding_update", "mixture", "interact", "dropout"] {
+        let ops = [
+            "linear",
+            "layer_norm",
+            "batch_norm",
+            "activation",
+            "gather",
+            "embedding_update",
+            "mixture",
+            "interact",
+            "dropout",
+        ];
+        for op in ops {
             assert!(blocks.iter().any(|(_, case)| case.op == op), "no case of {op} runs in blocks");
         }
         for (blocks, whole) in blocks {

@@ -7,7 +7,7 @@
 //! - robust: L_i = tau_i log mean_{N(i)} exp((S_ij - S_ii) / tau_i) + rho tau_i, dL_i/dS_ij = p_ij - \[i=j\],
 //!   dL_i/dtau_i = log mean_j exp((S_ij - S_ii) / tau_i) - (sum_j p_ij S_ij - S_ii) / tau_i + rho.
 //!
-//! The B x B matrix is never stored: `stats` keeps four numbers an anchor, the gradient computes tiles of S anew.
+//! The B x B matrix is never stored: `stats` keeps five numbers an anchor, the gradient computes tiles of S anew.
 
 use super::check::{Case, integers, normals};
 use super::product::{Matrix, Threads, product};
@@ -97,11 +97,16 @@ impl Contrast {
 }
 
 use Access::{Read, Uniform, Update, Write};
-static STATS: Kernel = Params::kernel("contrast", TILED, "stats", &[(1, Read), (2, Read), (3, Read), (4, Write)]);
-static STATS_SAMPLED: Kernel =
-    Params::kernel("contrast, sampled", SAMPLED, "stats", &[(1, Read), (2, Read), (3, Read), (6, Read), (4, Write)]);
+static STATS: Kernel = Params::kernel("contrast", TILED, "stats", &[(1, Read), (2, Read), (3, Read), (4, Write), (12, Write)]);
+static STATS_SAMPLED: Kernel = Params::kernel(
+    "contrast, sampled",
+    SAMPLED,
+    "stats",
+    &[(1, Read), (2, Read), (3, Read), (6, Read), (4, Write), (9, Write)],
+);
 static ANCHORS: Kernel = Params::kernel("contrast anchors", TILED, "anchors", &[(10, Read), (11, Update)]);
-static LOSSES: Kernel = Params::kernel("contrast losses", TILED, "losses", &[(2, Read), (5, Read), (6, Write)]);
+static LOSSES: Kernel =
+    Params::kernel("contrast losses", TILED, "losses", &[(2, Read), (5, Read), (13, Read), (6, Write), (14, Write)]);
 static SLOPES: Kernel =
     Params::kernel("contrast backward to tau", TILED, "slopes", &[(2, Read), (5, Read), (9, Uniform), (8, Update)]);
 static GRADIENT: Kernel = Params::kernel(
@@ -216,10 +221,12 @@ struct Online {
     product: f32,
     count: f32,
     positive: f32,
+    /// The highest S of another candidate.
+    rival: f32,
 }
 
 impl Online {
-    const EMPTY: Online = Online { highest: -1.0e30, sum: 0.0, product: 0.0, count: 0.0, positive: 0.0 };
+    const EMPTY: Online = Online { highest: -1.0e30, sum: 0.0, product: 0.0, count: 0.0, positive: 0.0, rival: -1.0e30 };
 
     fn add(&mut self, s: f32, inverse: f32, itself: bool) {
         let x = s * inverse;
@@ -233,6 +240,8 @@ impl Online {
         self.count += 1.0;
         if itself {
             self.positive = s;
+        } else {
+            self.rival = self.rival.max(s);
         }
     }
 
@@ -248,6 +257,11 @@ impl Online {
     fn stats(&self) -> [f32; 4] {
         [self.highest + self.sum.ln(), self.product / self.sum, self.count, self.positive]
     }
+
+    /// S_ii less the highest S of another candidate, 0 without any.
+    fn margin(&self) -> f32 {
+        if self.count < 1.5 { 0.0 } else { self.positive - self.rival }
+    }
 }
 
 fn stats_op(params: Params) -> Dispatch<Params> {
@@ -259,8 +273,9 @@ fn stats_op(params: Params) -> Dispatch<Params> {
             fold(params.rows.div_ceil(own) as usize * params.directions as usize)
         },
         cost: {
-            let pairs = params.pairs() * f64::from(params.directions);
-            Cost { bytes: params.read_bytes(), flops: pairs * (2.0 * f64::from(params.width) + 7.0) }
+            let (pairs, directions) = (params.pairs(), f64::from(params.directions));
+            let margins = 4.0 * f64::from(params.rows) * directions;
+            Cost { bytes: params.read_bytes() + margins, flops: pairs * directions * (2.0 * f64::from(params.width) + 8.0) }
         },
         twin: stats,
     }
@@ -271,8 +286,8 @@ fn stats(p: &Params, args: &mut Args) {
     let (z, tau, keys) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<u32>(2));
     if p.sampled() {
         let offsets = args.read::<u32>(3);
-        let stats = args.write::<[f32; 4]>(4);
-        stats.par_iter_mut().enumerate().for_each(|(at, stats)| {
+        let (stats, margins) = (args.write::<[f32; 4]>(4), args.write::<f32>(5));
+        stats.par_iter_mut().zip(margins).enumerate().for_each(|(at, (stats, margin))| {
             let (side, i) = (p.first as usize + at / rows, at % rows);
             let inverse = 1.0 / tau[i];
             let mut online = Online::EMPTY;
@@ -282,64 +297,109 @@ fn stats(p: &Params, args: &mut Args) {
                     online.add(dot(p, z, side, i, j), inverse, c == 0);
                 }
             }
-            *stats = online.stats();
+            (*stats, *margin) = (online.stats(), online.margin());
         });
         return;
     }
-    let stats = args.write::<[f32; 4]>(3);
+    let (stats, margins) = (args.write::<[f32; 4]>(3), args.write::<f32>(4));
     let (own, both) = (p.group_rows(), p.directions > 1);
     let groups = rows.div_ceil(own);
-    let (inverses, scratch) = args.scratch(rows + groups * (STRIPE * PANEL + 3 * rows)).split_at_mut(rows);
+    let (inverses, scratch) = args.scratch(rows + groups * (STRIPE * PANEL + 4 * rows)).split_at_mut(rows);
     inverses.iter_mut().zip(tau).for_each(|(inverse, tau)| *inverse = 1.0 / tau);
     let (tiles, columns) = scratch.split_at_mut(groups * STRIPE * PANEL);
     let (of_rows, of_columns) = stats.split_at_mut(rows);
-    let tasks = of_rows.par_chunks_mut(own).zip(tiles.par_chunks_mut(STRIPE * PANEL)).zip(columns.par_chunks_mut(3 * rows));
-    tasks.enumerate().for_each(|(group, ((stats, s), columns))| {
-        columns[..rows].fill(Online::EMPTY.highest);
-        columns[rows..].fill(0.0);
-        for (stripe, stats) in stats.chunks_mut(STRIPE).enumerate() {
+    let (margins, margins_of_columns) = margins.split_at_mut(rows);
+    let of_groups = of_rows.par_chunks_mut(own).zip(margins.par_chunks_mut(own));
+    let tasks = of_groups.zip(tiles.par_chunks_mut(STRIPE * PANEL)).zip(columns.par_chunks_mut(4 * rows));
+    tasks.enumerate().for_each(|(group, (((stats, margins), s), columns))| {
+        columns[..2 * rows].fill(LEFT_OUT);
+        columns[2 * rows..].fill(0.0);
+        for (stripe, (stats, margins)) in stats.chunks_mut(STRIPE).zip(margins.chunks_mut(STRIPE)).enumerate() {
             let start = group * own + stripe * STRIPE;
             let own = start..start + stats.len();
             let mut online = [Online::EMPTY; STRIPE];
             for from in (0..rows).step_by(PANEL) {
                 let others = from..(from + PANEL).min(rows);
                 p.tile(z, keys, p.first as usize, own.clone(), others.clone(), s);
+                // Positive pairs are left out until the rivals of each are known.
+                let pairs = own.start.max(from)..own.end.min(others.end);
+                for i in pairs.clone() {
+                    let s = &mut s[(i - own.start) * PANEL + i - from];
+                    online[i - own.start].positive = std::mem::replace(s, LEFT_OUT);
+                }
+                for (s, online) in s.chunks(PANEL).zip(&mut online[..own.len()]) {
+                    add_rival(&mut online.rival, &s[..others.len()]);
+                }
+                let rivals = &mut columns[rows..][others.clone()];
+                if both {
+                    add_rivals(rivals, &s[..own.len() * PANEL]);
+                }
+                for i in pairs {
+                    s[(i - own.start) * PANEL + i - from] = online[i - own.start].positive;
+                }
                 for ((i, s), online) in own.clone().zip(s.chunks(PANEL)).zip(&mut online) {
                     let s = &s[..others.len()];
-                    add_to_row(online, s, inverses[i]);
-                    if others.contains(&i) {
-                        online.positive = s[i - from];
-                    }
+                    let most = if others.contains(&i) { online.rival.max(online.positive) } else { online.rival };
+                    add_to_row(online, s, inverses[i], most);
                     if p.masked != 0 {
                         online.count += s.iter().filter(|&&s| s != LEFT_OUT).count() as f32;
                     }
                 }
                 if both {
-                    add_to_columns(columns, &inverses[others.clone()], from, &s[..own.len() * PANEL]);
+                    let positives = own.clone().zip(&online).map(|(i, online)| (i, online.positive));
+                    let mut most = [LEFT_OUT; PANEL];
+                    most[..others.len()].copy_from_slice(&columns[rows..][others.clone()]);
+                    for (i, positive) in positives.filter(|(i, _)| others.contains(i)) {
+                        most[i - from] = most[i - from].max(positive);
+                    }
+                    add_to_columns(columns, &inverses[others.clone()], from, &s[..own.len() * PANEL], &most);
                 }
             }
-            for (stats, online) in stats.iter_mut().zip(&mut online) {
+            for ((stats, margin), online) in stats.iter_mut().zip(margins).zip(&mut online) {
                 if p.masked == 0 {
                     online.count = rows as f32;
                 }
-                *stats = online.stats();
+                (*stats, *margin) = (online.stats(), online.margin());
             }
         }
     });
     // With both directions the candidates of an anchor and its own pair are the same.
-    of_columns.par_iter_mut().zip(&*of_rows).enumerate().with_min_len(512).for_each(|(j, (stats, other))| {
+    let of_columns = of_columns.par_iter_mut().zip(margins_of_columns);
+    of_columns.zip(&*of_rows).enumerate().with_min_len(512).for_each(|(j, ((stats, margin), other))| {
         let mut online = Online { count: other[2], positive: other[3], ..Online::EMPTY };
-        for columns in columns.chunks(3 * rows) {
-            online.join(columns[j], [columns[rows + j], columns[2 * rows + j]]);
+        for columns in columns.chunks(4 * rows) {
+            online.rival = online.rival.max(columns[rows + j]);
+            online.join(columns[j], [columns[2 * rows + j], columns[3 * rows + j]]);
         }
-        *stats = online.stats();
+        (*stats, *margin) = (online.stats(), online.margin());
     });
 }
 
 vectorised! {
-    /// Adds the scores `s` to a row's sums, without counting them.
-    fn add_to_row(online: &mut Online, s: &[f32], inverse: f32) {
-        let most = highest(s, LEFT_OUT) * inverse;
+    /// Raises `rival` to the highest of the scores `s` of a row.
+    fn add_rival(rival: &mut f32, s: &[f32]) {
+        *rival = highest(s, *rival);
+    }
+}
+
+vectorised! {
+    /// Raises `rivals` to the highest score of each column of a tile.
+    #[allow(clippy::needless_range_loop, reason = "chains of zips are not inlined, which costs the vectors")]
+    fn add_rivals(rivals: &mut [f32], s: &[f32]) {
+        let n = rivals.len();
+        for s in s.chunks_exact(PANEL) {
+            let s = &s[..n];
+            for c in 0..n {
+                rivals[c] = if s[c] > rivals[c] { s[c] } else { rivals[c] };
+            }
+        }
+    }
+}
+
+vectorised! {
+    /// Adds the scores `s`, none above `most`, to a row's sums, without counting them.
+    fn add_to_row(online: &mut Online, s: &[f32], inverse: f32, most: f32) {
+        let most = most * inverse;
         let most = if most > online.highest { most } else { online.highest };
         let sums = sums(s, |s| {
             let e = exp(s * inverse - most);
@@ -350,22 +410,16 @@ vectorised! {
 }
 
 vectorised! {
-    /// Adds the rows of a tile to the highest exponent, the sum of e^ and the sum of e^ S of each of its columns, of which `from` is
-    /// the first.
-    #[allow(clippy::needless_range_loop, reason = "chains of zips are not inlined, which costs the vectors")]
-    fn add_to_columns(columns: &mut [f32], inverses: &[f32], from: usize, s: &[f32]) {
+    /// Adds the rows of a tile, none of whose scores is above `most` of its column, to the highest exponent, the sum of e^ and the
+    /// sum of e^ S of each column, of which `from` is the first. Behind the exponents stand rivals.
+    #[allow(clippy::needless_range_loop, reason = "as above")]
+    fn add_to_columns(columns: &mut [f32], inverses: &[f32], from: usize, s: &[f32], most: &[f32]) {
         let n = inverses.len();
-        let (highest, sums) = columns.split_at_mut(columns.len() / 3);
-        let (sum, product) = sums.split_at_mut(highest.len());
+        let rows = columns.len() / 4;
+        let (highest, sums) = columns.split_at_mut(2 * rows);
+        let (sum, product) = sums.split_at_mut(rows);
         let (highest, sum, product) = (&mut highest[from..][..n], &mut sum[from..][..n], &mut product[from..][..n]);
-        let mut most = [LEFT_OUT; PANEL];
-        let most = &mut most[..n];
-        for s in s.chunks_exact(PANEL) {
-            let s = &s[..n];
-            for c in 0..n {
-                most[c] = if s[c] > most[c] { s[c] } else { most[c] };
-            }
-        }
+        let most = &most[..n];
         for c in 0..n {
             let x = most[c] * inverses[c];
             let x = if x > highest[c] { x } else { highest[c] };
@@ -419,15 +473,15 @@ fn losses_op(params: Params) -> Dispatch<Params> {
         workgroups: fold(params.rows.div_ceil(64) as usize),
         cost: {
             let (rows, directions) = (f64::from(params.rows), f64::from(params.directions));
-            Cost { bytes: 4.0 * rows * (2.0 + 4.0 * directions), flops: 6.0 * rows * directions }
+            Cost { bytes: 4.0 * rows * (4.0 + 5.0 * directions), flops: 7.0 * rows * directions }
         },
         twin: losses,
     }
 }
 
 fn losses(p: &Params, args: &mut Args) {
-    let (tau, stats) = (args.read::<f32>(0), args.read::<[f32; 4]>(1));
-    let losses = args.write::<f32>(2);
+    let (tau, stats, margins) = (args.read::<f32>(0), args.read::<[f32; 4]>(1), args.read::<f32>(2));
+    let (losses, pairing) = (args.write::<f32>(3), args.write::<[f32; 2]>(4));
     let of = |[lse, _, n, positive]: [f32; 4], tau: f32| {
         let alone = n < 1.5;
         if n == 0.0 {
@@ -442,11 +496,13 @@ fn losses(p: &Params, args: &mut Args) {
         }
     };
     let rows = p.rows as usize;
-    losses.par_iter_mut().enumerate().with_min_len(4096).for_each(|(i, loss)| {
+    losses.par_iter_mut().zip(pairing).enumerate().with_min_len(4096).for_each(|(i, (loss, pairing))| {
         *loss = of(stats[i], tau[i]);
         if p.directions > 1 {
             *loss = 0.5 * (*loss + of(stats[rows + i], tau[i]));
         }
+        let pairs = (i..stats.len()).step_by(rows).filter(|&at| stats[at][2] > 1.5);
+        *pairing = pairs.fold([0.0; 2], |[hits, n], at| [hits + if margins[at] > 0.0 { 1.0 } else { 0.0 }, n + 1.0]);
     });
 }
 
@@ -550,7 +606,8 @@ fn gradient(p: &Params, args: &mut Args) {
     let (inverses, lses, weights) = (&*inverses, &*lses, &*weights);
     let (tiles, sums) = scratch.split_at_mut(groups * STRIPE * PANEL);
     // CTR rows are those of the tiles, and each group sums over its rows for all CVR rows.
-    let tasks = dz.par_chunks_mut(2 * width * own).zip(tiles.par_chunks_mut(STRIPE * PANEL)).zip(sums.par_chunks_mut(rows * width));
+    let tasks =
+        dz.par_chunks_mut(2 * width * own).zip(tiles.par_chunks_mut(STRIPE * PANEL)).zip(sums.par_chunks_mut(rows * width));
     tasks.enumerate().for_each(|(group, ((dz, s), sums))| {
         for (stripe, dz) in dz.chunks_mut(2 * width * STRIPE).enumerate() {
             let start = group * own + stripe * STRIPE;
@@ -608,13 +665,22 @@ vectorised! {
     }
 }
 
-/// The contrastive loss: per-row losses `[rows]` (with both directions the mean of the two, not weighted by lambda) from `z`
-/// [rows, 2 * width], unit rows of z_ctr and z_cvr, and `tau` `[rows]`.
+/// What [`contrast`] gives of each row.
+#[derive(Debug, Clone, Copy)]
+pub struct Contrasted {
+    /// Losses `[rows]`: with both directions the mean of the two, not weighted by lambda.
+    pub losses: TensorId,
+    /// [rows, 2]: in how many directions the row's own other representation is nearer to it than that of every other candidate
+    /// (a tie is none), and in how many the row is an anchor with another candidate at all.
+    pub pairing: TensorId,
+}
+
+/// The contrastive loss from `z` [rows, 2 * width], unit rows of z_ctr and z_cvr, and `tau` `[rows]`.
 ///
 /// It is a loss: its backward pass starts from nothing and gives `z`, and `tau` with `tau_gradient`, the gradient of
 /// `weight` * mean over rows. Reads [`Input::MaskKey`] `[rows]` with `masked` and [`Input::Offsets`] `[K]` with `negatives` = K;
 /// offsets are distinct and lie in [1, rows). The gradients are scaled by [`Step::contrast`] as well.
-pub fn contrast(g: &mut Graph, z: TensorId, tau: TensorId, spec: Contrast) -> TensorId {
+pub fn contrast(g: &mut Graph, z: TensorId, tau: TensorId, spec: Contrast) -> Contrasted {
     let Contrast { rows, width, negatives, .. } = spec;
     assert_eq!(g.get(z).len, rows * 2 * width, "contrast: {} is not [{rows}, 2 * {width}]", g.get(z).name);
     assert_eq!(g.get(tau).len, rows, "contrast: {} is not [{rows}]", g.get(tau).name);
@@ -623,17 +689,18 @@ pub fn contrast(g: &mut Graph, z: TensorId, tau: TensorId, spec: Contrast) -> Te
     // Without a mask the kernels never read their keys, but something must be bound.
     let keys = if spec.masked { g.input(Input::MaskKey, rows) } else { tau };
     let offsets = (negatives > 0).then(|| g.input(Input::Offsets, negatives));
-    let stats = g.transient("contrast statistics", params.directions as usize * rows * 4);
-    let losses = g.transient("contrast losses", rows);
+    let anchors = params.directions as usize * rows;
+    let (stats, margins) = (g.transient("contrast statistics", anchors * 4), g.transient("contrast margins", anchors));
+    let (losses, pairing) = (g.transient("contrast losses", rows), g.transient("contrast pairing", 2 * rows));
     match offsets {
-        Some(offsets) => g.push(stats_op(params), &[z, tau, keys, offsets, stats]),
-        None => g.push(stats_op(params), &[z, tau, keys, stats]),
+        Some(offsets) => g.push(stats_op(params), &[z, tau, keys, offsets, stats, margins]),
+        None => g.push(stats_op(params), &[z, tau, keys, stats, margins]),
     }
     if spec.clicked_anchors {
         let labels = g.input(Input::Labels, 2 * rows);
         g.push(anchors_op(params), &[labels, stats]);
     }
-    g.push(losses_op(params), &[tau, stats, losses]);
+    g.push(losses_op(params), &[tau, stats, margins, losses, pairing]);
     g.on_backward(move |g| {
         let step = g.step();
         let (dz, accumulate) = g.gradient_target(z);
@@ -647,7 +714,7 @@ pub fn contrast(g: &mut Graph, z: TensorId, tau: TensorId, spec: Contrast) -> Te
             g.push(slopes_op(Params { accumulate: accumulate.into(), ..params }), &[tau, stats, step, dtau]);
         }
     });
-    losses
+    Contrasted { losses, pairing }
 }
 
 /// Rows of unit length, `2 * rows` of them.
@@ -707,7 +774,7 @@ fn case(name: String, t: Try) -> Case {
             let labels: Vec<[f32; 2]> = integers(6, rows, 3).iter().map(|&l| [f32::from(l > 0), f32::from(l > 1)]).collect();
             s.input_as(Input::Labels, &labels);
         }
-        let losses = contrast(&mut s.graph, z, tau, t.spec);
+        let Contrasted { losses, pairing } = contrast(&mut s.graph, z, tau, t.spec);
         if t.accumulate {
             let (dz, dtau) = (normals(4, rows * 2 * width, 0.01), normals(5, rows, 0.1));
             let (dz, dtau) = (s.state_tensor("dz", &dz), s.state_tensor("dtau", &dtau));
@@ -716,6 +783,10 @@ fn case(name: String, t: Try) -> Case {
         }
         s.graph.backward();
         s.graph.output(losses);
+        if !t.equal {
+            // Where all rows are equal, nothing but roundings would tell them apart.
+            s.graph.output(pairing);
+        }
         for tensor in [z, tau] {
             if let Some(gradient) = s.graph.gradient(tensor) {
                 s.graph.output(gradient);
@@ -803,14 +874,15 @@ mod tests {
                 for (i, &loss) in results[0].1.iter().enumerate() {
                     assert_eq!(f32::from_bits(loss), rho * (1e-3 * 1e5f32.powf(tau[i] as f32 / 999.0)));
                 }
-                assert!(results[1].1.iter().all(|&g| f32::from_bits(g) == 0.0), "{name}: gradient to z");
-                assert!(results[2].1.iter().all(|&g| (f32::from_bits(g) - 0.75 * 0.7 / 66.0 * rho).abs() < 1e-8));
+                assert!(results[1].1.iter().all(|&n| f32::from_bits(n) == 0.0), "{name}: pairs");
+                assert!(results[2].1.iter().all(|&g| f32::from_bits(g) == 0.0), "{name}: gradient to z");
+                assert!(results[3].1.iter().all(|&g| (f32::from_bits(g) - 0.75 * 0.7 / 66.0 * rho).abs() < 1e-8));
             }
         }
     }
 
-    /// L_i by its definition, in f64.
-    fn losses(spec: Contrast, z: &[f32], tau: &[f32], keys: &[u32], offsets: &[u32]) -> Vec<f64> {
+    /// L_i, hits and pairs by their definitions, in f64.
+    fn defined(spec: Contrast, z: &[f32], tau: &[f32], keys: &[u32], offsets: &[u32]) -> Vec<[f64; 3]> {
         let Contrast { rows, width, .. } = spec;
         let z = |row: usize, side: usize| &z[(row * 2 + side) * width..][..width];
         let of = |i: usize, side: usize| {
@@ -824,24 +896,34 @@ mod tests {
             let n: Vec<usize> = all.into_iter().filter(in_n).collect();
             let tau = f64::from(tau[i]);
             let sum: f64 = n.iter().map(|&j| ((s(j) - s(i)) / tau).exp()).sum();
-            match spec.objective {
+            let loss = match spec.objective {
                 Objective::Infonce => sum.ln(),
                 Objective::Robust => tau * (sum / n.len() as f64).ln() + f64::from(spec.rho) * tau,
-            }
+            };
+            let hit = n.len() > 1 && n.iter().all(|&j| j == i || s(j) < s(i));
+            [loss, f64::from(u8::from(hit)), f64::from(u8::from(n.len() > 1))]
         };
-        let mean = |i| match spec.direction {
+        let both = |i| match spec.direction {
             Direction::CtrToCvr => of(i, 0),
             Direction::CvrToCtr => of(i, 1),
-            Direction::Both => 0.5 * (of(i, 0) + of(i, 1)),
+            Direction::Both => {
+                let (a, b) = (of(i, 0), of(i, 1));
+                [0.5 * (a[0] + b[0]), a[1] + b[1], a[2] + b[2]]
+            }
         };
-        (0..rows).map(mean).collect()
+        (0..rows).map(both).collect()
     }
 
     #[test]
-    fn losses_are_as_defined() {
+    fn losses_and_pairing_are_as_defined() {
         // More rows than a tile and a stripe of each group hold.
         let (rows, width) = (STRIPE * GROUPS + PANEL + 3, 5);
-        let (z, keys) = (units(1, rows, width), integers(3, rows, 4));
+        let (mut z, keys) = (units(1, rows, width), integers(3, rows, 4));
+        // The sides of the first rows are near each other, so that some pairs are hits.
+        for row in z.chunks_mut(2 * width).take(rows / 2) {
+            let (ctr, cvr) = row.split_at_mut(width);
+            cvr.copy_from_slice(ctr);
+        }
         let tau: Vec<f32> = integers(2, rows, 1000).iter().map(|&x| 0.05 + x as f32 * 1e-3).collect();
         for direction in [Direction::CtrToCvr, Direction::CvrToCtr, Direction::Both] {
             for objective in [Objective::Infonce, Objective::Robust] {
@@ -868,15 +950,18 @@ mod tests {
                         s.input_as(Input::Offsets, &offsets);
                     }
                     let output = contrast(&mut s.graph, z_id, tau_id, spec);
-                    s.graph.output(output);
+                    s.graph.output(output.losses);
+                    s.graph.output(output.pairing);
                     let open = |state: &crate::graph::StateLayout, plans| {
                         Ok(Box::new(crate::device::cpu::Cpu::new(&state.buffers, plans)?) as Box<dyn crate::device::Device>)
                     };
                     let results = s.run(open, 1).expect("the CPU runs it");
-                    let wanted = losses(spec, &z, &tau, &keys, &offsets);
-                    for (i, (&got, wanted)) in results[0].1.iter().zip(wanted).enumerate() {
+                    let wanted = defined(spec, &z, &tau, &keys, &offsets);
+                    let pairs = results[1].1.chunks_exact(2);
+                    for (i, ((&got, pair), [wanted, hits, n])) in results[0].1.iter().zip(pairs).zip(wanted).enumerate() {
                         let got = f64::from(f32::from_bits(got));
                         assert!((got - wanted).abs() < 2e-5 * (1.0 + wanted.abs()), "{spec:?}: row {i}: {got}, not {wanted}");
+                        assert_eq!([pair[0], pair[1]].map(|x| f64::from(f32::from_bits(x))), [hits, n], "{spec:?}: row {i}");
                     }
                 }
             }

@@ -102,11 +102,13 @@ pub fn losses(g: &mut Graph, logits: Logits, rows: usize, loss: &Loss, uncertain
     losses
 }
 
-fn softplus(x: f32) -> f32 {
+/// log(1 + e^x).
+pub(super) fn softplus(x: f32) -> f32 {
     x.max(0.0) + (-x.abs()).exp().ln_1p()
 }
 
-fn logistic(x: f32) -> f32 {
+/// 1 / (1 + e^-x).
+pub(super) fn logistic(x: f32) -> f32 {
     let e = (-x.abs()).exp();
     (if x >= 0.0 { 1.0 } else { e }) / (1.0 + e)
 }

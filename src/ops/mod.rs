@@ -4,7 +4,9 @@
 //! their backward pass, which is made of ops too.
 
 pub mod activation;
+pub mod agreement;
 mod args;
+pub mod batch_norm;
 pub mod check;
 pub mod clip;
 pub mod columns;

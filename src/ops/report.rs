@@ -1,6 +1,6 @@
 //! What the host reads after a step: mean losses and their total; and the latch that holds back updates.
 
-use super::check::{Case, normals};
+use super::check::{Case, integers, normals};
 use super::{Access, Args, Dispatch, Kernel, cost, params, tree};
 use crate::config::{CvrLoss, Loss};
 use crate::graph::{Graph, Input, Step, TensorId};
@@ -22,8 +22,11 @@ pub struct Report {
     pub total: f32,
     /// Mean temperature; 0 without contrast.
     pub tau: f32,
-    /// Unused.
-    pub pad: [f32; 2],
+    /// Mean of what supervises the relatedness network; 0 without that.
+    pub relatedness: f32,
+    /// The pairing's top-1: the share of anchors, over all directions, to which their own other representation is nearer than that
+    /// of every other candidate; 0 without contrast, and where no anchor has another candidate.
+    pub pairing_top1: f32,
 }
 
 /// Words of a report.
@@ -39,6 +42,10 @@ params! {
         cvr_over_rows: u32,
         uncertain: u32,
         accumulate: u32,
+        relatedness: f32,
+        pad0: u32,
+        pad1: u32,
+        pad2: u32,
     }
 }
 
@@ -61,6 +68,8 @@ static WITH_CONTRAST: Kernel = Params::kernel(
         (5, Access::Read),
         (6, Access::Read),
         (7, Access::Read),
+        (10, Access::Read),
+        (11, Access::Read),
     ],
 );
 static UNCERTAINTY_GRADIENT: Kernel = Params::kernel(
@@ -79,12 +88,17 @@ pub struct ContrastPart {
     pub tau: TensorId,
     /// Weight of the mean loss.
     pub weight: f32,
+    /// Hits and pairs of each row, [B, 2].
+    pub pairing: TensorId,
+    /// Where the relatedness network is supervised: losses of each row, `[B]`, and the weight of their mean.
+    pub relatedness: Option<(TensorId, f32)>,
 }
 
 /// Reduces losses [B, 3] and the contrastive part to a [`Report`]; sets `health` `[1]` once the total is not finite.
 ///
 /// The total is the sum of each weight times its mean loss L; with `uncertainty` `[3]`, s of CTR, CTCVR and CVR, that of each weight
-/// times e^-s L + s / 2 for these three (Kendall et al., CVPR 2018). The gradient of s is computed in the backward pass.
+/// times e^-s L + s / 2 for these three (Kendall et al., CVPR 2018). [`Step::contrast`] is a factor of the contrastive loss's weight
+/// alone. The gradient of s is computed in the backward pass.
 pub fn report(
     g: &mut Graph,
     losses: TensorId,
@@ -105,13 +119,19 @@ pub fn report(
         cvr_over_rows: (weights.cvr_kind != CvrLoss::Clicked).into(),
         uncertain: uncertainty.is_some().into(),
         accumulate: 0,
+        relatedness: contrast.and_then(|c| c.relatedness).map_or(0.0, |(_, weight)| weight),
+        pad0: 0,
+        pad1: 0,
+        pad2: 0,
     };
     let kernel = if contrast.is_some() { &WITH_CONTRAST } else { &SUPERVISED };
-    let words = rows * if contrast.is_some() { 5 } else { 3 };
+    let words = rows * contrast.map_or(3, |c| if c.relatedness.is_some() { 8 } else { 7 });
     let op = Dispatch { kernel, params, workgroups: [1, 1, 1], cost: cost(words, words), twin: reduce };
-    // Without uncertainties, something must be bound in their place; it is not read.
+    // Without uncertainties or supervised relatedness, something must be bound in their place; it is not read.
     let mut args = vec![losses, step, report, health, uncertainty.unwrap_or(losses)];
-    args.extend(contrast.iter().flat_map(|c| [c.losses, c.tau]));
+    args.extend(
+        contrast.iter().flat_map(|c| [c.losses, c.tau, c.pairing, c.relatedness.map_or(c.losses, |(losses, _)| losses)]),
+    );
     g.push(op, &args);
     if let Some(s) = uncertainty {
         g.on_backward(move |g| {
@@ -129,12 +149,18 @@ fn reduce(p: &Params, args: &mut Args) {
     let Step { inverse_clicks, contrast: factor, .. } = args.uniform(1);
     let (report, health) = (args.write::<Report>(2), args.write::<u32>(3));
     let rows = losses.len() as f32;
-    let (contrast, tau) = if args.len() > 5 {
-        let (contrast, tau) = (args.read::<f32>(5), args.read::<f32>(6));
-        (tree(contrast.len(), |i| contrast[i]) / rows, tree(tau.len(), |i| tau[i]) / rows)
-    } else {
-        (0.0, 0.0)
-    };
+    let [mut contrast, mut tau, mut relatedness, mut pairing_top1] = [0.0; 4];
+    if args.len() > 5 {
+        let (losses, taus, pairing) = (args.read::<f32>(5), args.read::<f32>(6), args.read::<[f32; 2]>(7));
+        contrast = tree(losses.len(), |i| losses[i]) / rows;
+        tau = tree(taus.len(), |i| taus[i]) / rows;
+        let [hits, pairs] = [0, 1].map(|k| tree(pairing.len(), |i| pairing[i][k]));
+        pairing_top1 = hits / pairs.max(1.0);
+        if p.relatedness != 0.0 {
+            let losses = args.read::<f32>(8);
+            relatedness = tree(losses.len(), |i| losses[i]) / rows;
+        }
+    }
     let mean = |k: usize| tree(losses.len(), |i| losses[i][k]) / rows;
     let cvr = if p.cvr_over_rows != 0 { mean(2) } else { tree(losses.len(), |i| losses[i][2]) * inverse_clicks };
     let (ctr, ctcvr) = (mean(0), mean(1));
@@ -144,8 +170,8 @@ fn reduce(p: &Params, args: &mut Args) {
     } else {
         ctr * p.ctr + ctcvr * p.ctcvr + cvr * p.cvr
     };
-    let total: f32 = supervised + contrast * (p.contrast * factor);
-    report[0] = Report { ctr, ctcvr, cvr, contrast, total, tau, pad: [0.0; 2] };
+    let total: f32 = supervised + contrast * (p.contrast * factor) + relatedness * p.relatedness;
+    report[0] = Report { ctr, ctcvr, cvr, contrast, total, tau, relatedness, pairing_top1 };
     if !total.is_finite() {
         health[0] = 1;
     }
@@ -166,7 +192,7 @@ fn gradient(p: &Params, args: &mut Args) {
     }
 }
 
-/// With and without contrast and uncertainties, these once and twice; the latch.
+/// With and without contrast, supervised relatedness and uncertainties, these once and twice; the latch.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (rows, with_contrast, bad, uncertain) in [
@@ -193,6 +219,8 @@ pub fn cases() -> Vec<Case> {
                 losses: s.input(&normals(2, rows, 1.0)),
                 tau: s.input(&normals(3, rows, 1.0)),
                 weight: 0.05,
+                pairing: s.input(&integers(4, rows, 3).iter().flat_map(|&n| [(n / 2) as f32, n as f32]).collect::<Vec<f32>>()),
+                relatedness: (rows == 255).then(|| (s.input(&normals(5, rows, 1.0)), 0.3)),
             });
             let cvr_kind = if rows == 1000 { CvrLoss::Dr } else { CvrLoss::Clicked };
             let weights = Loss { ctr: 1.0, ctcvr: 0.5, cvr: 2.0, cvr_kind, ..Loss::default() };

@@ -1,4 +1,4 @@
-//! Checkpoints: safetensors files with parameters, optimizer state and the position in the data.
+//! Checkpoints: safetensors files with parameters, running statistics, optimizer state and the position in the data.
 //!
 //! Written aside, synced and renamed, so a file under its name is always whole.
 
@@ -7,6 +7,7 @@ use crate::data::prefetch::Position;
 use crate::data::write::temporary;
 use crate::error::io;
 use crate::graph::{Parameter, Words};
+use crate::ops::report::WORDS;
 use crate::{Error, Result};
 use memmap2::Mmap;
 use safetensors::tensor::{Metadata, View};
@@ -34,8 +35,8 @@ pub struct Progress {
     pub without_improvement: u64,
     /// Whether training has come to its end.
     pub finished: bool,
-    /// Sums of each step's CTR, CTCVR, CVR, contrastive and total loss and mean tau since the last evaluation.
-    pub sums: [f64; 6],
+    /// Sums of each step's [`Report`](crate::ops::report::Report), field by field, since the last evaluation.
+    pub sums: [f64; WORDS],
     /// Steps in the sums.
     pub summed: u64,
 }
@@ -185,7 +186,7 @@ impl Checkpoint {
         serde_json::from_str(json).map_err(|e| Error::user(format!("{}: its position in the data is damaged: {e}", self.name)))
     }
 
-    /// Loads the parameters into `session`, and with `optimizer` the optimizer's state too.
+    /// Loads parameters and running statistics into `session`, and with `optimizer` the optimizer's state too.
     ///
     /// # Errors
     ///

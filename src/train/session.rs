@@ -110,7 +110,7 @@ impl Session {
         batch_layout(&self.model)
     }
 
-    /// Gives every parameter its first values under the configured seed.
+    /// Gives every parameter and running statistic its first values under the configured seed.
     ///
     /// # Errors
     ///
@@ -331,7 +331,7 @@ fn bind<'a>(inputs: &[(Input, usize)], batch: &'a Minibatch, step: &'a Step, off
 pub struct Memory {
     /// Embedding tables and their optimizer state.
     pub tables: u64,
-    /// Dense parameters, gradients and optimizer state.
+    /// Dense parameters, gradients, optimizer state and running statistics.
     pub dense: u64,
     /// Inputs.
     pub inputs: u64,

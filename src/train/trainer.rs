@@ -5,14 +5,14 @@ use super::evaluate::evaluate;
 use super::metrics::Evaluation;
 use super::run::{Run, schema};
 use super::session::{Role, Session};
-use crate::config::{Config, Monitor, ScheduleKind};
+use crate::config::{Config, Monitor, ScheduleKind, Temperature};
 use crate::data::batch::{Minibatch, RowSource};
 use crate::data::dataset::{Dataset, Split};
 use crate::data::prefetch::{Position, Prefetch, batches_per_epoch};
 use crate::data::write::replace;
 use crate::device::{Choice, RING};
 use crate::error::io;
-use crate::ops::report::Report;
+use crate::ops::report::{Report, WORDS};
 use crate::report::progress::{Progress, Task};
 use crate::{Error, Result};
 use serde::Serialize;
@@ -94,6 +94,8 @@ struct Losses {
     contrast: f64,
     total: f64,
     tau: f64,
+    relatedness: f64,
+    pairing_top1: f64,
 }
 
 /// The roles that training over `rows` rows needs: whole minibatches, the short one at an epoch's end, evaluation.
@@ -295,7 +297,7 @@ impl Trainer<'_> {
         if !report.total.is_finite() {
             return Err(self.not_finite(step, program, &batch));
         }
-        let values = [report.ctr, report.ctcvr, report.cvr, report.contrast, report.total, report.tau];
+        let values: [f32; WORDS] = bytemuck::cast(report);
         self.state.sums.iter_mut().zip(values).for_each(|(sum, value)| *sum += f64::from(value));
         self.state.summed += 1;
         self.prefetch.recycle(batch);
@@ -363,8 +365,17 @@ impl Trainer<'_> {
             rows_per_second: self.rows_per_second(),
         };
         let number = |x: Option<f64>| x.map_or("-".to_string(), |x| format!("{x:.4}"));
+        let contrast = &self.config.contrast;
+        let relatedness = match contrast.relatedness_supervision {
+            0.0 => String::new(),
+            _ => format!(", relatedness {:.4}", losses.relatedness),
+        };
+        let pairing = match contrast.temperature {
+            Temperature::Off => String::new(),
+            _ => format!(" tau {:.4}, pairing top-1 {:.4};", losses.tau, losses.pairing_top1),
+        };
         self.progress.line(format!(
-            "epoch {} step {}: loss {:.4} (ctr {:.4}, ctcvr {:.4}, cvr {:.4}, contrast {:.4}); valid AUC ctr {}, cvr {}, ctcvr {}{}; {:.0} rows/s",
+            "epoch {} step {}: loss {:.4} (ctr {:.4}, ctcvr {:.4}, cvr {:.4}, contrast {:.4}{relatedness});{pairing} valid AUC ctr {}, cvr {}, ctcvr {}{}; {:.0} rows/s",
             line.epoch,
             line.step,
             losses.total,
@@ -379,7 +390,7 @@ impl Trainer<'_> {
             line.rows_per_second
         ));
         let json = serde_json::to_string(&line).map_err(|e| Error::system(format!("metrics.jsonl: {e}")))?;
-        (self.state.sums, self.state.summed) = ([0.0; 6], 0);
+        (self.state.sums, self.state.summed) = ([0.0; WORDS], 0);
         let train = &self.config.train;
         self.state.finished =
             self.state.without_improvement >= train.patience || (epoch_ends && self.state.position.epoch >= train.epochs);
@@ -395,8 +406,8 @@ impl Trainer<'_> {
 
     fn losses(&self) -> Losses {
         let n = self.state.summed.max(1) as f64;
-        let [ctr, ctcvr, cvr, contrast, total, tau] = self.state.sums.map(|sum| sum / n);
-        Losses { ctr, ctcvr, cvr, contrast, total, tau }
+        let [ctr, ctcvr, cvr, contrast, total, tau, relatedness, pairing_top1] = self.state.sums.map(|sum| sum / n);
+        Losses { ctr, ctcvr, cvr, contrast, total, tau, relatedness, pairing_top1 }
     }
 
     fn save(&mut self) -> Result<()> {

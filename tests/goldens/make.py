@@ -26,15 +26,21 @@ Its tensors, all row-major:
     logits [B, 2]       CTR, CVR
     tau [B]             with contrast on: the temperature of each row, the same in every row under "task" and a fixed one
     loss.ctr, loss.ctcvr, loss.cvr, loss.contrast [1]   before their weights, whatever the weight; loss.contrast 0 with contrast off
+    loss.relatedness [1]  where the relatedness network is supervised, before its weight
+    pairing_top1 [1]    in the cases made for it: the share of anchors with another candidate, over all directions, whose own S_ii is
+                        above S_ij of every other candidate
     loss.total [1]      weighted
     grad.<name>         gradient of loss.total, dense for embeddings
     updated.<name>      parameters after one optimizer step
     updated2.<name>     and after a second: on the same batch, or on input2.* where the case has it
                         (same tensors as input.*, B may differ)
+    evaluated [B, 2]    with norm = "batch": CTR and CVR logits of input.* after both steps, by the running moments
+
+With norm = "batch" param.*, updated.* and updated2.* have the running moments too; they have no grad.*.
 
 Results are f64, computed from the f32 parameters; real numbers of the configuration are rounded to f32 first, as Tauten keeps
-them so. Parameters are drawn again until no pre-activation of either step lies within 1e-4 of relu's kink and, under Adam and
-Adagrad, no gradient other than exact zeros is below 1e-5 (their first step depends on its sign alone).
+them so. Parameters are drawn again until no pre-activation of either step lies within 1e-4 of relu's kink, no pairing within 1e-4 of a
+tie and, under Adam and Adagrad, no gradient other than exact zeros is below 1e-5 (their first step depends on its sign alone).
 """
 
 import argparse
@@ -61,7 +67,7 @@ DEFAULTS = {
     "contrast": dict(
         temperature="instance", weight=0.05, width=32, projection=None, negatives="in-batch", direction="both", objective="robust", rho=1.0,
         tau_min=0.05, tau_max=1.0, tau_init=0.2, input="towers", hidden=[32], stop_gradient=True, mask=None,
-        temperature_lr_scale=None, anchors="all", warmup_steps=None,
+        temperature_lr_scale=None, anchors="all", warmup_steps=None, relatedness_supervision=None, temperature_gradient=None,
     ),
     "loss": dict(weighting=None, ctr=1.0, ctcvr=1.0, cvr=0.0, cvr_kind=None, propensity_floor=None, calibrator=None),
     "dense": dict(kind="adamw", lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=0.0, clip_norm=None),
@@ -69,7 +75,7 @@ DEFAULTS = {
     "schedule": dict(kind=None, warmup_steps=None, total_steps=None, final_fraction=None, every=None, gamma=None),
 }
 
-OPTIONAL = dict(projection=[], task_experts=2, levels=1, cvr_kind="clicked", propensity_floor=float(np.float32(0.05)),
+OPTIONAL = dict(projection=[], relatedness_supervision=0.0, temperature_gradient=True, task_experts=2, levels=1, cvr_kind="clicked", propensity_floor=float(np.float32(0.05)),
                 calibrator=float(np.float32(0.6)))
 
 
@@ -77,7 +83,8 @@ class Case:
     """A configuration, its schema and how its batch is drawn."""
 
     def __init__(self, name, what, *, model=None, contrast=None, loss=None, dense=None, embedding=None, schedule=None, rows=16, second_rows=0,
-                 dims=(4, 4, 4), vocabulary=(9, 7, 12), numeric=2, clicks="some", ids="uniform", head_scale=1.0, tower_shift=0.0):
+                 dims=(4, 4, 4), vocabulary=(9, 7, 12), numeric=2, clicks="some", ids="uniform", head_scale=1.0, tower_shift=0.0,
+                 pairing=False):
         self.name, self.what = name, what
         given = dict(model=model, contrast=contrast, loss=loss, dense=dense, embedding=embedding, schedule=schedule)
         for section, defaults in DEFAULTS.items():
@@ -90,7 +97,7 @@ class Case:
         self.rows, self.second_rows = rows, second_rows
         self.dims, self.vocabulary, self.numeric = list(dims), list(vocabulary), numeric
         self.features = ["user", "item", "tab", "hour", "author"][: len(dims)]
-        self.clicks, self.ids, self.head_scale, self.tower_shift = clicks, ids, head_scale, tower_shift
+        self.clicks, self.ids, self.head_scale, self.tower_shift, self.pairing = clicks, ids, head_scale, tower_shift, pairing
 
     def tables(self):
         """Name and feature of every embedding table: one set for both tasks, or one each."""
@@ -215,10 +222,21 @@ def shapes(case):
         assert case.loss["weighting"] == "uncertainty"
         out["uncertainty"] = ((3,), 1)
     if m["norm"] is not None:
-        assert m["norm"] == "layer"
+        assert m["norm"] in ("layer", "batch")
         for name in hidden_layers(case, out):
-            out[f"{name}.norm.weight"] = out[f"{name}.norm.bias"] = (out[f"{name}.bias"][0], 1)
+            columns = out[f"{name}.bias"][0]
+            if m["norm"] == "batch":
+                del out[f"{name}.bias"]  # the norm would take it out again
+            out[f"{name}.norm.weight"] = out[f"{name}.norm.bias"] = (columns, 1)
     return out
+
+
+def running_moments(case):
+    """Name and length of each running mean and variance."""
+    if case.model["norm"] != "batch":
+        return {}
+    gains = {n: shape for n, (shape, _) in shapes(case).items() if n.endswith("norm.weight")}
+    return {n.removesuffix("weight") + part: shape for n, shape in gains.items() for part in ("running_mean", "running_var")}
 
 
 def projection(contrast):
@@ -258,6 +276,9 @@ def draw_parameters(case, generator):
         if name == f"relatedness.{len(c['hidden'])}.weight":
             value *= 2.5  # a temperature that differs from row to row
         parameters[name] = value.astype(np.float32)
+    for name, shape in running_moments(case).items():
+        value = generator.normal(0.0, 0.3, shape)
+        parameters[name] = (value if name.endswith("mean") else 0.5 + value**2).astype(np.float32)
     return parameters
 
 
@@ -305,11 +326,14 @@ def draw_batch(case, rows, generator):
 
 
 class Forward:
-    """The forward pass and its losses; `kinks` gathers the pre-activations, `norms` the norms before normalisation."""
+    """The forward pass and its losses; `kinks` gathers the pre-activations, `norms` the norms before normalisation.
 
-    def __init__(self, case, p, batch, step=0):
-        self.case, self.p, self.step = case, p, step
-        self.kinks, self.norms = [], []
+    In training the running moments among `p` move by the minibatch's.
+    """
+
+    def __init__(self, case, p, batch, step=0, training=True):
+        self.case, self.p, self.step, self.training = case, p, step, training
+        self.kinks, self.norms, self.margins = [], [], []
         ids = torch.from_numpy(batch["ids"]).long()
         numeric = torch.from_numpy(batch["numeric"]).double()
         sets = ["ctr.", "cvr."] if case.model["encoder"] == "single-task" else [""]
@@ -330,6 +354,9 @@ class Forward:
             z = [self.project(a[k], k) for k in (CTR, CVR)]
             contrast = self.loss_contrast(z, self.tau, batch)
         self.losses["contrast"] = contrast
+        supervision = case.contrast["relatedness_supervision"]
+        if supervision > 0:
+            self.losses["relatedness"] = F.binary_cross_entropy_with_logits(self.r, (y != v).double())
         warmup = case.contrast["warmup_steps"]
         factor = min(1.0, (step + 1) / warmup) if warmup else 1.0
         total = case.contrast["weight"] * factor * contrast if case.contrast_on else 0.0
@@ -339,6 +366,8 @@ class Forward:
                 s = p["uncertainty"][k]
                 loss = torch.exp(-s) * loss + s / 2
             total = total + case.loss[name] * loss
+        if supervision > 0:
+            total = total + supervision * self.losses["relatedness"]
         self.losses["total"] = total
 
     def activate(self, x):
@@ -352,7 +381,13 @@ class Forward:
         """What follows the product and bias of hidden layer `name`, of which z is `columns`: norm and activation."""
         if self.case.model["norm"] is not None:
             gain, offset = (self.p[f"{name}.norm.{part}"][columns] for part in ("weight", "bias"))
-            z = F.layer_norm(z, gain.shape, gain, offset, eps=1e-5)
+            if self.case.model["norm"] == "layer":
+                z = F.layer_norm(z, gain.shape, gain, offset, eps=1e-5)
+            elif self.training and len(z) == 1:  # which PyTorch refuses
+                z = gain * (z - z) + offset
+            else:
+                mean, variance = (self.p[f"{name}.norm.running_{part}"][columns] for part in ("mean", "var"))
+                z = F.batch_norm(z, mean, variance, gain, offset, self.training, momentum=0.1, eps=1e-5)
         return self.activate(z)
 
     def drop(self, h, layer, first=0, columns=None):
@@ -362,7 +397,7 @@ class Forward:
         counter (i // 4, 6 | layer << 8, step, 0) lie below the rate.
         """
         rate = self.case.model["dropout"]
-        if rate is None:
+        if rate is None or not self.training:
             return h
         rows, width = h.shape
         columns = columns or width
@@ -382,7 +417,9 @@ class Forward:
         """One linear layer: `weight` picks of a stack, `columns` of what lies side by side."""
         w = self.p[f"{name}.weight"]
         w = w[:, columns] if w.dim() == 2 else w[weight]
-        h = h @ w + self.p[f"{name}.bias"][columns]
+        h = h @ w
+        if f"{name}.bias" in self.p:
+            h = h + self.p[f"{name}.bias"][columns]
         return self.hidden(h, name, columns) if activate else h
 
     def network(self, h, name, number, widths):
@@ -530,14 +567,21 @@ class Forward:
                 u = u @ self.p[f"relatedness.{layer}.weight"] + self.p[f"relatedness.{layer}.bias"]
                 if layer < len(c["hidden"]):
                     u = self.activate(u)
-            r = u[:, 0]
-        return c["tau_min"] + (c["tau_max"] - c["tau_min"]) * torch.sigmoid(r)
+            r = self.r = u[:, 0]
+        tau = c["tau_min"] + (c["tau_max"] - c["tau_min"]) * torch.sigmoid(r)
+        return tau if c["temperature_gradient"] else tau.detach()
 
     def loss_contrast(self, z, tau, batch):
         c = self.case.contrast
         member = candidates(c, batch)
         s = z[CTR] @ z[CVR].T  # S_ij = <z_ctr,i , z_cvr,j>
         ways = {"ctr-to-cvr": [s], "cvr-to-ctr": [s.T], "both": [s, s.T]}[c["direction"]]
+        anchor = torch.from_numpy(batch["click"]).bool() if c["anchors"] == "clicked" else torch.ones(len(tau), dtype=torch.bool)
+        anchor = anchor & (member.sum(dim=1) > 1)  # the others have nothing to be told apart from
+        rival = [w.detach().masked_fill(~member | torch.eye(len(tau), dtype=torch.bool), -math.inf).max(dim=1).values for w in ways]
+        margins = torch.cat([(w.detach().diagonal() - other)[anchor] for w, other in zip(ways, rival)])
+        self.margins.append(margins.abs().min().item() if len(margins) else math.inf)
+        self.pairing = (margins > 0).double().mean() if len(margins) else torch.zeros((), dtype=torch.float64)
         total = 0.0
         for similarity in ways:
             own = similarity.diagonal()[:, None]
@@ -656,6 +700,7 @@ def schedule_of(keys, optimizer):
 def compute(case, parameters, batches):
     """All tensors of the case, and how close it comes to where float32 could go another way: (kink, norm, gradient)."""
     p = {name: torch.from_numpy(value).double().requires_grad_() for name, value in parameters.items()}
+    running = {name: p.pop(name).detach() for name in running_moments(case)}
     tables = {name: (EmbeddingOptimizer(case.embedding, p[name]), at) for name, at in case.tables()}
     temperature = [n for n in p if n.startswith("relatedness.") or n == "temperature"]
     others = [n for n in p if not n.startswith("embedding.") and n not in temperature]
@@ -670,10 +715,10 @@ def compute(case, parameters, batches):
     out = {}
     kink = norm = smallest = math.inf
     for step, batch in enumerate(batches):
-        forward = Forward(case, p, batch, step)
+        forward = Forward(case, p | running, batch, step)
         gradients = torch.autograd.grad(forward.losses["total"], list(p.values()), allow_unused=True)
         gradients = {n: torch.zeros_like(p[n]) if g is None else g for n, g in zip(p, gradients)}
-        kink = min([kink] + forward.kinks)
+        kink = min([kink] + forward.kinks + (forward.margins if case.pairing else []))
         norm = min([norm] + forward.norms)
         for g in gradients.values():
             nonzero = g[g != 0].abs()
@@ -684,6 +729,8 @@ def compute(case, parameters, batches):
                 out["tau"] = forward.tau
             for name, loss in forward.losses.items():
                 out[f"loss.{name}"] = loss.reshape(1)
+            if case.pairing:
+                out["pairing_top1"] = forward.pairing.reshape(1)
             for name, g in gradients.items():
                 out[f"grad.{name}"] = g
         for name, g in gradients.items():
@@ -703,8 +750,10 @@ def compute(case, parameters, batches):
         for name, (table, at) in tables.items():
             table.step(gradients[name], batch["ids"][:, at])
         prefix = "updated" if step == 0 else "updated2"
-        for name in p:
-            out[f"{prefix}.{name}"] = p[name].detach().clone()
+        for name, value in (p | running).items():
+            out[f"{prefix}.{name}"] = value.detach().clone()
+    if running:
+        out["evaluated"] = Forward(case, p | running, batches[0], training=False).logits
     out = {name: np.ascontiguousarray(t.detach().numpy()) for name, t in out.items()}
     return out, (kink, norm, smallest)
 
@@ -720,6 +769,8 @@ def make(case):
             batches.append(draw_batch(case, case.second_rows, generator))
         out, (kink, norm, smallest) = compute(case, parameters, batches + batches[:1] if not case.second_rows else batches)
         if kink < 1e-4 or (norm < 1e-2 and not case.tower_shift) or (by_sign and smallest < 1e-5):
+            continue
+        if case.pairing and out["pairing_top1"] == 0:
             continue
         if case.tower_shift and (norm > 0 or (out["grad.projection.weight"] != 0).mean() < 0.7):
             continue  # the case is there for some rows without representation, not for all
@@ -839,6 +890,18 @@ CASES = [
     Case("norm_cross_stitch", "layer norm of each task's layers, no activation",
          model=dict(encoder="cross-stitch", hidden=[6, 5], tower=[5, 4], norm="layer", activation="identity"),
          contrast=dict(temperature="off"), dense=SGD, embedding=SGD),
+    Case("batch_norm_mmoe", "batch norm in experts and towers, gelu; dropout behind it; 70 rows, so that blocks of rows occur",
+         model=dict(SMALL, norm="batch", dropout=0.25, activation="gelu"), contrast=dict(INSTANCE, weight=0.5), dense=SGD, embedding=SGD,
+         rows=70, dims=(3, 3), vocabulary=(9, 7)),
+    Case("batch_norm_ple", "batch norm in each expert of two levels, silu; other rows in the second step",
+         model=dict(encoder="ple", experts=2, task_experts=1, levels=2, hidden=[5], tower=[4], norm="batch", activation="silu"),
+         contrast=dict(temperature="off"), dense=SGD, embedding=SGD, second_rows=9),
+    Case("batch_norm_dr", "batch norm in bottom, towers and imputation tower, relu; AdamW with decay, clipped",
+         model=dict(BOTTOM, norm="batch"), contrast=dict(INSTANCE, weight=0.3), loss=dict(cvr=0.8, cvr_kind="dr"),
+         dense=dict(ADAM, weight_decay=0.01, clip_norm=0.05), embedding=ADAM),
+    Case("batch_norm_one_row", "a minibatch of a single row, then one of five: the first leaves the running moments alone",
+         model=dict(encoder="esmm", hidden=[6, 5], tower=[5, 4], norm="batch", activation="tanh"), contrast=dict(temperature="off"),
+         dense=SGD, embedding=SGD, rows=1, second_rows=5),
     Case("uncertainty", "learned weights of all three supervised losses; contrast by its fixed one",
          model=dict(BOTTOM, activation="tanh"), contrast=dict(INSTANCE, weight=0.5), loss=dict(weighting="uncertainty", ctr=0.9, cvr=0.5),
          dense=SGD, embedding=SGD),
@@ -877,6 +940,15 @@ CASES = [
     Case("mmoe_clicked_anchors_sampled", "the same with sampled rows and infonce", model=SMALL,
          contrast=dict(INSTANCE, weight=0.5, anchors="clicked", warmup_steps=2, negatives=4, objective="infonce"), dense=SGD,
          embedding=SGD),
+    Case("supervised_relatedness", "the relatedness network learns from the labels' agreement and from the contrast; the weight is warming up",
+         model=dict(SMALL, activation="tanh"), contrast=dict(INSTANCE, weight=0.5, relatedness_supervision=0.8, anchors="clicked",
+                                                             warmup_steps=3), dense=SGD, embedding=SGD, pairing=True),
+    Case("supervised_relatedness_alone", "the labels' agreement alone shapes tau; infonce, sampled rows, a mask, gradient to the towers",
+         model=dict(BOTTOM, activation="tanh"), contrast=dict(
+             INSTANCE, weight=0.5, relatedness_supervision=0.3, temperature_gradient=False, objective="infonce", negatives=4, mask="user",
+             stop_gradient=False), dense=SGD, embedding=SGD, rows=24, pairing=True),
+    Case("pairing", "from CVR to CTR: one direction's top-1; a fixed temperature", model=dict(BOTTOM, activation="tanh"),
+         contrast=dict(temperature=0.3, weight=0.5, width=4, direction="cvr-to-ctr"), dense=SGD, embedding=SGD, rows=12, pairing=True),
     Case("single_task", "embeddings and networks of each task's own; clicked loss",
          model=dict(encoder="single-task", hidden=[6, 5], tower=[5, 4]), contrast=dict(temperature="off"),
          loss=dict(ctcvr=0.0, cvr=1.0), dense=ADAM, embedding=ADAM, dims=(3, 4, 3)),
