@@ -22,6 +22,5 @@ pub mod ops;
 pub mod random;
 pub mod report;
 pub mod train;
-mod vector;
 
 pub use error::{Error, Result};

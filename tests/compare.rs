@@ -113,8 +113,7 @@ fn tables_and_what_is_run_again() {
         ["off", "aligned-contrast.temperature-0.2", "aligned-contrast.temperature-instance"].iter().zip(variants)
     {
         let runs = [1, 2].map(|seed| path(&format!("whole/runs/{folder}/seed-{seed}")));
-        let auc = [0, 1].map(|i| {
-            let run = &runs[i];
+        let auc = runs.each_ref().map(|run| {
             let text = well(tauten(&["evaluate", run, "--device", "cpu", "--json", "-q"])).out;
             let evaluation: Value = serde_json::from_str(&text).unwrap();
             let kept: Value = serde_json::from_slice(&std::fs::read(Path::new(run).join("result.json")).unwrap()).unwrap();

@@ -9,8 +9,8 @@ against.
 loss and the conversion loss over clicked rows, in-batch contrast of width 64 with a temperature an instance, Adam. The model is that
 of kuairand.py, its experts batched, its optimizers fused; ids follow Zipf's law with exponent 1.
 
-Each combination of embedding gradient (sparse, lazy, dense: kuairand.py) and allocator runs in a process of its own, in turns; the
-fastest by its median is PyTorch's best. Allocators: glibc's own, glibc's told to keep its memory, and jemalloc where the library is
+Each combination of embedding gradient (sparse, lazy, dense: kuairand.py) and allocator runs in a process of its own, one after the
+other; the fastest by its median is PyTorch's best. Allocators: glibc's own, glibc's told to keep its memory, and jemalloc where the library is
 (Debian: libjemalloc2). Needs torch and numpy."""
 
 import argparse

@@ -251,8 +251,7 @@ impl Manifest {
                 path.display()
             )));
         }
-        let manifest: Manifest = read_json(&path)?;
-        Ok(manifest)
+        Manifest::deserialize(json).map_err(|e| Error::user(format!("{}: {e}; prepare again", path.display())))
     }
 
     /// The part on a split; none for a test split that is not there.

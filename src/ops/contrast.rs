@@ -11,10 +11,10 @@
 
 use super::check::{Case, integers, normals};
 use super::product::{Matrix, Threads, product};
+use super::vector::{exp, highest, sums, vectorised};
 use super::{Access, Args, Cost, Dispatch, Kernel, fold, params};
 use crate::config::{Direction, Objective};
 use crate::graph::{Graph, Input, Step, TensorId};
-use crate::vector::{exp, highest, sums, vectorised};
 use bytemuck::Zeroable;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -27,7 +27,7 @@ const SAMPLED: &str = include_str!("../../shaders/contrast_sampled.wgsl");
 const STRIPE: usize = 128;
 const PANEL: usize = 256;
 const GROUPS: usize = 16;
-/// In the place of an S that a mask leaves out: its e^ is 0.
+/// In the place of an S that is left out, or not known yet: its e^ is 0.
 const LEFT_OUT: f32 = -1e30;
 
 params! {
@@ -226,7 +226,7 @@ struct Online {
 }
 
 impl Online {
-    const EMPTY: Online = Online { highest: -1.0e30, sum: 0.0, product: 0.0, count: 0.0, positive: 0.0, rival: -1.0e30 };
+    const EMPTY: Online = Online { highest: LEFT_OUT, sum: 0.0, product: 0.0, count: 0.0, positive: LEFT_OUT, rival: LEFT_OUT };
 
     fn add(&mut self, s: f32, inverse: f32, itself: bool) {
         let x = s * inverse;
@@ -282,25 +282,31 @@ fn stats_op(params: Params) -> Dispatch<Params> {
 }
 
 fn stats(p: &Params, args: &mut Args) {
+    if p.sampled() { stats_sampled(p, args) } else { stats_tiled(p, args) }
+}
+
+fn stats_sampled(p: &Params, args: &mut Args) {
+    let rows = p.rows as usize;
+    let (z, tau, keys, offsets) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<u32>(2), args.read::<u32>(3));
+    let (stats, margins) = (args.write::<[f32; 4]>(4), args.write::<f32>(5));
+    stats.par_iter_mut().zip(margins).enumerate().for_each(|(at, (stats, margin))| {
+        let (side, i) = (p.first as usize + at / rows, at % rows);
+        let inverse = 1.0 / tau[i];
+        let mut online = Online::EMPTY;
+        for c in std::iter::once(0).chain(offsets.iter().map(|&c| c as usize)) {
+            let j = (i + c) % rows;
+            if p.allowed(keys, i, j) {
+                online.add(dot(p, z, side, i, j), inverse, c == 0);
+            }
+        }
+        (*stats, *margin) = (online.stats(), online.margin());
+    });
+}
+
+/// Rows of S are those of one side; where both directions are on, the other's sums are those of the columns.
+fn stats_tiled(p: &Params, args: &mut Args) {
     let rows = p.rows as usize;
     let (z, tau, keys) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<u32>(2));
-    if p.sampled() {
-        let offsets = args.read::<u32>(3);
-        let (stats, margins) = (args.write::<[f32; 4]>(4), args.write::<f32>(5));
-        stats.par_iter_mut().zip(margins).enumerate().for_each(|(at, (stats, margin))| {
-            let (side, i) = (p.first as usize + at / rows, at % rows);
-            let inverse = 1.0 / tau[i];
-            let mut online = Online::EMPTY;
-            for c in std::iter::once(0).chain(offsets.iter().map(|&c| c as usize)) {
-                let j = (i + c) % rows;
-                if p.allowed(keys, i, j) {
-                    online.add(dot(p, z, side, i, j), inverse, c == 0);
-                }
-            }
-            (*stats, *margin) = (online.stats(), online.margin());
-        });
-        return;
-    }
     let (stats, margins) = (args.write::<[f32; 4]>(3), args.write::<f32>(4));
     let (own, both) = (p.group_rows(), p.directions > 1);
     let groups = rows.div_ceil(own);
@@ -330,27 +336,24 @@ fn stats(p: &Params, args: &mut Args) {
                 for (s, online) in s.chunks(PANEL).zip(&mut online[..own.len()]) {
                     add_rival(&mut online.rival, &s[..others.len()]);
                 }
-                let rivals = &mut columns[rows..][others.clone()];
                 if both {
-                    add_rivals(rivals, &s[..own.len() * PANEL]);
+                    add_rivals(&mut columns[rows..][others.clone()], &s[..own.len() * PANEL]);
                 }
-                for i in pairs {
+                for i in pairs.clone() {
                     s[(i - own.start) * PANEL + i - from] = online[i - own.start].positive;
                 }
                 for ((i, s), online) in own.clone().zip(s.chunks(PANEL)).zip(&mut online) {
                     let s = &s[..others.len()];
-                    let most = if others.contains(&i) { online.rival.max(online.positive) } else { online.rival };
-                    add_to_row(online, s, inverses[i], most);
+                    add_to_row(online, s, inverses[i]);
                     if p.masked != 0 {
                         online.count += s.iter().filter(|&&s| s != LEFT_OUT).count() as f32;
                     }
                 }
                 if both {
-                    let positives = own.clone().zip(&online).map(|(i, online)| (i, online.positive));
                     let mut most = [LEFT_OUT; PANEL];
                     most[..others.len()].copy_from_slice(&columns[rows..][others.clone()]);
-                    for (i, positive) in positives.filter(|(i, _)| others.contains(i)) {
-                        most[i - from] = most[i - from].max(positive);
+                    for i in pairs {
+                        most[i - from] = most[i - from].max(online[i - own.start].positive);
                     }
                     add_to_columns(columns, &inverses[others.clone()], from, &s[..own.len() * PANEL], &most);
                 }
@@ -397,9 +400,9 @@ vectorised! {
 }
 
 vectorised! {
-    /// Adds the scores `s`, none above `most`, to a row's sums, without counting them.
-    fn add_to_row(online: &mut Online, s: &[f32], inverse: f32, most: f32) {
-        let most = most * inverse;
+    /// Adds the scores `s`, none above the row's rival and positive, to its sums, without counting them.
+    fn add_to_row(online: &mut Online, s: &[f32], inverse: f32) {
+        let most = online.rival.max(online.positive) * inverse;
         let most = if most > online.highest { most } else { online.highest };
         let sums = sums(s, |s| {
             let e = exp(s * inverse - most);
@@ -566,34 +569,38 @@ fn gradient_op(params: Params) -> Dispatch<Params> {
 }
 
 fn gradient(p: &Params, args: &mut Args) {
+    if p.sampled() { gradient_sampled(p, args) } else { gradient_tiled(p, args) }
+}
+
+fn gradient_sampled(p: &Params, args: &mut Args) {
     let (rows, width) = (p.rows as usize, p.width as usize);
     let (z, tau, keys, stats) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<u32>(2), args.read::<[f32; 4]>(3));
-    let factor = args.uniform::<Step>(4).contrast;
-    if p.sampled() {
-        let offsets = args.read::<u32>(5);
-        let dz = args.write::<f32>(6);
-        dz.par_chunks_mut(width).enumerate().for_each(|(at, dz)| {
-            let (i, side) = (at / 2, at % 2);
-            if p.accumulate == 0 {
-                dz.fill(0.0);
-            }
-            for anchored in [true, false] {
-                for c in std::iter::once(0).chain(offsets.iter().map(|&c| c as usize)) {
-                    let j = (i + if anchored { c } else { rows - c }) % rows;
-                    let (a, direction) = if anchored { (i, side) } else { (j, 1 - side) };
-                    let anchor = p.anchor(tau, stats, factor, a, direction);
-                    if anchor.weight == 0.0 || !p.allowed(keys, i, j) {
-                        continue;
-                    }
-                    let g = anchor.g(dot(p, z, side, i, j), c == 0);
-                    let other = &z[p.offset(j, 1 - side)..][..width];
-                    dz.iter_mut().zip(other).for_each(|(dz, z)| *dz += g * z);
+    let (factor, offsets, dz) = (args.uniform::<Step>(4).contrast, args.read::<u32>(5), args.write::<f32>(6));
+    dz.par_chunks_mut(width).enumerate().for_each(|(at, dz)| {
+        let (i, side) = (at / 2, at % 2);
+        if p.accumulate == 0 {
+            dz.fill(0.0);
+        }
+        for anchored in [true, false] {
+            for c in std::iter::once(0).chain(offsets.iter().map(|&c| c as usize)) {
+                let j = (i + if anchored { c } else { rows - c }) % rows;
+                let (a, direction) = if anchored { (i, side) } else { (j, 1 - side) };
+                let anchor = p.anchor(tau, stats, factor, a, direction);
+                if anchor.weight == 0.0 || !p.allowed(keys, i, j) {
+                    continue;
                 }
+                let g = anchor.g(dot(p, z, side, i, j), c == 0);
+                let other = &z[p.offset(j, 1 - side)..][..width];
+                dz.iter_mut().zip(other).for_each(|(dz, z)| *dz += g * z);
             }
-        });
-        return;
-    }
-    let dz = args.write::<f32>(5);
+        }
+    });
+}
+
+fn gradient_tiled(p: &Params, args: &mut Args) {
+    let (rows, width) = (p.rows as usize, p.width as usize);
+    let (z, tau, keys, stats) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<u32>(2), args.read::<[f32; 4]>(3));
+    let (factor, dz) = (args.uniform::<Step>(4).contrast, args.write::<f32>(5));
     let own = p.group_rows();
     let groups = rows.div_ceil(own);
     let (anchors, scratch) = args.scratch(3 * rows + groups * (STRIPE * PANEL + rows * width)).split_at_mut(3 * rows);

@@ -28,6 +28,7 @@ mod product;
 pub mod report;
 pub mod temperature;
 pub mod transfer;
+mod vector;
 
 pub use args::{Args, View};
 pub(crate) use params::params;

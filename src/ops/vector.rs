@@ -1,11 +1,11 @@
-//! Vectors of the CPU: loops over slices that compilers turn into them, and what such loops need in place of libm.
+//! Vectors for the CPU twins: loops over slices that compilers turn into them, and what such loops need in place of libm.
 //!
 //! Loops go by index over slices cut to one length: chains of zips are not inlined, which costs the vectors.
 //!
 //! Nothing here is contracted to fused multiplications, so results do not depend on the processor.
 
 /// Numbers that a loop handles side by side; sums over them have this many parts whatever the processor's own width.
-pub(crate) const LANES: usize = 16;
+const LANES: usize = 16;
 
 /// A function whose loops are compiled twice, for the vectors that every processor of its architecture has and for wider ones
 /// (x86-64: AVX2); the processor that runs it decides. What its body calls must be `#[inline(always)]`.
@@ -32,11 +32,11 @@ macro_rules! vectorised {
         }
     };
 }
-pub(crate) use vectorised;
+pub(super) use vectorised;
 
 /// e^x, relative error below 2e-7, for loops that are vectorised: 0 below -87, e^87 above 87, NaN of NaN. (Cephes, `expf`.)
 #[inline(always)]
-pub(crate) fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer, which then are the lowest bits.
     let low = x < -87.0;
     let x = if x > 87.0 { 87.0 } else { x };
@@ -52,7 +52,7 @@ pub(crate) fn exp(x: f32) -> f32 {
 
 /// The largest of `x`, at least `least`, in [`LANES`] parts; NaN is passed over.
 #[inline(always)]
-pub(crate) fn highest(x: &[f32], least: f32) -> f32 {
+pub(super) fn highest(x: &[f32], least: f32) -> f32 {
     let larger = |a: f32, b: f32| if b > a { b } else { a };
     let mut lanes = [least; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
@@ -66,7 +66,7 @@ pub(crate) fn highest(x: &[f32], least: f32) -> f32 {
 
 /// The sums of the two numbers that `of` makes of each of `x`, in [`LANES`] parts and then in their order.
 #[inline(always)]
-pub(crate) fn sums(x: &[f32], of: impl Fn(f32) -> [f32; 2]) -> [f32; 2] {
+pub(super) fn sums(x: &[f32], of: impl Fn(f32) -> [f32; 2]) -> [f32; 2] {
     let (mut first, mut second) = ([0f32; LANES], [0f32; LANES]);
     let (chunks, rest) = x.as_chunks::<LANES>();
     for x in chunks {
