@@ -18,9 +18,98 @@ use crate::{Error, Result};
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::io::Write;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+
+/// Training steps on whole minibatches alone, from a run's first parameters on: for comparing devices, and for profiles.
+pub struct Steps {
+    session: Session,
+    prefetch: Prefetch,
+    program: usize,
+    rows: usize,
+    started: u64,
+    under_way: VecDeque<Minibatch>,
+    outputs: Vec<Vec<f32>>,
+}
+
+impl Steps {
+    /// Opens a session that trains with `config`; `line` receives the plan in words.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Session::open`]; a warm-up that is longer than the training.
+    pub fn open(config: &Config, dataset: &Arc<Dataset>, choice: Choice, line: &mut dyn FnMut(String)) -> Result<Steps> {
+        let source: Arc<dyn RowSource> = Arc::new((dataset.clone(), Split::Train));
+        let rows = config.train.batch_size.min(source.len());
+        let mut session = Session::open(config, &schema(dataset.encoding()), choice, &[Role::Train(rows)], line)?;
+        session.set_training_steps(training_steps(config, source.len())?);
+        session.initialize()?;
+        let prefetch = Prefetch::train(source, session.batch_layout(), rows, config.seed, Position::default())?;
+        let program = session.program(Role::Train(rows))?;
+        Ok(Steps { session, prefetch, program, rows, started: 0, under_way: VecDeque::new(), outputs: Vec::new() })
+    }
+
+    /// The session.
+    pub fn session(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
+    /// Rows of a minibatch.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of the next step, from 0.
+    pub fn started(&self) -> u64 {
+        self.started
+    }
+
+    /// Steps whose losses have not been received.
+    pub fn in_flight(&self) -> usize {
+        self.under_way.len()
+    }
+
+    /// Takes the next minibatch; also from when to when it was built.
+    ///
+    /// # Errors
+    ///
+    /// What the data reports.
+    pub fn next(&mut self) -> Result<(Minibatch, Range<Instant>)> {
+        loop {
+            let batch = self.prefetch.next()?.ok_or_else(ended_early)?;
+            // The short minibatch at an epoch's end has no program here.
+            if batch.rows == self.rows {
+                return Ok((batch, self.prefetch.built()));
+            }
+            self.prefetch.recycle(batch);
+        }
+    }
+
+    /// Starts a step on `batch`; at most [`RING`] may be under way.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports.
+    pub fn start(&mut self, batch: Minibatch) -> Result<()> {
+        self.session.train(self.program, self.started, &batch)?;
+        self.started += 1;
+        self.under_way.push_back(batch);
+        Ok(())
+    }
+
+    /// Waits for the losses of the oldest step under way.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports.
+    pub fn receive(&mut self) -> Result<Report> {
+        self.session.receive(self.program, &mut self.outputs)?;
+        self.under_way.pop_front().into_iter().for_each(|batch| self.prefetch.recycle(batch));
+        Ok(bytemuck::pod_read_unaligned(bytemuck::cast_slice(&self.outputs[0])))
+    }
+}
 
 /// The total loss of each of the first `steps` steps of a run of `config`, from its first parameters; for comparing devices.
 ///
@@ -28,26 +117,17 @@ use std::time::Instant;
 ///
 /// What data and device report.
 pub fn first_steps(config: &Config, dataset: &Arc<Dataset>, choice: Choice, steps: u64) -> Result<Vec<f32>> {
-    let source: Arc<dyn RowSource> = Arc::new((dataset.clone(), Split::Train));
-    let batch = config.train.batch_size.min(source.len());
-    let schema = schema(dataset.encoding());
-    let mut session = Session::open(config, &schema, choice, &[Role::Train(batch)], &mut |_| ())?;
-    session.set_training_steps(training_steps(config, source.len())?);
-    session.initialize()?;
-    let mut prefetch = Prefetch::train(source, session.batch_layout(), batch, config.seed, Position::default())?;
-    let program = session.program(Role::Train(batch))?;
-    let (mut losses, mut outputs) = (Vec::new(), Vec::new());
-    while (losses.len() as u64) < steps {
-        let Some(minibatch) = prefetch.next()? else { break };
-        // The short minibatch at an epoch's end has no program here.
-        if minibatch.rows == batch {
-            session.train(program, losses.len() as u64, &minibatch)?;
-            session.receive(program, &mut outputs)?;
-            losses.push(bytemuck::pod_read_unaligned::<Report>(bytemuck::cast_slice(&outputs[0])).total);
-        }
-        prefetch.recycle(minibatch);
-    }
-    Ok(losses)
+    let mut trained = Steps::open(config, dataset, choice, &mut |_| ())?;
+    let loss = |_| {
+        let (batch, _) = trained.next()?;
+        trained.start(batch)?;
+        Ok(trained.receive()?.total)
+    };
+    (0..steps).map(loss).collect()
+}
+
+fn ended_early() -> Error {
+    Error::system("the thread that builds minibatches ended early")
 }
 
 /// How training ended.
@@ -261,7 +341,7 @@ impl Trainer<'_> {
 
     /// Starts the next step; whether it was the last of its epoch.
     fn step(&mut self) -> Result<bool> {
-        let batch = self.prefetch.next()?.ok_or_else(|| Error::system("the thread that builds minibatches ended early"))?;
+        let batch = self.prefetch.next()?.ok_or_else(ended_early)?;
         if self.task.is_none() {
             let name = format!("epoch {}", batch.epoch + 1);
             let task = self.progress.task(&name, self.rows as u64, "rows");

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 pub struct Adapter {
     adapter: wgpu::Adapter,
     info: wgpu::AdapterInfo,
+    timestamps: bool,
 }
 
 /// What a person without any adapter can do.
@@ -42,14 +43,22 @@ impl Adapter {
     pub fn all() -> Vec<Adapter> {
         let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
         descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+        // WGPU_DEBUG=1 has a release build tell debuggers the labels as well.
+        descriptor.flags = descriptor.flags.with_env();
         let instance = wgpu::Instance::new(descriptor);
         let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
         adapters
             .into_iter()
-            .map(|adapter| Adapter { info: adapter.get_info(), adapter })
+            .map(|adapter| Adapter { info: adapter.get_info(), adapter, timestamps: false })
             .filter(|a| a.info.backend != wgpu::Backend::Noop)
             .filter(|a| a.adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS))
             .collect()
+    }
+
+    /// The same adapter, to be opened with timestamp queries where it has them.
+    #[must_use]
+    pub fn with_timestamps(self) -> Adapter {
+        Adapter { timestamps: true, ..self }
     }
 
     /// Back end, name and driver in one line.
@@ -197,9 +206,10 @@ impl Adapter {
                 )));
             }
         }
+        let timestamps = if self.timestamps { wgpu::Features::TIMESTAMP_QUERY } else { wgpu::Features::empty() };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("tauten"),
-            required_features: self.adapter.features() & wgpu::Features::PIPELINE_CACHE,
+            required_features: self.adapter.features() & (wgpu::Features::PIPELINE_CACHE | timestamps),
             required_limits: required,
             ..Default::default()
         };
