@@ -111,7 +111,7 @@ impl Choice {
         match (wanted, best) {
             ("auto" | "gpu", Some(i)) => {
                 let adapter = adapters.swap_remove(i);
-                let line = format!("device: {}, the first {} GPU", adapter.describe(), adapter.kind());
+                let line = format!("device: {}, the first {} GPU{}", adapter.describe(), adapter.kind(), gpu::shaders_note());
                 Ok((Choice::Gpu(Box::new(adapter)), line))
             }
             ("auto", None) => {
@@ -124,7 +124,7 @@ impl Choice {
                 match adapters.iter().position(|a| a.describe().to_lowercase().contains(&lower)) {
                     Some(i) => {
                         let adapter = adapters.swap_remove(i);
-                        let line = format!("device: {}, by its name", adapter.describe());
+                        let line = format!("device: {}, by its name{}", adapter.describe(), gpu::shaders_note());
                         Ok((Choice::Gpu(Box::new(adapter)), line))
                     }
                     None => Err(Error::user(format!("--device {name}: no adapter has this in its name; {}", list(&adapters)))),

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// Most mixtures in one op.
-const MOST: usize = 4;
+pub const MOST: usize = 4;
 
 /// Which experts each of several mixtures is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

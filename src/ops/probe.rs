@@ -1,4 +1,5 @@
-//! Probes of a device: the rate of copies and of multiply-adds. No part of a model; `tauten doctor` measures with them.
+//! Probes of a device: the rate of copies and of multiply-adds. No part of a model; `tauten doctor` and
+//! `tauten profile` measure with them.
 
 use super::check::{Case, normals};
 use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
@@ -66,22 +67,37 @@ fn run_copy(_: &Params, args: &mut Args) {
 
 fn run_multiply_add(p: &Params, args: &mut Args) {
     let (from, to) = (args.read::<f32>(0), args.write::<f32>(1));
-    let chunk = |to: &mut [f32], from: &[f32]| {
-        for (to, from) in to.chunks_exact_mut(LANES).zip(from.chunks_exact(LANES)) {
-            let mut x = [[0f32; LANES]; CHAINS];
-            for (c, x) in x.iter_mut().enumerate() {
-                x.iter_mut().zip(from).for_each(|(x, from)| *x = from + c as f32);
+    let arch = pulp::Arch::new();
+    to.par_chunks_mut(BLOCK * LANES)
+        .zip(from.par_chunks(BLOCK * LANES))
+        .for_each(|(to, from)| arch.dispatch(Chains { p, to, from }));
+}
+
+/// The chains of some words, by the widest multiply-adds that the processor has: what the matrix products use too.
+struct Chains<'a> {
+    p: &'a Params,
+    to: &'a mut [f32],
+    from: &'a [f32],
+}
+
+impl pulp::WithSimd for Chains<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, simd: S) {
+        let (a, b) = (simd.splat_f32s(self.p.a), simd.splat_f32s(self.p.b));
+        let sum = |from: S::f32s| {
+            let mut x: [S::f32s; CHAINS] = std::array::from_fn(|c| simd.add_f32s(from, simd.splat_f32s(c as f32)));
+            for _ in 0..self.p.rounds {
+                x.iter_mut().for_each(|x| *x = simd.mul_add_f32s(*x, a, b));
             }
-            for _ in 0..p.rounds {
-                // Two roundings where the shader may have one: the targets of a plain build have no such instruction.
-                x.iter_mut().for_each(|x| x.iter_mut().for_each(|x| *x = *x * p.a + p.b));
-            }
-            for (i, to) in to.iter_mut().enumerate() {
-                *to = ((x[0][i] + x[1][i]) + (x[2][i] + x[3][i])) + ((x[4][i] + x[5][i]) + (x[6][i] + x[7][i]));
-            }
-        }
-    };
-    to.par_chunks_mut(BLOCK * LANES).zip(from.par_chunks(BLOCK * LANES)).for_each(|(to, from)| chunk(to, from));
+            let add = |x, y| simd.add_f32s(x, y);
+            add(add(add(x[0], x[1]), add(x[2], x[3])), add(add(x[4], x[5]), add(x[6], x[7])))
+        };
+        let ((from, from_rest), (to, to_rest)) = (S::as_simd_f32s(self.from), S::as_mut_simd_f32s(self.to));
+        to.iter_mut().zip(from).for_each(|(to, &from)| *to = sum(from));
+        simd.partial_store_f32s(to_rest, sum(simd.partial_load_f32s(from_rest)));
+    }
 }
 
 /// One vector, more than a workgroup, a part of a workgroup.

@@ -407,7 +407,8 @@ impl Memory {
     }
 }
 
-fn mib(bytes: u64) -> String {
+/// Bytes in words.
+pub(super) fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64)
 }
 

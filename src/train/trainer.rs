@@ -4,7 +4,7 @@ use super::checkpoint::{self, Best, Checkpoint, Progress as State};
 use super::evaluate::evaluate;
 use super::metrics::Evaluation;
 use super::run::{Run, schema};
-use super::session::{Role, Session};
+use super::session::{Memory, Role, Session, mib};
 use crate::config::{Config, Monitor, ScheduleKind};
 use crate::data::batch::{Minibatch, RowSource};
 use crate::data::dataset::{Dataset, Split};
@@ -76,7 +76,7 @@ impl Steps {
     /// # Errors
     ///
     /// What the data reports.
-    pub fn next(&mut self) -> Result<(Minibatch, Range<Instant>)> {
+    pub fn minibatch(&mut self) -> Result<(Minibatch, Range<Instant>)> {
         loop {
             let batch = self.prefetch.next()?.ok_or_else(ended_early)?;
             // The short minibatch at an epoch's end has no program here.
@@ -119,7 +119,7 @@ impl Steps {
 pub fn first_steps(config: &Config, dataset: &Arc<Dataset>, choice: Choice, steps: u64) -> Result<Vec<f32>> {
     let mut trained = Steps::open(config, dataset, choice, &mut |_| ())?;
     let loss = |_| {
-        let (batch, _) = trained.next()?;
+        let (batch, _) = trained.minibatch()?;
         trained.start(batch)?;
         Ok(trained.receive()?.total)
     };
@@ -163,6 +163,37 @@ struct Line<'a> {
     monitor: Option<f64>,
     best: bool,
     rows_per_second: f64,
+    seconds: Seconds,
+    /// Device memory of the plan.
+    memory: Memory,
+}
+
+/// Seconds of training in this process, evaluations and checkpoints left out, and what the host did in them.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+struct Seconds {
+    all: f64,
+    /// Waiting for minibatches.
+    data: f64,
+    /// Starting steps: uploading, encoding and submitting; on the CPU the steps themselves.
+    start: f64,
+    /// Waiting for steps to end.
+    wait: f64,
+}
+
+impl Seconds {
+    /// The parts in percent.
+    fn describe(&self) -> String {
+        let [data, start, wait] = [self.data, self.start, self.wait].map(|s| 100.0 * s / self.all.max(f64::MIN_POSITIVE));
+        format!("data {data:.0} %, start {start:.0} %, wait {wait:.0} %")
+    }
+}
+
+/// Runs `f` and adds the seconds that it takes.
+fn timed<T>(seconds: &mut f64, f: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let result = f();
+    *seconds += start.elapsed().as_secs_f64();
+    result
 }
 
 /// Mean losses over training steps.
@@ -279,7 +310,7 @@ pub fn train(
         progress,
         task: None,
         trained: 0,
-        seconds: 0.0,
+        seconds: Seconds::default(),
     };
     trainer.run(max_steps, interrupt)
 }
@@ -300,7 +331,7 @@ struct Trainer<'a> {
     task: Option<Task>,
     /// Rows and seconds of training in this process.
     trained: u64,
-    seconds: f64,
+    seconds: Seconds,
 }
 
 impl Trainer<'_> {
@@ -317,7 +348,7 @@ impl Trainer<'_> {
             }
             let start = Instant::now();
             let epoch_ends = self.step()?;
-            self.seconds += start.elapsed().as_secs_f64();
+            self.seconds.all += start.elapsed().as_secs_f64();
             let every = |n: u64| n > 0 && self.state.step.is_multiple_of(n);
             if epoch_ends || every(self.config.train.evaluate_every) {
                 self.drain()?;
@@ -336,12 +367,12 @@ impl Trainer<'_> {
     }
 
     fn rows_per_second(&self) -> f64 {
-        if self.seconds > 0.0 { self.trained as f64 / self.seconds } else { 0.0 }
+        if self.seconds.all > 0.0 { self.trained as f64 / self.seconds.all } else { 0.0 }
     }
 
     /// Starts the next step; whether it was the last of its epoch.
     fn step(&mut self) -> Result<bool> {
-        let batch = self.prefetch.next()?.ok_or_else(ended_early)?;
+        let batch = timed(&mut self.seconds.data, || self.prefetch.next())?.ok_or_else(ended_early)?;
         if self.task.is_none() {
             let name = format!("epoch {}", batch.epoch + 1);
             let task = self.progress.task(&name, self.rows as u64, "rows");
@@ -353,7 +384,7 @@ impl Trainer<'_> {
         while self.under_way.front().is_some_and(|&(_, other, _)| other != program) || self.session.in_flight(program) == RING {
             self.receive()?;
         }
-        self.session.train(program, self.state.step, &batch)?;
+        timed(&mut self.seconds.start, || self.session.train(program, self.state.step, &batch))?;
         let (epoch, index, rows) = (batch.epoch, batch.index, batch.rows);
         self.under_way.push_back((self.state.step, program, batch));
         self.state.step += 1;
@@ -370,7 +401,7 @@ impl Trainer<'_> {
     /// Reads the losses of the oldest step under way.
     fn receive(&mut self) -> Result<()> {
         let Some((step, program, batch)) = self.under_way.pop_front() else { return Ok(()) };
-        self.session.receive(program, &mut self.outputs)?;
+        timed(&mut self.seconds.wait, || self.session.receive(program, &mut self.outputs))?;
         let report: Report = bytemuck::pod_read_unaligned(bytemuck::cast_slice(&self.outputs[0]));
         if !report.total.is_finite() {
             return Err(self.not_finite(step, program, &batch));
@@ -387,7 +418,7 @@ impl Trainer<'_> {
         while !self.under_way.is_empty() {
             self.receive()?;
         }
-        self.seconds += start.elapsed().as_secs_f64();
+        self.seconds.all += start.elapsed().as_secs_f64();
         Ok(())
     }
 
@@ -441,10 +472,12 @@ impl Trainer<'_> {
             monitor: value,
             best,
             rows_per_second: self.rows_per_second(),
+            seconds: self.seconds,
+            memory: self.session.memory(),
         };
         let number = |x: Option<f64>| x.map_or("-".to_string(), |x| format!("{x:.4}"));
         self.progress.line(format!(
-            "epoch {} step {}: loss {:.4} (ctr {:.4}, ctcvr {:.4}, cvr {:.4}, contrast {:.4}); valid AUC ctr {}, cvr {}, ctcvr {}{}; {:.0} rows/s",
+            "epoch {} step {}: loss {:.4} (ctr {:.4}, ctcvr {:.4}, cvr {:.4}, contrast {:.4}); valid AUC ctr {}, cvr {}, ctcvr {}{}; {:.0} rows/s ({}), {}",
             line.epoch,
             line.step,
             losses.total,
@@ -456,7 +489,9 @@ impl Trainer<'_> {
             number(valid.cvr.auc),
             number(valid.ctcvr.auc),
             if best { ", the best so far" } else { "" },
-            line.rows_per_second
+            line.rows_per_second,
+            self.seconds.describe(),
+            mib(self.session.memory().total())
         ));
         let json = serde_json::to_string(&line).map_err(|e| Error::system(format!("metrics.jsonl: {e}")))?;
         (self.state.sums, self.state.summed) = ([0.0; 6], 0);

@@ -2,6 +2,7 @@
 
 use crate::device::Limits;
 use crate::{Error, Result};
+use serde_json::{Map, Value, json};
 use std::sync::{Arc, Mutex};
 
 /// A GPU, or a software implementation of one, as the driver offers it.
@@ -150,6 +151,19 @@ impl Adapter {
             ("max_compute_workgroup_storage_size", l.max_compute_workgroup_storage_size.into()),
             ("max_compute_workgroups_per_dimension", l.max_compute_workgroups_per_dimension.into()),
         ]
+    }
+
+    /// Everything about it: names, features, limits.
+    pub fn to_json(&self) -> Value {
+        let (least, most) = self.subgroups();
+        let features: Map<String, Value> =
+            self.features().into_iter().map(|(name, has)| (name.to_string(), has.into())).collect();
+        let limits: Map<String, Value> =
+            self.limit_table().into_iter().map(|(name, limit)| (name.to_string(), limit.into())).collect();
+        json!({
+            "name": self.name(), "backend": self.backend(), "kind": self.kind(), "driver": self.driver(),
+            "features": features, "limits": limits, "subgroup_sizes": [least, most],
+        })
     }
 
     /// Opens the adapter with exactly the features and limits of `needs`.

@@ -6,6 +6,7 @@ mod pipelines;
 mod timestamps;
 
 pub use adapter::{Adapter, HOW_TO_GET_ONE};
+pub(super) use pipelines::note as shaders_note;
 
 use super::timeline::{Activity, Mode, Recorder, Timeline};
 use super::{Device, RING, cpu};
@@ -162,7 +163,7 @@ impl Gpu {
             slots.iter().enumerate().map(|(i, &words)| buffer(&format!("slot {i}"), words, storage)).collect();
         let slots = Arc::new(slots);
         let ops = plans.iter().flat_map(|p| p.nodes.iter().map(|n| &*n.op));
-        let pipelines = Pipelines::new(&device, adapter.info(), checks, ops);
+        let pipelines = Pipelines::new(&device, adapter.info(), checks, ops)?;
         let programs = plans
             .into_iter()
             .map(|plan| {
@@ -355,7 +356,8 @@ impl Gpu {
             self.queue.submit([encoder.finish()]);
             let mut words = [0u32; 4];
             self.read_buffer(resolved, 0, &mut words)?;
-            let moment = timestamps::ticks(bytemuck::bytes_of(&words)).next().and_then(|t| Moment::new(before, after, t, period));
+            let moment =
+                timestamps::ticks(bytemuck::bytes_of(&words)).next().and_then(|t| Moment::new(before, after, t, period));
             best = [best, moment].into_iter().flatten().min_by_key(|m| m.error);
         }
         Ok(best.ok_or_else(|| NO_TIME.into()))

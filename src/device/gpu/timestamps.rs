@@ -127,7 +127,11 @@ impl Recording {
         let error = first.error.max(last.error) + nanoseconds(drift.abs() / 2.0);
         let at = |tick: u64| {
             let after = device(tick) + drift / 2.0;
-            if after >= 0.0 { first.host + nanoseconds(after) } else { first.host.checked_sub(nanoseconds(-after)).unwrap_or(first.host) }
+            if after >= 0.0 {
+                first.host + nanoseconds(after)
+            } else {
+                first.host.checked_sub(nanoseconds(-after)).unwrap_or(first.host)
+            }
         };
         let (mut spans, mut unusable, mut before) = (Vec::with_capacity(self.raw.len()), 0, 0);
         for &Raw { step, activity, ticks: [begin, end] } in &self.raw {
