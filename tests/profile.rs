@@ -158,7 +158,10 @@ fn a_profile_of_an_adapter_is_whole() {
     for_each_adapter(|name, adapter| {
         for mode in [Mode::Cheap, Mode::Detailed] {
             let (config, profile) = profile(Choice::Gpu(Box::new(adapter())), 2, mode);
-            println!("{name}: {:?}, {} unusable, error {:?} us", profile.missing, profile.unusable_timestamps, profile.clock_error_us);
+            println!(
+                "{name}: {:?}, {} unusable, error {:?} us",
+                profile.missing, profile.unusable_timestamps, profile.clock_error_us
+            );
             check(&config, &profile, mode);
             assert_eq!(profile.adapter.as_ref().unwrap()["name"].as_str(), Some(adapter().name()));
         }
@@ -289,7 +292,11 @@ fn wrong_arguments_are_refused_before_anything_runs() {
     assert!(unknown.starts_with("2: error: --kernel lineal: there is none of this name; there are: "), "{unknown}");
     let list = tauten(&["profile", "--kernel", "list"]);
     assert_eq!((list.code, list.err.as_str()), (0, ""));
-    assert!(list.out.lines().any(|l| l.starts_with("linear ") && l.ends_with("rows x groups x inputs x outputs")), "{}", list.out);
+    assert!(
+        list.out.lines().any(|l| l.starts_with("linear ") && l.ends_with("rows x groups x inputs x outputs")),
+        "{}",
+        list.out
+    );
 }
 
 #[test]

@@ -85,19 +85,36 @@ impl pulp::WithSimd for Chains<'_> {
 
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(self, simd: S) {
-        let (a, b) = (simd.splat_f32s(self.p.a), simd.splat_f32s(self.p.b));
-        let sum = |from: S::f32s| {
-            let mut x: [S::f32s; CHAINS] = std::array::from_fn(|c| simd.add_f32s(from, simd.splat_f32s(c as f32)));
-            for _ in 0..self.p.rounds {
-                x.iter_mut().for_each(|x| *x = simd.mul_add_f32s(*x, a, b));
-            }
-            let add = |x, y| simd.add_f32s(x, y);
-            add(add(add(x[0], x[1]), add(x[2], x[3])), add(add(x[4], x[5]), add(x[6], x[7])))
-        };
         let ((from, from_rest), (to, to_rest)) = (S::as_simd_f32s(self.from), S::as_mut_simd_f32s(self.to));
-        to.iter_mut().zip(from).for_each(|(to, &from)| *to = sum(from));
-        simd.partial_store_f32s(to_rest, sum(simd.partial_load_f32s(from_rest)));
+        for (to, &from) in to.iter_mut().zip(from) {
+            *to = chains(simd, self.p, from);
+        }
+        simd.partial_store_f32s(to_rest, chains(simd, self.p, simd.partial_load_f32s(from_rest)));
     }
+}
+
+/// Inlined into what has the processor's instructions: without them a multiply-add is a call.
+#[inline(always)]
+fn chains<S: pulp::Simd>(simd: S, p: &Params, from: S::f32s) -> S::f32s {
+    let (a, b) = (simd.splat_f32s(p.a), simd.splat_f32s(p.b));
+    let mut x = [from; CHAINS];
+    for (c, x) in x.iter_mut().enumerate() {
+        *x = simd.add_f32s(*x, simd.splat_f32s(c as f32));
+    }
+    for _ in 0..p.rounds {
+        for x in &mut x {
+            *x = simd.mul_add_f32s(*x, a, b);
+        }
+    }
+    let mut half = CHAINS / 2;
+    while half > 0 {
+        for i in 0..half {
+            // (0 + 1) + (2 + 3), ..., as the shader does.
+            x[i] = simd.add_f32s(x[2 * i], x[2 * i + 1]);
+        }
+        half /= 2;
+    }
+    x[0]
 }
 
 /// One vector, more than a workgroup, a part of a workgroup.

@@ -135,6 +135,8 @@ pub struct Recorded {
     pub spans: Vec<Span>,
     /// The intervals within measured steps.
     measured: Vec<Span>,
+    /// Seconds in which the device worked while measured steps ran, whichever step it was at.
+    busy: f64,
     missing: Option<String>,
     error_us: Option<f64>,
     unusable: usize,
@@ -218,7 +220,6 @@ pub fn train(
     let seconds: f64 = timed.iter().sum();
     let none = || Error::system("no step was measured");
     let (recorded_times, plain) = (Times::of(timed).ok_or_else(none)?, Times::of(plain).ok_or_else(none)?);
-    let device: f64 = recorded.measured.iter().filter(|s| name(s.activity).is_none()).map(Span::seconds).sum();
     let mut step = Step {
         rows,
         steps,
@@ -228,7 +229,7 @@ pub fn train(
         overhead: ratios[ratios.len() / 2],
         overhead_range: [ratios[0], ratios[ratios.len() - 1]],
         rows_per_second: rows as f64 / plain.median_us * 1e6,
-        device_busy: recorded.missing.is_none().then_some(device / seconds),
+        device_busy: recorded.missing.is_none().then_some(recorded.busy / seconds),
         host: host(&recorded.measured, seconds),
         disk_bytes: disk.map(|bytes| bytes as f64 / steps as f64),
         memory: trained.session().memory(),
@@ -266,6 +267,8 @@ fn turn(steps: &mut Steps, n: usize, mode: Option<Mode>, recorded: &mut Recorded
     if mode.is_some() {
         let mut timeline = steps.session().timeline()?;
         timeline.spans.extend(spans);
+        let within = |span: &Span| span.end.min(end).saturating_duration_since(span.start.max(starts[0])).as_secs_f64();
+        recorded.busy += timeline.spans.iter().filter(|s| name(s.activity).is_none()).map(within).sum::<f64>();
         // A host's interval counts where it lies, a device's or the builder's by its step: they are ahead or behind.
         recorded.add(timeline, |span| match span.activity {
             Activity::Build | Activity::Phase(_) | Activity::Node(_) => span.step >= first + LEAD,

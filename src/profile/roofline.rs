@@ -101,7 +101,12 @@ impl Profile {
         }
         // A number beside each of the first points, where no other number stands yet.
         let mut taken: Vec<[f64; 2]> = Vec::new();
-        put(text(right + 20.0, top + 4.0, "font-weight=\"bold\"", "share of the device's time, part of its roof"));
+        put(text(
+            right + 20.0,
+            top + 4.0,
+            "font-weight=\"bold\"",
+            if self.step.is_some() { "share of the device's time, part of its roof" } else { "part of its roof" },
+        ));
         for (i, kernel) in timed.iter().enumerate().take(NAMED) {
             let (cx, cy) = (x.at(kernel.flop_per_byte.max(edge)), y.at(height(kernel)));
             let free = |&[px, py]: &[f64; 2]| taken.iter().all(|t| (t[0] - px).abs() > 16.0 || (t[1] - py).abs() > 11.0);
@@ -119,8 +124,9 @@ impl Profile {
             let below = top + 24.0 + 30.0 * i as f64;
             put(text(right + 38.0, below, "text-anchor=\"end\" font-weight=\"bold\"", &number));
             put(text(right + 46.0, below, "", &format!("{} {}", kernel.name, kernel.shape)));
-            let (share, roof) = (100.0 * kernel.share.unwrap_or(0.0), kernel.roof_percent.unwrap_or(0.0));
-            put(text(right + 46.0, below + 13.0, "fill=\"#666666\"", &format!("{share:.1} %, at {roof:.0} % of its roof")));
+            let share = kernel.share.map_or(String::new(), |share| format!("{:.1} %, ", 100.0 * share));
+            let roof = format!("{share}at {:.0} % of its roof", kernel.roof_percent.unwrap_or(0.0));
+            put(text(right + 46.0, below + 13.0, "fill=\"#666666\"", &roof));
         }
         svg + "</svg>\n"
     }

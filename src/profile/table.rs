@@ -122,6 +122,13 @@ impl Profile {
                 places(&line.labels),
             ]);
         }
+        // A kernel alone has neither a share of a step nor a place in a model.
+        if self.step.is_none() {
+            rows.iter_mut().for_each(|row| {
+                row.remove(6);
+                row.pop();
+            });
+        }
         columns(&rows, 2) + &self.legend()
     }
 

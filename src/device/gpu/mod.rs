@@ -74,6 +74,8 @@ struct Program {
     readback: Ring,
     /// Where the device was opened with timestamps and has them.
     timestamps: Option<Timestamps>,
+    /// For each buffer of the rings the submission that ends its step: later steps need not end for it.
+    ends: [Option<wgpu::SubmissionIndex>; RING],
     submitted: usize,
     received: usize,
 }
@@ -201,12 +203,12 @@ impl Gpu {
         }
     }
 
-    /// Waits until `done`, or the device's fault, or the time is up.
-    fn wait(&self, what: &str, done: impl Fn() -> bool) -> Result<()> {
+    /// Waits until `done`, or the device's fault, or the time is up: for this submission, or for all where none is named.
+    fn wait(&self, what: &str, submission: Option<&wgpu::SubmissionIndex>, done: impl Fn() -> bool) -> Result<()> {
         let start = Instant::now();
         while !done() {
-            let poll = wgpu::PollType::Wait { submission_index: None, timeout: Some(Duration::from_secs(1)) };
-            let polled = self.device.poll(poll);
+            let timeout = Some(Duration::from_secs(1));
+            let polled = self.device.poll(wgpu::PollType::Wait { submission_index: submission.cloned(), timeout });
             self.check()?;
             if let Err(wgpu::PollError::WrongSubmissionIndex(..)) = polled {
                 return Err(Error::system(format!("{}: lost count of its submissions", self.name)));
@@ -224,7 +226,7 @@ impl Gpu {
         let done = Arc::new(AtomicBool::new(false));
         let flag = done.clone();
         self.queue.on_submitted_work_done(move || flag.store(true, Ordering::Release));
-        self.wait(what, || done.load(Ordering::Acquire))
+        self.wait(what, None, || done.load(Ordering::Acquire))
     }
 
     fn encoder(&self, label: &str) -> wgpu::CommandEncoder {
@@ -234,8 +236,8 @@ impl Gpu {
     /// Puts the host's inputs into an upload buffer and has them copied to where the kernels read them.
     fn upload(&mut self, program: usize, inputs: &[&[u8]]) -> Result<wgpu::CommandEncoder> {
         let turn = self.programs[program].submitted % RING;
-        self.wait("an earlier step", || self.programs[program].upload.is_mapped(turn))?;
         let p = &self.programs[program];
+        self.wait("an earlier step", p.ends[turn].as_ref(), || p.upload.is_mapped(turn))?;
         let (buffer, _) = &p.upload.buffers[turn];
         let mut encoder = self.encoder("inputs");
         assert_eq!(inputs.len(), p.inputs.len());
@@ -271,7 +273,6 @@ impl Gpu {
             let phase = p.plan.nodes[at].phase;
             let end = (at..nodes.end).find(|&i| p.plan.nodes[i].phase != phase).unwrap_or(nodes.end);
             let detailed = matches!(timed, Some((Mode::Detailed, ..)));
-            encoder.push_debug_group(phase.name());
             for first in (at..end).step_by(if detailed { 1 } else { end - at }) {
                 let timestamp_writes = timed.as_mut().map(|(_, timestamps, passes)| {
                     passes.push(if detailed { Activity::Node(first) } else { Activity::Phase(phase) });
@@ -280,6 +281,8 @@ impl Gpu {
                 let label = if detailed { &p.dispatches[first].label } else { phase.name() };
                 let mut pass =
                     encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes });
+                // Within the pass: a group around passes would end in another command buffer than it begins in, and Mesa 22.3 falls.
+                pass.push_debug_group(phase.name());
                 for dispatch in &p.dispatches[first..if detailed { first + 1 } else { end }] {
                     pass.insert_debug_marker(&dispatch.label);
                     pass.set_pipeline(&dispatch.pipeline);
@@ -287,8 +290,8 @@ impl Gpu {
                     let [x, y, z] = dispatch.workgroups;
                     pass.dispatch_workgroups(x, y, z);
                 }
+                pass.pop_debug_group();
             }
-            encoder.pop_debug_group();
             at = end;
         }
     }
@@ -304,7 +307,7 @@ impl Gpu {
             let mapped = Arc::new(AtomicBool::new(false));
             let flag = mapped.clone();
             self.transfer.map_async(wgpu::MapMode::Read, ..bytes, move |r| flag.store(r.is_ok(), Ordering::Release));
-            self.wait("a transfer", || mapped.load(Ordering::Acquire))?;
+            self.wait("a transfer", None, || mapped.load(Ordering::Acquire))?;
             let view = self
                 .transfer
                 .slice(..bytes)
@@ -321,8 +324,9 @@ impl Gpu {
     /// Takes the timestamps of a step that has ended, if it wrote any.
     fn receive_timestamps(&mut self, program: usize, step: usize) -> Result<()> {
         let turn = step % RING;
-        let Some(t) = self.programs[program].timestamps.as_ref().filter(|t| !t.passes[turn].is_empty()) else { return Ok(()) };
-        self.wait("a step's timestamps", || t.readback.is_mapped(turn))?;
+        let p = &self.programs[program];
+        let Some(t) = p.timestamps.as_ref().filter(|t| !t.passes[turn].is_empty()) else { return Ok(()) };
+        self.wait("a step's timestamps", p.ends[turn].as_ref(), || t.readback.is_mapped(turn))?;
         let view = t.readback.view(turn, Timestamps::bytes(t.passes[turn].len()), &self.name)?;
         if let Some(recording) = &mut self.recording {
             let pairs = timestamps::ticks(&view).zip(&t.passes[turn]);
@@ -498,6 +502,7 @@ impl Program {
             dispatches,
             slots,
             cuts: Vec::new(),
+            ends: Default::default(),
             upload_offsets,
             submitted: 0,
             received: 0,
@@ -554,7 +559,7 @@ impl Device for Gpu {
         }
         let commands = encoder.finish();
         start = self.recorder.mark(step, Activity::Encode, start);
-        self.queue.submit([commands]);
+        p.ends[turn] = Some(self.queue.submit([commands]));
         p.upload.map(turn);
         if !p.plan.outputs.is_empty() {
             p.readback.map(turn);
@@ -581,7 +586,7 @@ impl Device for Gpu {
         outputs.resize_with(p.plan.outputs.len(), Vec::new);
         let start = Instant::now();
         let done = if p.plan.outputs.is_empty() { &p.upload } else { &p.readback };
-        self.wait("a step", || done.is_mapped(turn))?;
+        self.wait("a step", p.ends[turn].as_ref(), || done.is_mapped(turn))?;
         let start = self.recorder.mark(step, Activity::Wait, start);
         if !p.plan.outputs.is_empty() {
             let view = p.readback.view(turn, p.readback.buffers[turn].0.size(), &self.name)?;
