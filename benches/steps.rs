@@ -84,7 +84,7 @@ impl Shape {
             numeric: 0,
             rows,
             rest: "[model]\nencoder = \"mmoe\"\nexperts = 4\nhidden = [128, 64]\ntower = [64]\n\
-                   [contrast]\ntemperature = \"instance\"\nwidth = 64\nnegatives = \"in-batch\"\n[optimizer.embedding]\nkind = \"adam\"\nlr = 0.001\n",
+                   [contrast]\ntemperature = \"instance\"\nanchors = \"all\"\nwidth = 64\nnegatives = \"in-batch\"\n[optimizer.embedding]\nkind = \"adam\"\nlr = 0.001\n",
         }
     }
 

@@ -23,5 +23,6 @@ pub mod profile;
 pub mod random;
 pub mod report;
 pub mod train;
+mod vector;
 
 pub use error::{Error, Result};

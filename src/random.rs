@@ -1,6 +1,8 @@
 //! Counter-based random streams: a value depends on (seed, purpose, step, index) alone, so neither resuming nor the number
 //! of threads changes it.
 
+use crate::vector::vectorised;
+
 /// What a stream is for; streams of different purposes are independent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -64,6 +66,7 @@ impl Stream {
 }
 
 /// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+#[inline(always)]
 fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     for _ in 0..10 {
         let a = u64::from(counter[0]) * 0xD251_1F53;
@@ -90,24 +93,48 @@ impl Permutation {
         Permutation { n, half_bits: bits.div_ceil(2).max(1), stream }
     }
 
-    /// Where position `i < n` of the shuffled order lies in the original order.
-    pub fn at(&self, i: u64) -> u64 {
-        debug_assert!(i < self.n);
-        let mask = (1u64 << self.half_bits) - 1;
-        let mut x = i;
-        loop {
-            let (mut left, mut right) = (x >> self.half_bits, x & mask);
+    /// Where positions `first, first + 1, ...` below n of the shuffled order lie in the original order.
+    pub fn fill(&self, first: u64, to: &mut [usize]) {
+        assert!(to.is_empty() || first + to.len() as u64 <= self.n, "positions beyond {}", self.n);
+        for (chunk, to) in to.chunks_mut(WALKERS).enumerate() {
+            let (mut at, mut x) = ([0u8; WALKERS], [0u64; WALKERS]);
+            for i in 0..WALKERS {
+                (at[i], x[i]) = (i as u8, first + (chunk * WALKERS + i) as u64);
+            }
+            // Those that have come to lie outside walk on together.
+            let mut left = to.len();
+            while left > 0 {
+                walk(self, &mut x[..left.next_multiple_of(8)]);
+                let mut outside = 0;
+                for i in 0..left {
+                    if x[i] < self.n {
+                        to[usize::from(at[i])] = x[i] as usize;
+                    } else {
+                        (at[outside], x[outside]) = (at[i], x[i]);
+                        outside += 1;
+                    }
+                }
+                left = outside;
+            }
+        }
+    }
+}
+
+/// Positions that walk side by side.
+const WALKERS: usize = 64;
+
+vectorised! {
+    /// Takes each of `x` through the network once.
+    fn walk(p: &Permutation, x: &mut [u64]) {
+        let (half, mask) = (p.half_bits, (1u64 << p.half_bits) - 1);
+        let (step, purpose) = (p.stream.step as u32, p.stream.purpose);
+        for x in x {
+            let (mut left, mut right) = (*x >> half, *x & mask);
             for round in 0..4u32 {
-                let [f, ..] = philox(
-                    [right as u32, round, self.stream.step as u32, self.stream.purpose | (((right >> 32) as u32) << 8)],
-                    self.stream.key,
-                );
+                let [f, ..] = philox([right as u32, round, step, purpose | (((right >> 32) as u32) << 8)], p.stream.key);
                 (left, right) = (right, left ^ (u64::from(f) & mask));
             }
-            x = (left << self.half_bits) | right;
-            if x < self.n {
-                return x;
-            }
+            *x = (left << half) | right;
         }
     }
 }
@@ -124,13 +151,43 @@ mod tests {
     }
 
     #[test]
+    fn permutations_are_feistel_networks_walked_inside() {
+        let p = Permutation::new(1000, Stream::new(3, Purpose::Shuffle, 5));
+        let mut order = vec![0; 1000];
+        p.fill(0, &mut order);
+        for (i, &row) in order.iter().enumerate() {
+            let mut x = i as u64;
+            loop {
+                let (mut left, mut right) = (x >> 5, x & 31);
+                for round in 0..4 {
+                    let f = philox([right as u32, round, 5, Purpose::Shuffle as u32], [3, 0])[0];
+                    (left, right) = (right, left ^ u64::from(f & 31));
+                }
+                x = left << 5 | right;
+                if x < 1000 {
+                    break;
+                }
+            }
+            assert_eq!(row as u64, x);
+        }
+    }
+
+    #[test]
     fn permutations_are_permutations() {
         for n in [1u64, 2, 3, 4, 5, 63, 64, 65, 1000, 4097] {
             for seed in 0..3 {
                 let p = Permutation::new(n, Stream::new(seed, Purpose::Shuffle, 7));
                 let mut seen = vec![false; n as usize];
-                for i in 0..n {
-                    assert!(!std::mem::replace(&mut seen[p.at(i) as usize], true));
+                let mut order = vec![0; n as usize];
+                p.fill(0, &mut order);
+                for &row in &order {
+                    assert!(!std::mem::replace(&mut seen[row], true));
+                }
+                // A part is that of the whole.
+                for first in [0, n / 3, n - 1] {
+                    let mut part = vec![0; (n - first).min(70) as usize];
+                    p.fill(first, &mut part);
+                    assert_eq!(part, order[first as usize..][..part.len()]);
                 }
             }
         }

@@ -216,17 +216,23 @@ fn check_ids(table: &TableLayout, ids: &[u32]) -> Result<()> {
 
 /// Digits of at most this many bits: a histogram of 2^10 counts stays small against a minibatch.
 const DIGIT: u32 = 10;
+/// Rows whose ids are taken apart by feature together: those of a feature then are one cache line.
+const TRANSPOSED: usize = 16;
 
 /// Groups a table's ids by row. Features own disjoint ascending ranges of rows, so each is sorted by itself: B short keys by a
 /// stable radix sort whose passes depend on the feature's vocabulary alone.
 #[derive(Debug, Default)]
 struct Sorter {
-    /// `id << 32 | b`.
-    keys: Vec<u64>,
-    /// The other side of a pass.
-    spare: Vec<u64>,
-    /// The start of each digit's keys.
+    /// The ids of the table's features without their offsets, feature by feature.
+    columns: Vec<u32>,
+    /// The rows of the minibatch in their order before and after a pass.
+    order: [Vec<u32>; 2],
+    /// The ids in that order.
+    keys: [Vec<u32>; 2],
+    /// The start of each digit's keys, pass by pass.
     starts: Vec<u32>,
+    /// Where each unique row begins in a feature's order.
+    groups: Vec<u32>,
 }
 
 impl Sorter {
@@ -234,20 +240,38 @@ impl Sorter {
     fn segment(&mut self, table: &TableLayout, rows: usize, part: &mut TableBatch) {
         let TableBatch { ids, segments, occurrences, chunks } = part;
         let features = table.features.len();
+        // Not a multiple of the cache's ways apart, so that the columns do not push each other out.
+        let stride = rows.next_multiple_of(TRANSPOSED) + TRANSPOSED;
+        self.columns.resize(features * stride, 0);
+        for (block, ids) in ids.chunks(TRANSPOSED * features.max(1)).enumerate() {
+            for (f, &offset) in table.offsets.iter().enumerate() {
+                let column = &mut self.columns[f * stride + block * TRANSPOSED..][..TRANSPOSED];
+                for (to, ids) in column.iter_mut().zip(ids.chunks_exact(features)) {
+                    *to = ids[f] - offset;
+                }
+            }
+        }
         segments.push([0; 4]);
-        occurrences.reserve(ids.len());
         let ends = table.offsets.iter().skip(1).copied().chain([table.rows as u32]);
         for (f, (&offset, end)) in table.offsets.iter().zip(ends).enumerate() {
-            self.keys.clear();
-            self.keys.extend((0..rows).map(|b| u64::from(ids[b * features + f] - offset) << 32 | b as u64));
-            self.sort((end - offset).saturating_sub(1));
-            for row in self.keys.chunk_by(|x, y| x >> 32 == y >> 32) {
-                let start = occurrences.len() as u32;
-                let end = start + row.len() as u32;
-                occurrences.extend(row.iter().map(|&key| key as u32 * features as u32 + f as u32));
-                let hot = row.len() > CHUNK;
+            let at = self.sort(f * stride..f * stride + rows, (end - offset).saturating_sub(1));
+            let (order, keys) = (&self.order[at][..rows], &self.keys[at][..rows]);
+            let first = occurrences.len() as u32;
+            occurrences.extend(order.iter().map(|&b| b * features as u32 + f as u32));
+            // Every position is written down and stays if a row begins there: no branch that cannot be foretold.
+            self.groups.resize(rows + 1, 0);
+            let (mut count, mut before) = (0, u32::MAX);
+            for (i, &key) in keys.iter().enumerate() {
+                self.groups[count] = i as u32;
+                count += usize::from(key != before);
+                before = key;
+            }
+            self.groups[count] = rows as u32;
+            for group in self.groups[..=count].windows(2) {
+                let (start, end) = (first + group[0], first + group[1]);
+                let hot = (end - start) as usize > CHUNK;
                 let first_chunk = if hot { chunks.len() as u32 } else { u32::MAX };
-                segments.push([(row[0] >> 32) as u32 + offset, start, end, first_chunk]);
+                segments.push([keys[group[0] as usize] + offset, start, end, first_chunk]);
                 if hot {
                     chunks.extend((start..end).step_by(CHUNK).map(|s| [s, end.min(s + CHUNK as u32)]));
                 }
@@ -256,30 +280,51 @@ impl Sorter {
         segments[0] = [segments.len() as u32 - 1, chunks.len() as u32, 0, 0];
     }
 
-    /// Sorts `keys` by their ids, none above `largest`, keeping the order of equal ones.
-    fn sort(&mut self, largest: u32) {
+    /// Sorts the ids in `columns`, none above `largest`, keeping the order of equal ones. Says which of `order` and `keys` hold the
+    /// result.
+    fn sort(&mut self, column: std::ops::Range<usize>, largest: u32) -> usize {
+        let Sorter { columns, order, keys, starts, .. } = self;
+        let ids = &columns[column];
         let bits = 32 - largest.leading_zeros();
-        let passes = bits.div_ceil(DIGIT);
-        self.spare.resize(self.keys.len(), 0);
-        for pass in 0..passes {
-            let width = bits.div_ceil(passes);
-            let (shift, mask) = (32 + pass * width, (1usize << width) - 1);
-            self.starts.clear();
-            self.starts.resize(mask + 1, 0);
-            for &key in &self.keys {
-                self.starts[(key >> shift) as usize & mask] += 1;
-            }
-            let mut sum = 0;
-            for start in &mut self.starts {
-                sum += std::mem::replace(start, sum);
-            }
-            for &key in &self.keys {
-                let at = &mut self.starts[(key >> shift) as usize & mask];
-                self.spare[*at as usize] = key;
-                *at += 1;
-            }
-            std::mem::swap(&mut self.keys, &mut self.spare);
+        let passes = bits.div_ceil(DIGIT) as usize;
+        for side in order.iter_mut().chain(keys.iter_mut()) {
+            side.resize(ids.len().max(side.len()), 0);
         }
+        if passes == 0 {
+            order[0].iter_mut().zip(0..).for_each(|(to, b)| *to = b);
+            keys[0][..ids.len()].fill(0);
+            return 0;
+        }
+        let width = bits.div_ceil(passes as u32);
+        let mask = (1u32 << width) - 1;
+        let digit = |id: u32, pass: usize| (id >> (pass as u32 * width) & mask) as usize;
+        starts.clear();
+        starts.resize(passes << width, 0);
+        for &id in ids {
+            for pass in 0..passes {
+                starts[(pass << width) + digit(id, pass)] += 1;
+            }
+        }
+        for starts in starts.chunks_exact_mut(1 << width) {
+            let mut sum = 0;
+            starts.iter_mut().for_each(|start| sum += std::mem::replace(start, sum));
+        }
+        for (pass, starts) in starts.chunks_exact_mut(1 << width).enumerate() {
+            let [a, b] = order;
+            let [x, y] = keys;
+            let (from, to) = if pass % 2 == 0 { ((&*b, &*y), (a, x)) } else { ((&*a, &*x), (b, y)) };
+            let mut put = |id: u32, b: u32| {
+                let at = &mut starts[digit(id, pass)];
+                (to.0[*at as usize], to.1[*at as usize]) = (b, id);
+                *at += 1;
+            };
+            if pass == 0 {
+                ids.iter().zip(0..).for_each(|(&id, b)| put(id, b));
+            } else {
+                from.1.iter().zip(from.0).take(ids.len()).for_each(|(&id, &b)| put(id, b));
+            }
+        }
+        (passes - 1) % 2
     }
 }
 

@@ -6,11 +6,9 @@
 //! train.bin, valid.bin, test.bin   the rows; no test.bin without a test split
 //! ```
 //!
-//! A `.bin` file is a row of blocks of [`BLOCK`] rows, without a head. Within a block the columns follow one another: for each
-//! categorical feature [`BLOCK`] ids (u32), for each numeric feature [`BLOCK`] values (f32), [`BLOCK`] clicks (u8), [`BLOCK`]
-//! conversions (u8), then zeros up to a multiple of 64 bytes. Everything is little-endian; the last block is filled up with zeros.
-//! With 16 rows in a block a column's share is one cache line, and a row of 41 columns lies within a page or two: a shuffled
-//! epoch touches few pages a row and a sequential one reads straight on.
+//! A `.bin` file is a row of records, without a head: an id (u32) for each categorical feature, a value (f32) for each numeric
+//! one, click and conversion (u8), and zeros up to a multiple of four bytes. Everything is little-endian. A row's bytes lie
+//! together, since a shuffled epoch reads whole rows in no order: it touches a cache line or a few of each, and one page.
 
 use super::encode::{Encoded, Encoding, read_json};
 use crate::config::{Config, InvalidLabels, Transform};
@@ -23,8 +21,6 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-/// Rows in a block of a `.bin` file.
-pub const BLOCK: usize = 16;
 /// Name of the manifest.
 pub(super) const MANIFEST: &str = "manifest.json";
 /// Name of the encoding's folder.
@@ -32,7 +28,7 @@ pub(super) const ENCODING: &str = "encoding";
 /// What a manifest says it is.
 const FORMAT: &str = "tauten-dataset";
 /// Version of the folder's layout.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A part of the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -179,8 +175,6 @@ pub struct SplitInfo {
 pub struct Manifest {
     format: String,
     version: u32,
-    /// Rows in a block of the `.bin` files.
-    block: usize,
     /// What it was made with.
     pub settings: Settings,
     /// [`Settings::fingerprint`].
@@ -228,7 +222,6 @@ impl Manifest {
         Manifest {
             format: FORMAT.into(),
             version: VERSION,
-            block: BLOCK,
             settings,
             settings_fingerprint,
             fingerprint: hex(hash.digest128()),
@@ -248,16 +241,17 @@ impl Manifest {
                 dir.display()
             )));
         }
-        let manifest: Manifest = read_json(&path)?;
-        if (manifest.format.as_str(), manifest.version, manifest.block) != (FORMAT, VERSION, BLOCK) {
+        let json: serde_json::Value = read_json(&path)?;
+        let version = json["version"].as_u64();
+        if json["format"] != FORMAT || version != Some(VERSION.into()) {
+            let format = json["format"].as_str().unwrap_or("no format");
+            let version = version.map_or("unknown".to_string(), |v| v.to_string());
             return Err(Error::user(format!(
-                "{}: {} version {} with blocks of {}, but this program reads {FORMAT} version {VERSION} with blocks of {BLOCK}; prepare again",
-                path.display(),
-                manifest.format,
-                manifest.version,
-                manifest.block
+                "{}: {format} version {version}, but this program reads {FORMAT} version {VERSION}; prepare again",
+                path.display()
             )));
         }
+        let manifest: Manifest = read_json(&path)?;
         Ok(manifest)
     }
 
@@ -284,7 +278,7 @@ impl Manifest {
     }
 }
 
-/// Where a block's columns lie.
+/// What a record holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Layout {
     categorical: usize,
@@ -292,14 +286,14 @@ struct Layout {
 }
 
 impl Layout {
-    /// Byte at which a block's clicks begin; the conversions follow them.
+    /// Byte at which a record's labels begin.
     fn labels(self) -> usize {
-        (self.categorical + self.numeric) * BLOCK * 4
+        (self.categorical + self.numeric) * 4
     }
 
-    /// Bytes of a block.
+    /// Bytes of a record.
     fn bytes(self) -> usize {
-        (self.labels() + 2 * BLOCK).next_multiple_of(64)
+        self.labels() + 4
     }
 }
 
@@ -308,7 +302,7 @@ pub(super) struct SplitWriter {
     out: BufWriter<File>,
     hash: Xxh3,
     layout: Layout,
-    block: Vec<u8>,
+    record: Vec<u8>,
     rows: u64,
     clicks: u64,
     conversions: u64,
@@ -322,7 +316,7 @@ impl SplitWriter {
             out: BufWriter::with_capacity(1 << 20, File::create(path).map_err(io(path))?),
             hash: Xxh3::new(),
             layout,
-            block: vec![0; layout.bytes()],
+            record: vec![0; layout.bytes()],
             rows: 0,
             clicks: 0,
             conversions: 0,
@@ -331,33 +325,22 @@ impl SplitWriter {
 
     /// Appends row `row` of `encoded` with its click and conversion.
     pub(super) fn push(&mut self, encoded: &Encoded, row: usize, [click, conversion]: [u8; 2]) -> std::io::Result<()> {
-        let lane = (self.rows % BLOCK as u64) as usize;
         let ids = encoded.ids.iter().map(|ids| ids[row].to_le_bytes());
         let cells = ids.chain(encoded.numeric.iter().map(|values| values[row].to_le_bytes()));
-        for (column, cell) in self.block.chunks_exact_mut(BLOCK * 4).zip(cells) {
-            column[lane * 4..][..4].copy_from_slice(&cell);
+        for (to, cell) in self.record.chunks_exact_mut(4).zip(cells) {
+            to.copy_from_slice(&cell);
         }
         let labels = self.layout.labels();
-        self.block[labels + lane] = click;
-        self.block[labels + BLOCK + lane] = conversion;
+        self.record[labels..][..2].copy_from_slice(&[click, conversion]);
         self.rows += 1;
         self.clicks += u64::from(click);
         self.conversions += u64::from(conversion);
-        if lane == BLOCK - 1 { self.flush_block() } else { Ok(()) }
-    }
-
-    fn flush_block(&mut self) -> std::io::Result<()> {
-        self.hash.update(&self.block);
-        self.out.write_all(&self.block)?;
-        self.block.fill(0);
-        Ok(())
+        self.hash.update(&self.record);
+        self.out.write_all(&self.record)
     }
 
     /// Ends and syncs the file.
-    pub(super) fn finish(mut self, invalid_labels: u64) -> std::io::Result<SplitInfo> {
-        if !self.rows.is_multiple_of(BLOCK as u64) {
-            self.flush_block()?;
-        }
+    pub(super) fn finish(self, invalid_labels: u64) -> std::io::Result<SplitInfo> {
         self.out.into_inner()?.sync_all()?;
         let share = |part: u64, whole: u64| part as f64 / whole as f64;
         Ok(SplitInfo {
@@ -391,7 +374,7 @@ impl Rows {
             return Ok(Rows { map: None, rows, layout });
         }
         let file = File::open(&path).map_err(io(&path))?;
-        let (have, want) = (file.metadata().map_err(io(&path))?.len(), rows.div_ceil(BLOCK) as u64 * layout.bytes() as u64);
+        let (have, want) = (file.metadata().map_err(io(&path))?.len(), rows as u64 * layout.bytes() as u64);
         if have != want {
             return Err(Error::user(format!("{}: {have} bytes instead of {want}; prepare again", path.display())));
         }
@@ -422,18 +405,12 @@ impl Rows {
     #[inline]
     pub fn read(&self, row: usize, ids: &mut [u32], numeric: &mut [f32]) -> (u8, u8) {
         let Layout { categorical, numeric: numbers } = self.layout;
-        assert!(row < self.rows && ids.len() == categorical && numeric.len() == numbers, "row {row} of {}", self.rows);
-        let (block, labels) = self.block(row);
-        let lane = row % BLOCK;
-        let (id_bytes, rest) = block.split_at(categorical * BLOCK * 4);
-        let cell = |column: &[u8]| [column[lane * 4], column[lane * 4 + 1], column[lane * 4 + 2], column[lane * 4 + 3]];
-        for (id, column) in ids.iter_mut().zip(id_bytes.chunks_exact(BLOCK * 4)) {
-            *id = u32::from_le_bytes(cell(column));
-        }
-        for (value, column) in numeric.iter_mut().zip(rest.chunks_exact(BLOCK * 4)) {
-            *value = f32::from_le_bytes(cell(column));
-        }
-        (labels[lane], labels[BLOCK + lane])
+        assert!(ids.len() == categorical && numeric.len() == numbers, "columns of row {row}");
+        let (cells, labels) = self.record(row);
+        let (own, rest) = cells.as_chunks::<4>().0.split_at(categorical);
+        ids.iter_mut().zip(own).for_each(|(id, &cell)| *id = u32::from_le_bytes(cell));
+        numeric.iter_mut().zip(rest).for_each(|(value, &cell)| *value = f32::from_le_bytes(cell));
+        (labels[0], labels[1])
     }
 
     /// Click and conversion of a row, without the rest of it.
@@ -442,17 +419,17 @@ impl Rows {
     /// If `row` is not below [`len`](Self::len).
     #[inline]
     pub fn labels(&self, row: usize) -> (u8, u8) {
-        assert!(row < self.rows, "row {row} of {}", self.rows);
-        let (_, labels) = self.block(row);
-        (labels[row % BLOCK], labels[BLOCK + row % BLOCK])
+        let (_, labels) = self.record(row);
+        (labels[0], labels[1])
     }
 
-    /// The columns and the labels of the block that holds `row`.
+    /// The cells and the labels of `row`.
     #[inline]
-    fn block(&self, row: usize) -> (&[u8], &[u8]) {
+    fn record(&self, row: usize) -> (&[u8], &[u8]) {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
         let bytes = self.layout.bytes();
         let map = self.map.as_deref().unwrap_or_default();
-        map[row / BLOCK * bytes..][..bytes].split_at(self.layout.labels())
+        map[row * bytes..][..bytes].split_at(self.layout.labels())
     }
 }
 

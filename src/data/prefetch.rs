@@ -70,7 +70,7 @@ impl Prefetch {
         });
         let order = move |epoch| {
             let permutation = Permutation::new(n, Stream::new(seed, Purpose::Shuffle, epoch));
-            move |i| permutation.at(i as u64) as usize
+            move |first, rows: &mut [usize]| permutation.fill(first as u64, rows)
         };
         Prefetch::spawn(source, BatchBuilder::new(layout, true), batch_size, positions, order)
     }
@@ -79,7 +79,8 @@ impl Prefetch {
     pub fn sequential(source: Arc<dyn RowSource>, layout: BatchLayout, batch_size: usize) -> Result<Prefetch> {
         let batch_size = positive(batch_size)?;
         let positions = (0..batches_per_epoch(source.len(), batch_size)).map(|batch| Position { epoch: 0, batch });
-        Prefetch::spawn(source, BatchBuilder::new(layout, false), batch_size, positions, |_| |i| i)
+        let order = |_| |first, rows: &mut [usize]| rows.iter_mut().zip(first..).for_each(|(row, i)| *row = i);
+        Prefetch::spawn(source, BatchBuilder::new(layout, false), batch_size, positions, order)
     }
 
     /// The next minibatch, waiting for it if need be; None after the last. An error ends the sequence.
@@ -124,8 +125,8 @@ impl Prefetch {
         let _ = self.used.send(batch);
     }
 
-    /// Starts the thread. `order(epoch)` maps a place in the epoch to a row.
-    fn spawn<O: Fn(usize) -> usize>(
+    /// Starts the thread. `order(epoch)` gives the rows from a place in the epoch on.
+    fn spawn<O: Fn(usize, &mut [usize])>(
         source: Arc<dyn RowSource>,
         mut builder: BatchBuilder,
         batch_size: usize,
@@ -139,9 +140,8 @@ impl Prefetch {
             for Position { epoch, batch: index } in positions {
                 let start = Instant::now();
                 let first = index as usize * batch_size;
-                let row = order(epoch);
-                rows.clear();
-                rows.extend((first..source.len().min(first + batch_size)).map(row));
+                rows.resize(batch_size.min(source.len() - first), 0);
+                order(epoch)(first, &mut rows);
                 let mut batch = recycled.try_recv().unwrap_or_default();
                 (batch.epoch, batch.index) = (epoch, index);
                 let built = builder.fill(&*source, &rows, &mut batch).map(|()| batch);

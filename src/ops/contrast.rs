@@ -10,20 +10,25 @@
 //! The B x B matrix is never stored: `stats` keeps four numbers an anchor, the gradient computes tiles of S anew.
 
 use super::check::{Case, integers, normals};
+use super::product::{Matrix, Threads, product};
 use super::{Access, Args, Cost, Dispatch, Kernel, fold, params};
 use crate::config::{Direction, Objective};
 use crate::graph::{Graph, Input, Step, TensorId};
+use crate::vector::{exp, highest, sums, vectorised};
 use bytemuck::Zeroable;
 use rayon::prelude::*;
+use std::ops::Range;
 
 const TILED: &str = include_str!("../../shaders/contrast.wgsl");
 const SAMPLED: &str = include_str!("../../shaders/contrast_sampled.wgsl");
 
-/// Rows of z that a task of the CPU twins owns, columns of S that it looks at together, and tasks that share the scratch
-/// memory: fixed, so that results do not depend on the number of threads.
-const BLOCK: usize = 64;
-const PANEL: usize = 512;
-const WAVE: usize = 64;
+/// The CPU twins compute S in tiles of so many rows and columns; groups of rows sum over columns side by side. Fixed, so that
+/// results do not depend on the number of threads.
+const STRIPE: usize = 128;
+const PANEL: usize = 256;
+const GROUPS: usize = 16;
+/// In the place of an S that a mask leaves out: its e^ is 0.
+const LEFT_OUT: f32 = -1e30;
 
 params! {
     struct Params {
@@ -143,12 +148,35 @@ impl Params {
         self.masked == 0 || i == j || keys[i] == 0 || keys[i] != keys[j]
     }
 
-    /// S of the rows `own` of `side` with the rows `others` of the other side, into `s` with rows of `PANEL`.
-    fn scores(&self, z: &[f32], side: usize, own: std::ops::Range<usize>, others: std::ops::Range<usize>, s: &mut [f32]) {
-        let stride = 2 * self.width as usize;
-        let a = Matrix { data: &z[self.offset(own.start, side)..], row: stride, column: 1 };
-        let b = Matrix { data: &z[self.offset(others.start, 1 - side)..], row: 1, column: stride };
-        product(own.len(), others.len(), self.width as usize, s, PANEL, false, a, b);
+    /// Rows that a group owns: whole stripes.
+    fn group_rows(&self) -> usize {
+        (self.rows as usize).div_ceil(STRIPE).div_ceil(GROUPS) * STRIPE
+    }
+
+    /// The rows of `side` from row `from` on, as a matrix inside z.
+    fn side(&self, from: usize, side: usize) -> Matrix {
+        Matrix { at: self.offset(from, side), row: 2 * self.width as usize, column: 1 }
+    }
+
+    /// S of the rows `own` of `side` with the rows `others` of the other side, into `s` with rows of [`PANEL`]; [`LEFT_OUT`] where
+    /// a mask leaves a pair out.
+    fn tile(&self, z: &[f32], keys: &[u32], side: usize, own: Range<usize>, others: Range<usize>, s: &mut [f32]) {
+        let shape = [own.len(), others.len(), self.width as usize];
+        let (a, b) = (self.side(own.start, side), self.side(others.start, 1 - side).transposed());
+        product(shape, (z, a), (z, b), (&mut *s, Matrix { at: 0, row: PANEL, column: 1 }), false, Threads::One);
+        if self.masked == 0 {
+            return;
+        }
+        for (i, s) in own.zip(s.chunks_mut(PANEL)) {
+            let key = keys[i];
+            let itself = others.contains(&i).then(|| s[i - others.start]);
+            if key != 0 {
+                s.iter_mut().zip(&keys[others.clone()]).for_each(|(s, &k)| *s = if k == key { LEFT_OUT } else { *s });
+            }
+            if let Some(itself) = itself {
+                s[i - others.start] = itself;
+            }
+        }
     }
 
     /// What the gradient needs of anchor `row`: 1 / tau, lse, w k (0 where the direction is off or N(i) is i alone).
@@ -208,50 +236,17 @@ impl Online {
         }
     }
 
+    /// Joins sums of e^ and of e^ S that were made with `highest` taken from the exponents.
+    #[inline(always)]
+    fn join(&mut self, highest: f32, [sum, product]: [f32; 2]) {
+        let most = if highest > self.highest { highest } else { self.highest };
+        let (mine, theirs) = (exp(self.highest - most), exp(highest - most));
+        (self.sum, self.product) = (self.sum * mine + sum * theirs, self.product * mine + product * theirs);
+        self.highest = most;
+    }
+
     fn stats(&self) -> [f32; 4] {
         [self.highest + self.sum.ln(), self.product / self.sum, self.count, self.positive]
-    }
-}
-
-/// A matrix in a slice: element (i, j) at `i * row + j * column`.
-#[derive(Clone, Copy)]
-struct Matrix<'a> {
-    data: &'a [f32],
-    row: usize,
-    column: usize,
-}
-
-/// dst (m x n, rows `stride` apart) = a (m x k) * b (k x n), or += with `add`; on this thread alone.
-#[allow(clippy::too_many_arguments)]
-#[expect(unsafe_code, reason = "`gemm` takes pointers")]
-fn product(m: usize, n: usize, k: usize, dst: &mut [f32], stride: usize, add: bool, a: Matrix, b: Matrix) {
-    assert!(m > 0 && n > 0 && k > 0 && stride >= n && (m - 1) * stride + n <= dst.len());
-    assert!((m - 1) * a.row + (k - 1) * a.column < a.data.len());
-    assert!((k - 1) * b.row + (n - 1) * b.column < b.data.len());
-    // SAFETY: the largest index into each slice was just checked, strides are not negative, and `dst` is borrowed mutably,
-    // so it overlaps neither operand.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            dst.as_mut_ptr(),
-            1,
-            stride as isize,
-            add,
-            a.data.as_ptr(),
-            a.column as isize,
-            a.row as isize,
-            b.data.as_ptr(),
-            b.column as isize,
-            b.row as isize,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
     }
 }
 
@@ -292,31 +287,100 @@ fn stats(p: &Params, args: &mut Args) {
         return;
     }
     let stats = args.write::<[f32; 4]>(3);
-    let scratch = args.scratch(BLOCK * PANEL * WAVE.min(rows.div_ceil(BLOCK)));
-    for (direction, stats) in stats.chunks_mut(rows).enumerate() {
-        let side = p.first as usize + direction;
-        for (wave, stats) in stats.chunks_mut(BLOCK * WAVE).enumerate() {
-            let tasks = stats.par_chunks_mut(BLOCK).zip(scratch.par_chunks_mut(BLOCK * PANEL));
-            tasks.enumerate().for_each(|(block, (stats, s))| {
-                let start = (wave * WAVE + block) * BLOCK;
-                let mut online = [Online::EMPTY; BLOCK];
-                for panel in (0..rows).step_by(PANEL) {
-                    let others = panel..(panel + PANEL).min(rows);
-                    p.scores(z, side, start..start + stats.len(), others.clone(), s);
-                    for (r, online) in online[..stats.len()].iter_mut().enumerate() {
-                        let i = start + r;
-                        let inverse = 1.0 / tau[i];
-                        for (j, &s) in others.clone().zip(&s[r * PANEL..]) {
-                            if p.allowed(keys, i, j) {
-                                online.add(s, inverse, i == j);
-                            }
-                        }
+    let (own, both) = (p.group_rows(), p.directions > 1);
+    let groups = rows.div_ceil(own);
+    let (inverses, scratch) = args.scratch(rows + groups * (STRIPE * PANEL + 3 * rows)).split_at_mut(rows);
+    inverses.iter_mut().zip(tau).for_each(|(inverse, tau)| *inverse = 1.0 / tau);
+    let (tiles, columns) = scratch.split_at_mut(groups * STRIPE * PANEL);
+    let (of_rows, of_columns) = stats.split_at_mut(rows);
+    let tasks = of_rows.par_chunks_mut(own).zip(tiles.par_chunks_mut(STRIPE * PANEL)).zip(columns.par_chunks_mut(3 * rows));
+    tasks.enumerate().for_each(|(group, ((stats, s), columns))| {
+        columns[..rows].fill(Online::EMPTY.highest);
+        columns[rows..].fill(0.0);
+        for (stripe, stats) in stats.chunks_mut(STRIPE).enumerate() {
+            let start = group * own + stripe * STRIPE;
+            let own = start..start + stats.len();
+            let mut online = [Online::EMPTY; STRIPE];
+            for from in (0..rows).step_by(PANEL) {
+                let others = from..(from + PANEL).min(rows);
+                p.tile(z, keys, p.first as usize, own.clone(), others.clone(), s);
+                for ((i, s), online) in own.clone().zip(s.chunks(PANEL)).zip(&mut online) {
+                    let s = &s[..others.len()];
+                    add_to_row(online, s, inverses[i]);
+                    if others.contains(&i) {
+                        online.positive = s[i - from];
+                    }
+                    if p.masked != 0 {
+                        online.count += s.iter().filter(|&&s| s != LEFT_OUT).count() as f32;
                     }
                 }
-                for (stats, online) in stats.iter_mut().zip(&online) {
-                    *stats = online.stats();
+                if both {
+                    add_to_columns(columns, &inverses[others.clone()], from, &s[..own.len() * PANEL]);
                 }
-            });
+            }
+            for (stats, online) in stats.iter_mut().zip(&mut online) {
+                if p.masked == 0 {
+                    online.count = rows as f32;
+                }
+                *stats = online.stats();
+            }
+        }
+    });
+    // With both directions the candidates of an anchor and its own pair are the same.
+    of_columns.par_iter_mut().zip(&*of_rows).enumerate().with_min_len(512).for_each(|(j, (stats, other))| {
+        let mut online = Online { count: other[2], positive: other[3], ..Online::EMPTY };
+        for columns in columns.chunks(3 * rows) {
+            online.join(columns[j], [columns[rows + j], columns[2 * rows + j]]);
+        }
+        *stats = online.stats();
+    });
+}
+
+vectorised! {
+    /// Adds the scores `s` to a row's sums, without counting them.
+    fn add_to_row(online: &mut Online, s: &[f32], inverse: f32) {
+        let most = highest(s, LEFT_OUT) * inverse;
+        let most = if most > online.highest { most } else { online.highest };
+        let sums = sums(s, |s| {
+            let e = exp(s * inverse - most);
+            [e, e * s]
+        });
+        online.join(most, sums);
+    }
+}
+
+vectorised! {
+    /// Adds the rows of a tile to the highest exponent, the sum of e^ and the sum of e^ S of each of its columns, of which `from` is
+    /// the first.
+    #[allow(clippy::needless_range_loop, reason = "chains of zips are not inlined, which costs the vectors")]
+    fn add_to_columns(columns: &mut [f32], inverses: &[f32], from: usize, s: &[f32]) {
+        let n = inverses.len();
+        let (highest, sums) = columns.split_at_mut(columns.len() / 3);
+        let (sum, product) = sums.split_at_mut(highest.len());
+        let (highest, sum, product) = (&mut highest[from..][..n], &mut sum[from..][..n], &mut product[from..][..n]);
+        let mut most = [LEFT_OUT; PANEL];
+        let most = &mut most[..n];
+        for s in s.chunks_exact(PANEL) {
+            let s = &s[..n];
+            for c in 0..n {
+                most[c] = if s[c] > most[c] { s[c] } else { most[c] };
+            }
+        }
+        for c in 0..n {
+            let x = most[c] * inverses[c];
+            let x = if x > highest[c] { x } else { highest[c] };
+            let keep = exp(highest[c] - x);
+            sum[c] *= keep;
+            product[c] *= keep;
+            highest[c] = x;
+        }
+        for s in s.chunks_exact(PANEL) {
+            let s = &s[..n];
+            for c in 0..n {
+                let e = exp(s[c] * inverses[c] - highest[c]);
+                sum[c] += e;
+                product[c] += e * s[c];
+            }
         }
     }
 }
@@ -474,33 +538,73 @@ fn gradient(p: &Params, args: &mut Args) {
         return;
     }
     let dz = args.write::<f32>(5);
-    let scratch = args.scratch(BLOCK * PANEL * WAVE.min(rows.div_ceil(BLOCK)));
-    for (wave, dz) in dz.chunks_mut(2 * width * BLOCK * WAVE).enumerate() {
-        let tasks = dz.par_chunks_mut(2 * width * BLOCK).zip(scratch.par_chunks_mut(BLOCK * PANEL));
-        tasks.enumerate().for_each(|(block, (dz, s))| {
-            let start = (wave * WAVE + block) * BLOCK;
+    let own = p.group_rows();
+    let groups = rows.div_ceil(own);
+    let (anchors, scratch) = args.scratch(3 * rows + groups * (STRIPE * PANEL + rows * width)).split_at_mut(3 * rows);
+    let (inverses, others) = anchors.split_at_mut(rows);
+    let (lses, weights) = others.split_at_mut(rows);
+    for j in 0..rows {
+        let anchor = p.anchor(tau, stats, factor, j, 1);
+        (inverses[j], lses[j], weights[j]) = (anchor.inverse, anchor.lse, anchor.weight);
+    }
+    let (inverses, lses, weights) = (&*inverses, &*lses, &*weights);
+    let (tiles, sums) = scratch.split_at_mut(groups * STRIPE * PANEL);
+    // CTR rows are those of the tiles, and each group sums over its rows for all CVR rows.
+    let tasks = dz.par_chunks_mut(2 * width * own).zip(tiles.par_chunks_mut(STRIPE * PANEL)).zip(sums.par_chunks_mut(rows * width));
+    tasks.enumerate().for_each(|(group, ((dz, s), sums))| {
+        for (stripe, dz) in dz.chunks_mut(2 * width * STRIPE).enumerate() {
+            let start = group * own + stripe * STRIPE;
             let own = start..start + dz.len() / (2 * width);
-            if p.accumulate == 0 {
-                dz.fill(0.0);
-            }
-            for side in 0..2 {
-                for panel in (0..rows).step_by(PANEL) {
-                    let others = panel..(panel + PANEL).min(rows);
-                    p.scores(z, side, own.clone(), others.clone(), s);
-                    let theirs: Vec<Anchor> = others.clone().map(|j| p.anchor(tau, stats, factor, j, 1 - side)).collect();
-                    for (i, s) in own.clone().zip(s.chunks_mut(PANEL)) {
-                        let mine = p.anchor(tau, stats, factor, i, side);
-                        for ((j, s), theirs) in others.clone().zip(s).zip(&theirs) {
-                            let itself = i == j;
-                            *s = if p.allowed(keys, i, j) { mine.g(*s, itself) + theirs.g(*s, itself) } else { 0.0 };
-                        }
+            for from in (0..rows).step_by(PANEL) {
+                let others = from..(from + PANEL).min(rows);
+                p.tile(z, keys, 0, own.clone(), others.clone(), s);
+                for (i, s) in own.clone().zip(s.chunks_mut(PANEL)) {
+                    let mine = p.anchor(tau, stats, factor, i, 0);
+                    let theirs = [inverses, lses, weights].map(|of| &of[others.clone()]);
+                    slopes_of_row(&mut s[..others.len()], mine, theirs);
+                    if others.contains(&i) {
+                        s[i - from] -= mine.weight + weights[i];
                     }
-                    let g = Matrix { data: s, row: PANEL, column: 1 };
-                    let other = Matrix { data: &z[p.offset(panel, 1 - side)..], row: 2 * width, column: 1 };
-                    product(own.len(), width, others.len(), &mut dz[side * width..], 2 * width, true, g, other);
                 }
+                let g = Matrix { at: 0, row: PANEL, column: 1 };
+                let shape = [own.len(), width, others.len()];
+                let to = Matrix { at: 0, row: 2 * width, column: 1 };
+                let add = p.accumulate != 0 || from > 0;
+                product(shape, (s, g), (z, p.side(from, 1)), (&mut *dz, to), add, Threads::One);
+                let shape = [others.len(), width, own.len()];
+                let to = Matrix { at: from * width, row: width, column: 1 };
+                product(shape, (s, g.transposed()), (z, p.side(own.start, 0)), (&mut *sums, to), stripe > 0, Threads::One);
             }
-        });
+        }
+    });
+    dz.par_chunks_mut(2 * width).enumerate().with_min_len(64).for_each(|(j, dz)| {
+        let dz = &mut dz[width..];
+        if p.accumulate == 0 {
+            dz.fill(0.0);
+        }
+        for sums in sums.chunks(rows * width) {
+            dz.iter_mut().zip(&sums[j * width..]).for_each(|(dz, sum)| *dz += sum);
+        }
+    });
+}
+
+vectorised! {
+    /// Replaces the scores `s` of a row by the slopes of both losses that they stand in, positive pairs aside.
+    #[allow(clippy::needless_range_loop, reason = "as above")]
+    fn slopes_of_row(s: &mut [f32], mine: Anchor, theirs: [&[f32]; 3]) {
+        let Anchor { inverse, lse, weight } = mine;
+        let n = s.len();
+        let [inverses, lses, weights] = theirs.map(|of| &of[..n]);
+        // A row that is no anchor saves its half of the work.
+        if weight == 0.0 {
+            for c in 0..n {
+                s[c] = weights[c] * exp(s[c] * inverses[c] - lses[c]);
+            }
+        } else {
+            for c in 0..n {
+                s[c] = weight * exp(s[c] * inverse - lse) + weights[c] * exp(s[c] * inverses[c] - lses[c]);
+            }
+        }
     }
 }
 
@@ -735,8 +839,8 @@ mod tests {
 
     #[test]
     fn losses_are_as_defined() {
-        // More rows than the twins' blocks and panels hold.
-        let (rows, width) = (PANEL + BLOCK + 3, 5);
+        // More rows than a tile and a stripe of each group hold.
+        let (rows, width) = (STRIPE * GROUPS + PANEL + 3, 5);
         let (z, keys) = (units(1, rows, width), integers(3, rows, 4));
         let tau: Vec<f32> = integers(2, rows, 1000).iter().map(|&x| 0.05 + x as f32 * 1e-3).collect();
         for direction in [Direction::CtrToCvr, Direction::CvrToCtr, Direction::Both] {

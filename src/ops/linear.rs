@@ -1,6 +1,7 @@
 //! Linear layers with bias and activation, for groups side by side: experts, towers, heads.
 
 use super::check::{Case, normals};
+use super::product::{Matrix, Threads, product};
 use super::{Access, Args, Cost, Dispatch, Kernel, cost, params};
 use crate::config::Activation;
 use crate::graph::{Arg, Block, Graph, TensorId};
@@ -145,50 +146,6 @@ pub(super) fn number(activation: Activation) -> u32 {
     }
 }
 
-/// A row-major matrix inside a slice: first element, and elements from one row and one column to the next.
-#[derive(Clone, Copy)]
-struct Matrix {
-    at: usize,
-    row: usize,
-    column: usize,
-}
-
-/// c (+)= a b with a [m, k], b [k, n], c [m, n].
-#[expect(unsafe_code, reason = "`gemm` takes pointers")]
-fn product(m: usize, n: usize, k: usize, a: (&[f32], Matrix), b: (&[f32], Matrix), c: (&mut [f32], Matrix), add: bool) {
-    let inside =
-        |len: usize, x: Matrix, rows: usize, columns: usize| x.at + x.row * (rows - 1) + x.column * (columns - 1) < len;
-    assert!(inside(a.0.len(), a.1, m, k) && inside(b.0.len(), b.1, k, n) && inside(c.0.len(), c.1, m, n));
-    let threads = rayon::current_num_threads();
-    // Small products are not worth waking the pool for.
-    let parallel = if threads > 1 && m * n * k > 1 << 18 { gemm::Parallelism::Rayon(threads) } else { gemm::Parallelism::None };
-    // SAFETY: the assertion above keeps every element that the product touches inside the three slices, and `c` is borrowed
-    // mutably, so it overlaps neither of the others.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            c.0.as_mut_ptr().add(c.1.at),
-            c.1.column as isize,
-            c.1.row as isize,
-            add,
-            a.0.as_ptr().add(a.1.at),
-            a.1.column as isize,
-            a.1.row as isize,
-            b.0.as_ptr().add(b.1.at),
-            b.1.column as isize,
-            b.1.row as isize,
-            1.0f32,
-            1.0f32,
-            false,
-            false,
-            false,
-            parallel,
-        );
-    }
-}
-
 impl Params {
     /// The same, with the result added to what stands there.
     fn adding(self, accumulate: bool) -> Params {
@@ -217,10 +174,6 @@ impl Params {
     }
 }
 
-fn transposed(x: Matrix) -> Matrix {
-    Matrix { row: x.column, column: x.row, ..x }
-}
-
 fn forward(p: &Params, args: &mut Args) {
     let (rows, inputs, outputs, groups) = p.usizes();
     let (x, w, bias) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<f32>(2));
@@ -231,7 +184,7 @@ fn forward(p: &Params, args: &mut Args) {
         y.par_chunks_mut(columns * BLOCK).for_each(|rows| rows.chunks_exact_mut(columns).for_each(|r| r.copy_from_slice(bias)));
     }
     for g in 0..groups {
-        product(rows, outputs, inputs, (x, p.x(g)), (w, p.w(g)), (&mut *y, p.y(g)), has_bias);
+        product([rows, outputs, inputs], (x, p.x(g)), (w, p.w(g)), (&mut *y, p.y(g)), has_bias, Threads::All);
     }
     // The shader's second output, where it is `forward_keeping`.
     let slope = if args.len() > 4 { args.write::<f32>(4) } else { &mut [] };
@@ -329,7 +282,7 @@ fn input_gradient(p: &Params, args: &mut Args) {
     let d = before_activation(p, dy, y, args.scratch(dy.len()));
     for g in 0..groups {
         let add = p.flags & ACCUMULATE != 0;
-        product(rows, inputs, outputs, (d, p.y(g)), (w, transposed(p.w(g))), (&mut *dx, p.x(g)), add);
+        product([rows, inputs, outputs], (d, p.y(g)), (w, p.w(g).transposed()), (&mut *dx, p.x(g)), add, Threads::All);
     }
 }
 
@@ -340,7 +293,7 @@ fn weight_gradient(p: &Params, args: &mut Args) {
     let add = p.flags & ACCUMULATE != 0;
     let d = before_activation(p, dy, y, args.scratch(dy.len()));
     for g in 0..groups {
-        product(inputs, outputs, rows, (x, transposed(p.x(g))), (d, p.y(g)), (&mut *dw, p.w(g)), add);
+        product([inputs, outputs, rows], (x, p.x(g).transposed()), (d, p.y(g)), (&mut *dw, p.w(g)), add, Threads::All);
     }
     let columns = groups * outputs;
     dbias.par_chunks_mut(BLOCK).enumerate().for_each(|(block, sums)| {

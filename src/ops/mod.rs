@@ -22,6 +22,7 @@ pub mod mixture;
 pub mod normalize;
 mod params;
 pub mod probe;
+mod product;
 pub mod report;
 pub mod temperature;
 pub mod transfer;
