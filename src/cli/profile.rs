@@ -27,7 +27,7 @@ pub struct Args {
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: String,
     /// Steps that are recorded; as many are run without, to tell the overhead.
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub steps: u64,
     /// One interval a phase, which costs next to nothing, or one a dispatch.
     #[arg(long, value_enum, default_value_t = Mode::Detailed, conflicts_with = "kernel")]
@@ -39,7 +39,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     pub kernel: Option<String>,
     /// The kernel's sizes, like 2048x1x320x512; may be repeated.
-    #[arg(long, value_name = "SIZES", requires = "kernel")]
+    #[arg(long, value_name = "SIZES", requires = "kernel", conflicts_with = "config")]
     pub shape: Vec<String>,
     /// Override a key of the configuration; a bare word is a string. May be repeated.
     #[arg(long, value_name = "KEY.PATH=VALUE", conflicts_with = "kernel")]

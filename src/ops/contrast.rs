@@ -550,7 +550,8 @@ fn gradient(p: &Params, args: &mut Args) {
     let (inverses, lses, weights) = (&*inverses, &*lses, &*weights);
     let (tiles, sums) = scratch.split_at_mut(groups * STRIPE * PANEL);
     // CTR rows are those of the tiles, and each group sums over its rows for all CVR rows.
-    let tasks = dz.par_chunks_mut(2 * width * own).zip(tiles.par_chunks_mut(STRIPE * PANEL)).zip(sums.par_chunks_mut(rows * width));
+    let tasks =
+        dz.par_chunks_mut(2 * width * own).zip(tiles.par_chunks_mut(STRIPE * PANEL)).zip(sums.par_chunks_mut(rows * width));
     tasks.enumerate().for_each(|(group, ((dz, s), sums))| {
         for (stripe, dz) in dz.chunks_mut(2 * width * STRIPE).enumerate() {
             let start = group * own + stripe * STRIPE;

@@ -210,3 +210,18 @@ impl Group {
         line
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_by_the_nearest_rank() {
+        assert_eq!(Times::of(Vec::new()), None);
+        let of = |seconds: &[f64]| Times::of(seconds.to_vec()).map(|t| [t.min_us, t.median_us, t.p95_us].map(f64::round));
+        assert_eq!(of(&[3e-6]), Some([3.0; 3]));
+        assert_eq!(of(&[3e-6, 1e-6, 2e-6]), Some([1.0, 2.0, 3.0]));
+        let hundred: Vec<f64> = (1..=100).rev().map(|i| f64::from(i) * 1e-6).collect();
+        assert_eq!(of(&hundred), Some([1.0, 50.0, 95.0]));
+    }
+}

@@ -341,9 +341,10 @@ fn advice(step: &Step, kernels: &[Line], mode: Mode, stored: f64) -> String {
                  leave it more memory to stay in",
                 bytes / f64::from(1 << 20)
             ),
-            _ => format!(
-                "the host holds the step back: {waits}, which one thread builds; leave a core to it, or give the device more work a row"
-            ),
+            known => {
+                let who = if known.is_some() { "the host holds" } else { "the host or the disk holds" };
+                format!("{who} the step back: {waits}, which one thread builds; leave a core to it")
+            }
         };
     }
     format!(
@@ -352,4 +353,66 @@ fn advice(step: &Step, kernels: &[Line], mode: Mode, stored: f64) -> String {
         percent(host),
         step.dispatches
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use roofs::Rate;
+    use std::time::Duration;
+
+    fn step(busy: Option<f64>, host: &[(Activity, f64)], disk_bytes: Option<f64>) -> Step {
+        let times = Times { min_us: 1.0, median_us: 1.0, p95_us: 1.0 };
+        let line = |&(activity, share)| HostLine { name: name(activity).unwrap_or_default(), times, share, activity };
+        Step {
+            rows: 1,
+            steps: 1,
+            dispatches: 42,
+            recorded: times,
+            plain: times,
+            overhead: 0.0,
+            overhead_range: [0.0; 2],
+            rows_per_second: 1.0,
+            device_busy: busy,
+            host: host.iter().map(line).collect(),
+            disk_bytes,
+            memory: Memory { tables: 0, dense: 0, inputs: 0, activations: 0, unshared: 0, ops: 0 },
+            advice: String::new(),
+        }
+    }
+
+    /// The line of a kernel that takes 1 ms for `flops` operations at a multiply-add rate of 1 GFLOP/s.
+    fn top(flops: f64, mode: Mode) -> Vec<Line> {
+        let rate = || Rate { best: 1.0, median: 1.0, how: String::new() };
+        let cost = crate::ops::Cost { bytes: 1.0, flops };
+        let node = Node {
+            kernel: "linear",
+            shape: vec![("rows", 7)],
+            label: String::new(),
+            phase: crate::graph::Phase::Forward,
+            cost,
+        };
+        let start = Instant::now();
+        let activity = if mode == Mode::Cheap { Activity::Phase(node.phase) } else { Activity::Node(0) };
+        let span = Span { step: 0, activity, start, end: start + Duration::from_millis(1) };
+        lines::lines(&[node], &[span], mode, &Roofs { copy: rate(), multiply_add: rate() })
+    }
+
+    #[test]
+    fn advice_names_what_holds_the_step_back() {
+        let (detailed, cheap) = (Mode::Detailed, Mode::Cheap);
+        let of = |step: Step, flops: f64, mode| advice(&step, &top(flops, mode), mode, 1000.0);
+        let busy = || step(Some(0.9), &[(Activity::Data, 0.2)], None);
+        insta::assert_snapshot!(of(busy(), 9e5, detailed), @"the device holds the step back, it works 90 % of it, 100 % of that in linear 7 at 90 % of the multiply-add roof, which is near it: less work (a smaller model or minibatch) or a faster device makes it shorter");
+        insta::assert_snapshot!(of(busy(), 1e5, detailed), @r#"the device holds the step back, it works 90 % of it, 100 % of that in linear 7 at 10 % of the multiply-add roof: there is room, look at it alone with --kernel "linear""#);
+        insta::assert_snapshot!(of(busy(), 1e5, cheap), @"the device holds the step back, it works 90 % of it, 100 % of that in the forward phase; --mode detailed says in which kernels");
+        let unknown = step(None, &[(Activity::Wait, 0.95), (Activity::Encode, 0.04)], None);
+        insta::assert_snapshot!(advice(&unknown, &[], detailed, 1000.0), @"the device holds the step back, the host waits for it 95 % of the step; a smaller model, or a faster device, makes it shorter");
+        let waits = |disk| step(Some(0.2), &[(Activity::Data, 0.6), (Activity::Encode, 0.1), (Activity::Submit, 0.1)], disk);
+        insta::assert_snapshot!(of(waits(Some(0.0)), 1e5, detailed), @"the host holds the step back: the step waits 60 % of its time for minibatches, which one thread builds; leave a core to it");
+        insta::assert_snapshot!(of(waits(None), 1e5, detailed), @"the host or the disk holds the step back: the step waits 60 % of its time for minibatches, which one thread builds; leave a core to it");
+        insta::assert_snapshot!(of(waits(Some(3e6)), 1e5, detailed), @"the disk holds the step back: the step waits 60 % of its time for minibatches, and 2.9 MiB of each are read from it; put the dataset on a faster disk or leave it more memory to stay in");
+        let encodes = step(Some(0.2), &[(Activity::Data, 0.1), (Activity::Encode, 0.4), (Activity::Submit, 0.3)], Some(3e6));
+        insta::assert_snapshot!(of(encodes, 1e5, detailed), @"the host holds the step back: 70 % of it goes into uploading, encoding and submitting 42 dispatches; a larger train.batch_size gives the device more to do in each");
+    }
 }

@@ -158,7 +158,9 @@ fn read(device: &wgpu::Device, label: &str, file: &Path) -> Result<wgpu::ShaderM
     let message = messages.into_iter().find(|m| m.message_type == wgpu::CompilationMessageType::Error);
     let line = message.as_ref().and_then(|m| m.location).map_or(String::new(), |at| format!("{}: ", at.line_number));
     let words = message.map_or_else(|| refused.map(|e| e.to_string()).unwrap_or_default(), |m| m.message);
-    Err(Error::user(format!("{}:{line}{}", file.display(), one_line(&words))))
+    // Behind the message naga draws the line itself.
+    let words = words.split('┌').next().unwrap_or_default();
+    Err(Error::user(format!("{}:{line}{}", file.display(), one_line(words))))
 }
 
 fn one_line(text: &str) -> String {

@@ -160,3 +160,58 @@ pub(super) const NO_FEATURE: &str = "the adapter has no timestamp queries";
 fn nanoseconds(n: f64) -> Duration {
     Duration::from_nanos(n.max(0.0) as u64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A recording of nodes with these ticks, 10 ns each; the clocks agree at tick 1000, and 20 us later to `late` nanoseconds.
+    fn recorded(ticks: &[[u64; 2]], late: u64) -> (Vec<Span>, Clock, Instant) {
+        let host = Instant::now();
+        let moment = |tick, after| Moment { tick, host: host + Duration::from_nanos(after), error: Duration::from_nanos(7) };
+        let raw = |(i, &ticks)| Raw { step: 0, activity: Activity::Node(i), ticks };
+        let raw = ticks.iter().enumerate().map(raw).collect();
+        let recording = Recording { period: 10.0, raw, first: Ok(moment(1000, 0)) };
+        let (spans, clock) = recording.spans(Some(moment(3000, 20_000 + late)));
+        (spans, clock, host)
+    }
+
+    #[test]
+    fn ticks_become_the_hosts_time() {
+        let (spans, clock, host) = recorded(&[[1100, 1150], [1150, 1300]], 0);
+        let ns = |t: Instant| (t - host).as_nanos();
+        let got: Vec<_> = spans.iter().map(|s| (s.activity, ns(s.start), ns(s.end))).collect();
+        assert_eq!(got, [(Activity::Node(0), 1000, 1500), (Activity::Node(1), 1500, 3000)]);
+        assert_eq!(clock, Clock::Device { error: Duration::from_nanos(7), unusable: 0 });
+        // Half of a drift of 100 ns moves all intervals and is part of the error; lengths stay.
+        let (spans, clock, host) = recorded(&[[1100, 1150]], 100);
+        assert_eq!(((spans[0].start - host).as_nanos(), (spans[0].end - spans[0].start).as_nanos()), (1050, 500));
+        assert_eq!(clock, Clock::Device { error: Duration::from_nanos(57), unusable: 0 });
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_no_time() {
+        // Zeros, no length, an end before its beginning, a beginning before the one before.
+        let (spans, clock, _) = recorded(&[[0, 0], [1100, 1200], [1200, 1200], [1300, 1250], [1260, 1400], [1500, 1600]], 0);
+        let nodes: Vec<Activity> = spans.iter().map(|s| s.activity).collect();
+        assert_eq!(nodes, [Activity::Node(1), Activity::Node(5)]);
+        assert_eq!(clock, Clock::Device { error: Duration::from_nanos(7), unusable: 4 });
+        for ticks in [[[0, 0], [0, 0]], [[5, 5], [5, 5]]] {
+            assert_eq!(recorded(&ticks, 0).1, Clock::Missing(NO_TIME.into()));
+        }
+        let without = Recording { period: 1.0, raw: Vec::new(), first: Err(NO_FEATURE.into()) };
+        assert_eq!(without.spans(None).1, Clock::Missing(NO_FEATURE.into()));
+    }
+
+    #[test]
+    fn a_pass_lies_in_the_middle_of_its_round_trip() {
+        let before = Instant::now();
+        let after = before + Duration::from_nanos(1000);
+        let moment = Moment::new(before, after, [70, 110], 10.0).expect("a moment");
+        assert_eq!(
+            (moment.tick, moment.host, moment.error),
+            (90, before + Duration::from_nanos(500), Duration::from_nanos(300))
+        );
+        assert!(Moment::new(before, after, [0, 0], 1.0).is_none() && Moment::new(before, after, [9, 8], 1.0).is_none());
+    }
+}
