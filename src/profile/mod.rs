@@ -326,7 +326,7 @@ fn advice(step: &Step, kernels: &[Line], mode: Mode, stored: f64) -> String {
             Bound::Memory => "copy",
             Bound::Compute => "multiply-add",
         };
-        let most = format!("{busy}, {} of that in {name} {shape} at {roof:.0} % of the {bound} roof", percent(share));
+        let most = format!("{busy}, {} of that in {name} {shape} at {roof:.1} % of the {bound} roof", percent(share));
         return if roof >= NEAR {
             format!("{most}, which is near it: less work (a smaller model or minibatch) or a faster device makes it shorter")
         } else {
@@ -403,8 +403,8 @@ mod tests {
         let (detailed, cheap) = (Mode::Detailed, Mode::Cheap);
         let of = |step: Step, flops: f64, mode| advice(&step, &top(flops, mode), mode, 1000.0);
         let busy = || step(Some(0.9), &[(Activity::Data, 0.2)], None);
-        insta::assert_snapshot!(of(busy(), 9e5, detailed), @"the device holds the step back, it works 90 % of it, 100 % of that in linear 7 at 90 % of the multiply-add roof, which is near it: less work (a smaller model or minibatch) or a faster device makes it shorter");
-        insta::assert_snapshot!(of(busy(), 1e5, detailed), @r#"the device holds the step back, it works 90 % of it, 100 % of that in linear 7 at 10 % of the multiply-add roof: there is room, look at it alone with --kernel "linear""#);
+        insta::assert_snapshot!(of(busy(), 9e5, detailed), @"the device holds the step back, it works 90 % of it, 100 % of that in linear 7 at 90.0 % of the multiply-add roof, which is near it: less work (a smaller model or minibatch) or a faster device makes it shorter");
+        insta::assert_snapshot!(of(busy(), 1e5, detailed), @r#"the device holds the step back, it works 90 % of it, 100 % of that in linear 7 at 10.0 % of the multiply-add roof: there is room, look at it alone with --kernel "linear""#);
         insta::assert_snapshot!(of(busy(), 1e5, cheap), @"the device holds the step back, it works 90 % of it, 100 % of that in the forward phase; --mode detailed says in which kernels");
         let unknown = step(None, &[(Activity::Wait, 0.95), (Activity::Encode, 0.04)], None);
         insta::assert_snapshot!(advice(&unknown, &[], detailed, 1000.0), @"the device holds the step back, the host waits for it 95 % of the step; a smaller model, or a faster device, makes it shorter");

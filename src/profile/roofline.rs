@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 /// The plot's corners within the picture, and the picture's size.
 const PLOT: [f64; 4] = [70.0, 50.0, 620.0, 470.0];
-const SIZE: [f64; 2] = [1080.0, 530.0];
+const SIZE: [f64; 2] = [980.0, 530.0];
 /// Kernels that are named, the longest shares first.
 const NAMED: usize = 12;
 
@@ -119,13 +119,15 @@ impl Profile {
             taken.push(at);
             let number = (i + 1).to_string();
             put(line([cx, cy], at, "stroke=\"#1b6ca8\" stroke-width=\"0.5\""));
-            let halo = "text-anchor=\"middle\" font-weight=\"bold\" stroke=\"white\" stroke-width=\"3\" paint-order=\"stroke\"";
-            put(text(at[0], at[1] + 4.0, halo, &number));
+            // Twice, first as a halo: not every viewer knows the order of strokes and fills.
+            let bold = "text-anchor=\"middle\" font-weight=\"bold\"";
+            put(text(at[0], at[1] + 4.0, &format!("{bold} stroke=\"white\" stroke-width=\"3\""), &number));
+            put(text(at[0], at[1] + 4.0, bold, &number));
             let below = top + 24.0 + 30.0 * i as f64;
             put(text(right + 38.0, below, "text-anchor=\"end\" font-weight=\"bold\"", &number));
             put(text(right + 46.0, below, "", &format!("{} {}", kernel.name, kernel.shape)));
             let share = kernel.share.map_or(String::new(), |share| format!("{:.1} %, ", 100.0 * share));
-            let roof = format!("{share}at {:.0} % of its roof", kernel.roof_percent.unwrap_or(0.0));
+            let roof = format!("{share}at {:.1} % of its roof", kernel.roof_percent.unwrap_or(0.0));
             put(text(right + 46.0, below + 13.0, "fill=\"#666666\"", &roof));
         }
         svg + "</svg>\n"

@@ -15,6 +15,12 @@ fn number(x: Option<f64>, digits: usize) -> String {
     x.map_or(NONE.into(), |x| format!("{x:.digits$}"))
 }
 
+/// Three digits that count.
+fn rate(x: Option<f64>) -> String {
+    let digits = |x: f64| if x > 0.0 { (2.0 - x.log10().floor()).clamp(0.0, 6.0) as usize } else { 0 };
+    x.map_or(NONE.into(), |x| format!("{x:.*}", digits(x)))
+}
+
 fn percent(x: Option<f64>) -> String {
     x.map_or(NONE.into(), |x| format!("{:.1} %", 100.0 * x))
 }
@@ -112,12 +118,12 @@ impl Profile {
                 median,
                 p95,
                 percent(line.share),
-                number(Some(line.bytes / 1e6), 3),
-                number(Some(line.flops / 1e6), 3),
-                number(line.gb_s, 2),
-                number(line.gflop_s, 2),
-                number(Some(line.flop_per_byte), 2),
-                line.roof_percent.map_or(NONE.into(), |p| format!("{p:.0} %")),
+                rate(Some(line.bytes / 1e6)),
+                rate(Some(line.flops / 1e6)),
+                rate(line.gb_s),
+                rate(line.gflop_s),
+                rate(Some(line.flop_per_byte)),
+                percent(line.roof_percent.map(|p| p / 100.0)),
                 bound.into(),
                 places(&line.labels),
             ]);
