@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 use tauten::config::Config;
 use tauten::data::batch::{BatchBuilder, Minibatch, RowSource};
 use tauten::device::Choice;
+use tauten::device::timeline::{Activity, Clock, Mode};
 use tauten::model::{Model, Schema};
-use tauten::ops::{Args, Cost, Kernel, Op};
+use tauten::profile::lines::Node;
 use tauten::random::{Purpose, Stream};
 use tauten::train::session::{Role, Session, batch_layout};
 use tauten::{Error, Result};
@@ -30,7 +30,7 @@ struct Options {
     /// Seconds that a figure may take.
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
-    /// Say where a CPU step's time goes, by op and place in the model.
+    /// Say where a step's time goes, by op and place in the model.
     #[arg(long)]
     profile: bool,
     /// Rows of a minibatch of the KuaiRand shape.
@@ -161,51 +161,12 @@ impl RowSource for Rows {
     }
 }
 
-/// Seconds and calls of each op by its place in the model.
-type Times = Arc<Mutex<BTreeMap<String, (f64, usize)>>>;
-
-/// An op whose CPU twin is timed.
-struct Timed {
-    op: Box<dyn Op>,
-    name: String,
-    times: Times,
-}
-
-impl Op for Timed {
-    fn kernel(&self) -> &'static Kernel {
-        self.op.kernel()
-    }
-    fn params(&self) -> &[u8] {
-        self.op.params()
-    }
-    fn overrides(&self) -> &[(&'static str, f64)] {
-        self.op.overrides()
-    }
-    fn workgroups(&self) -> [u32; 3] {
-        self.op.workgroups()
-    }
-    fn cost(&self) -> Cost {
-        self.op.cost()
-    }
-    fn run(&self, args: &mut Args) {
-        let start = Instant::now();
-        self.op.run(args);
-        let seconds = start.elapsed().as_secs_f64();
-        if let Ok(mut times) = self.times.lock() {
-            let entry = times.entry(self.name.clone()).or_default();
-            entry.0 += seconds;
-            entry.1 += 1;
-        }
-    }
-}
-
 /// A session over its minibatches, stepped one by one.
 struct Trainer {
     session: Session,
     batches: Vec<Minibatch>,
     step: u64,
     outputs: Vec<Vec<f32>>,
-    times: Times,
     seconds: Vec<f64>,
     last: Instant,
 }
@@ -225,27 +186,16 @@ impl Trainer {
                 Ok(batch)
             })
             .collect::<Result<Vec<_>>>()?;
-        let mut plan = model.training_plan(shape.rows);
-        let times = Times::default();
-        if options.profile {
-            for node in &mut plan.nodes {
-                let name = format!("{:<28} {}", node.op.kernel().name, node.label);
-                let op = std::mem::replace(&mut node.op, Box::new(Nothing));
-                node.op = Box::new(Timed { op, name, times: times.clone() });
-            }
-        }
+        let choice = if options.profile { choice.with_timestamps() } else { choice };
         let mut plan_line = |text: String| println!("{}: {line}; {text}", shape.name);
-        let mut session = Session::with_plans(model, choice, &[Role::Train(shape.rows)], vec![plan], &mut plan_line)?;
+        let roles = [Role::Train(shape.rows)];
+        let mut session = Session::open(&config, &shape.schema(), choice, &roles, &mut plan_line)?;
         session.initialize()?;
-        let mut trainer =
-            Trainer { session, batches, step: 0, outputs: Vec::new(), times, seconds: Vec::new(), last: Instant::now() };
+        let mut trainer = Trainer { session, batches, step: 0, outputs: Vec::new(), seconds: Vec::new(), last: Instant::now() };
         for _ in 0..WARM_UP {
             trainer.step()?;
         }
         trainer.seconds.clear();
-        if let Ok(mut times) = trainer.times.lock() {
-            times.clear();
-        }
         Ok(trainer)
     }
 
@@ -284,37 +234,42 @@ impl Trainer {
         })
     }
 
-    fn print_profile(&self) -> Value {
-        let times = self.times.lock().map(|t| t.clone()).unwrap_or_default();
-        let mut list: Vec<(String, f64, usize)> = times.into_iter().map(|(name, (s, n))| (name, s, n)).collect();
+    /// Further steps, recorded: where their time goes, by op and place in the model.
+    fn profile(&mut self, seconds: f64) -> Result<Value> {
+        self.drain()?;
+        self.session.record(Mode::Detailed)?;
+        let before = self.step;
+        self.run(seconds)?;
+        self.drain()?;
+        let timeline = self.session.timeline()?;
+        if let Clock::Missing(why) = &timeline.clock {
+            println!("  no profile: {why}");
+        }
+        let nodes = Node::all(&self.session.model().training_plan(self.batches[0].rows));
+        let mut times: BTreeMap<String, f64> = BTreeMap::new();
+        for span in &timeline.spans {
+            if let Activity::Node(node) = span.activity {
+                let Node { kernel, label, .. } = &nodes[node];
+                *times.entry(format!("{kernel:<28} {label}")).or_default() += span.seconds();
+            }
+        }
+        let mut list: Vec<(String, f64)> = times.into_iter().collect();
         list.sort_by(|a, b| b.1.total_cmp(&a.1));
-        let steps = self.seconds.len() as f64;
+        let steps = (self.step - before) as f64;
         let all: f64 = list.iter().map(|l| l.1).sum();
-        for (name, seconds, _) in list.iter().take(30) {
+        for (name, seconds) in list.iter().take(30) {
             println!("  {:8.3} ms {:5.1} %  {name}", seconds / steps * 1e3, 100.0 * seconds / all);
         }
         println!("  {:8.3} ms in all", all / steps * 1e3);
-        list.iter().map(|(name, s, _)| json!({ "op": name, "ms": s / steps * 1e3 })).collect()
+        Ok(list.iter().map(|(name, s)| json!({ "op": name, "ms": s / steps * 1e3 })).collect())
     }
-}
 
-/// Stands in for an op while that is wrapped.
-struct Nothing;
-
-impl Op for Nothing {
-    fn kernel(&self) -> &'static Kernel {
-        unreachable!("never planned")
+    fn drain(&mut self) -> Result<()> {
+        while self.session.in_flight(0) > 0 {
+            self.session.receive(0, &mut self.outputs)?;
+        }
+        Ok(())
     }
-    fn params(&self) -> &[u8] {
-        &[]
-    }
-    fn workgroups(&self) -> [u32; 3] {
-        [0; 3]
-    }
-    fn cost(&self) -> Cost {
-        Cost::default()
-    }
-    fn run(&self, _: &mut Args) {}
 }
 
 fn best_and_median(seconds: &mut [f64]) -> (f64, f64) {
@@ -332,7 +287,7 @@ fn whole_step(shape: &Shape, options: &Options) -> Result<Value> {
         shape.name, figures["median_ms"], figures["best_ms"], figures["steps"], figures["rows_per_second"]
     );
     if options.profile {
-        figures["profile"] = trainer.print_profile();
+        figures["profile"] = trainer.profile(options.seconds)?;
     }
     figures["name"] = shape.name.clone().into();
     Ok(figures)

@@ -19,6 +19,7 @@ pub mod error;
 pub mod graph;
 pub mod model;
 pub mod ops;
+pub mod profile;
 pub mod random;
 pub mod report;
 pub mod train;

@@ -114,6 +114,10 @@ fn help_tells_of_every_flag() {
         ("train", &["[CONFIG]", "--data", "--out", "--device", "--set", "--seed", "--max-steps", "--init", "--resume"]),
         ("evaluate", &["<RUN>", "--split", "--data", "--checkpoint", "--device", "--json"]),
         ("compare", &["<SUITE>", "--out", "--resume", "--device", "--set", "--json"]),
+        (
+            "profile",
+            &["[CONFIG]", "--data", "--device", "--steps", "--mode", "--out", "--kernel", "--shape", "--set", "--json"],
+        ),
         ("predict", &["<RUN>", "<INPUTS>...", "--out", "--keep", "--checkpoint", "--device"]),
     ] {
         let ended = well(tauten(&[name, "--help"]));

@@ -45,7 +45,7 @@ impl Used {
 
     /// The module with this kernel's constants put in.
     fn module(&self) -> Result<(Module, ModuleInfo), String> {
-        let (module, info) = parse(self.kernel.source)?;
+        let (module, info) = parse(self.kernel.shader.text)?;
         let mut constants = PipelineConstants::default();
         constants.extend(self.constants.iter().map(|&(name, value)| (name.to_string(), value)));
         let entry = Some((ShaderStage::Compute, self.kernel.entry));
@@ -64,7 +64,7 @@ fn used() -> Vec<Used> {
         for node in Plan::new(setup.graph).nodes {
             let (kernel, constants) = (node.op.kernel(), node.op.overrides().to_vec());
             let bits: Vec<(&str, u64)> = constants.iter().map(|&(name, value)| (name, value.to_bits())).collect();
-            used.insert((kernel.source, kernel.entry, kernel.name, bits), Used { kernel, constants });
+            used.insert((kernel.shader.file, kernel.entry, kernel.name, bits), Used { kernel, constants });
         }
     }
     used.into_values().collect()
@@ -114,7 +114,7 @@ fn every_entry_point_is_used_by_a_case() {
     for (path, source) in shaders() {
         let Ok((module, _)) = parse(&source) else { continue };
         for entry in module.entry_points {
-            if !used.iter().any(|u| u.kernel.source == source && u.kernel.entry == entry.name) {
+            if !used.iter().any(|u| u.kernel.shader.text == source && u.kernel.entry == entry.name) {
                 failures.push(format!("{}: no case of ops::check::cases() runs {}", path.display(), entry.name));
             }
         }

@@ -126,7 +126,12 @@ fn metrics(out: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(place().join(out).join("metrics.jsonl")).unwrap();
     let line = |line: &str| {
         let mut value: Value = serde_json::from_str(line).unwrap();
-        assert!(value.as_object_mut().unwrap().remove("rows_per_second").unwrap().as_f64().unwrap() > 0.0);
+        let mut take = |key| value.as_object_mut().unwrap().remove(key).unwrap();
+        assert!(take("rows_per_second").as_f64().unwrap() > 0.0);
+        let seconds = take("seconds");
+        let of = |key: &str| seconds[key].as_f64().unwrap();
+        let parts = [of("data"), of("start"), of("wait")];
+        assert!(parts.iter().all(|&s| s >= 0.0) && parts.iter().sum::<f64>() <= of("all") * 1.000001, "{seconds}");
         value
     };
     text.lines().map(line).collect()

@@ -1,16 +1,14 @@
 //! `tauten doctor`: whether an adapter's driver can be trusted, and how fast it is.
 
 use super::{print, print_json};
+use crate::device::Choice;
 use crate::device::gpu::{Adapter, Checks, HOW_TO_GET_ONE};
-use crate::device::{Choice, Device, RING};
-use crate::graph::{Graph, Plan, StateLayout};
 use crate::ops::check::{Case, cases};
-use crate::ops::probe;
-use crate::report::progress::{Progress, Task};
+use crate::profile::roofs::{Rate, Roofs};
+use crate::report::progress::Progress;
 use crate::{Error, Result};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
-use std::time::Instant;
 
 /// List the adapters there are, test every op of one against its CPU twin and measure copy bandwidth and multiply-add rate. Exit
 /// code 1 if an op is wrong there.
@@ -29,13 +27,6 @@ pub struct Args {
 
 /// Words of a case above which a software adapter skips it: it would take longer than all the others.
 const SOFTWARE_WORDS: usize = 4 << 20;
-/// Bytes of a copied buffer: more than the caches of a GPU hold, and of the cores that run twins and software adapters.
-const COPY_BYTES: (u64, u64) = (256 << 20, 64 << 20);
-/// Dispatches of a probe in one submit.
-const DISPATCHES: usize = 8;
-/// Repeats of a measurement, each of about [`REPEAT`] seconds of submits back to back.
-const REPEATS: usize = 7;
-const REPEAT: f64 = 0.15;
 
 /// What became of an op's cases.
 struct Tested {
@@ -45,13 +36,6 @@ struct Tested {
     /// Largest error in parts of the tolerance among the cases that passed.
     worst: f32,
     failures: Vec<String>,
-}
-
-/// A measured rate.
-struct Rate {
-    best: f64,
-    median: f64,
-    how: String,
 }
 
 /// Runs the subcommand.
@@ -88,12 +72,11 @@ fn examine(args: &Args, cases: Vec<Case>) -> Result<()> {
         print(&table(&tested))?;
     }
     let task = progress.task("measuring", 2, "rates");
-    let copy = copy_rate(&choice, &task)?;
-    let fma = fma_rate(&choice, &task)?;
+    let Roofs { copy, multiply_add: fma } = Roofs::measure(&choice, &task)?;
     task.finish();
     if args.json {
         print_json(&json!({
-            "adapters": adapters.iter().map(describe).collect::<Value>(),
+            "adapters": adapters.iter().map(Adapter::to_json).collect::<Value>(),
             "device": device,
             "ops": tested.iter().map(Tested::json).collect::<Value>(),
             "copy_gb_s": copy.best, "copy_gb_s_median": copy.median, "copy_how": copy.how,
@@ -137,18 +120,6 @@ fn list(adapters: &[Adapter]) -> String {
         }
     }
     text
-}
-
-fn describe(adapter: &Adapter) -> Value {
-    let (least, most) = adapter.subgroups();
-    let features: serde_json::Map<String, Value> =
-        adapter.features().into_iter().map(|(name, has)| (name.to_string(), has.into())).collect();
-    let limits: serde_json::Map<String, Value> =
-        adapter.limit_table().into_iter().map(|(name, limit)| (name.to_string(), limit.into())).collect();
-    json!({
-        "name": adapter.name(), "backend": adapter.backend(), "kind": adapter.kind(), "driver": adapter.driver(),
-        "features": features, "limits": limits, "subgroup_sizes": [least, most],
-    })
 }
 
 /// Cases against their twins, an op's on one opened device.
@@ -217,84 +188,10 @@ fn table(tested: &[Tested]) -> String {
     text
 }
 
-/// Bytes moved a second, reads and writes each counted, in GB/s.
-fn copy_rate(choice: &Choice, task: &Task) -> Result<Rate> {
-    let hardware = matches!(choice, Choice::Gpu(a) if a.rank().is_some());
-    let most = if hardware { COPY_BYTES.0 } else { COPY_BYTES.1 };
-    let bytes = choice.limits().binding_bytes.min(most) / 16 * 16;
-    let words = (bytes / 4) as usize;
-    let rate = measure(choice, words, 2.0 * bytes as f64, &|g, from, to| probe::copy(g, from, to))?;
-    task.advance(1);
-    let how = format!("copies of {} MiB, bytes read plus bytes written; {}", bytes >> 20, rate.how);
-    Ok(Rate { how, ..rate })
-}
-
-/// Multiplications and additions a second, in GFLOP/s.
-fn fma_rate(choice: &Choice, task: &Task) -> Result<Rate> {
-    let hardware = matches!(choice, Choice::Gpu(a) if a.rank().is_some());
-    let (vectors, rounds) = if hardware { (1 << 18, 1024) } else { (1 << 16, 64) };
-    let flops = 64.0 * (vectors * rounds) as f64;
-    let rate = measure(choice, 4 * vectors, flops, &|g, from, to| probe::multiply_add(g, from, to, rounds))?;
-    task.advance(1);
-    let how = format!("eight independent chains of f32 vectors an invocation; {}", rate.how);
-    Ok(Rate { how, ..rate })
-}
-
-type Probe<'a> = &'a dyn Fn(&mut Graph, crate::graph::TensorId, crate::graph::TensorId);
-
-/// Times submits of a probe back to back; `work` of one dispatch a second, in units of 1e9.
-fn measure(choice: &Choice, words: usize, work: f64, probe: Probe) -> Result<Rate> {
-    let mut state = StateLayout::default();
-    let (from_state, to_state) = (state.add("from", words), state.add("to", words));
-    let mut graph = Graph::default();
-    let (from, to) = (graph.state("from", from_state, 0, words), graph.state("to", to_state, 0, words));
-    for _ in 0..DISPATCHES {
-        probe(&mut graph, from, to);
-    }
-    let choice = match choice {
-        Choice::Cpu => Choice::Cpu,
-        Choice::Gpu(adapter) => Choice::Gpu(adapter.clone()),
-    };
-    let mut device = choice.open(&state.buffers, vec![Plan::new(graph)])?;
-    // Not zeros, which some memory systems compress; positive and finite as f32.
-    let values: Vec<u32> = (0..words as u32).map(|i| i.wrapping_mul(2_654_435_761) >> 2).collect();
-    device.write(from_state, 0, &values)?;
-    drop(values);
-    // The first submit is the device's own measuring of its nodes, the second touches everything once more.
-    submits(&mut *device, 2)?;
-    let start = Instant::now();
-    submits(&mut *device, RING)?;
-    let one = start.elapsed().as_secs_f64() / RING as f64;
-    let n = ((REPEAT / one).ceil() as usize).clamp(1, 1000);
-    let mut rates = Vec::new();
-    for _ in 0..REPEATS {
-        let start = Instant::now();
-        submits(&mut *device, n)?;
-        rates.push((n * DISPATCHES) as f64 * work / start.elapsed().as_secs_f64() / 1e9);
-    }
-    rates.sort_by(f64::total_cmp);
-    let how = format!("{REPEATS} times the wall clock around {n} submits of {DISPATCHES} dispatches");
-    Ok(Rate { best: rates[REPEATS - 1], median: rates[REPEATS / 2], how })
-}
-
-/// Submits `n` steps, as many at once as may be, and waits for the last.
-fn submits(device: &mut dyn Device, n: usize) -> Result<()> {
-    let mut outputs = Vec::new();
-    for _ in 0..n {
-        if device.in_flight(0) == RING {
-            device.receive(0, &mut outputs)?;
-        }
-        device.submit(0, &[])?;
-    }
-    while device.in_flight(0) > 0 {
-        device.receive(0, &mut outputs)?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::probe;
 
     #[test]
     fn a_name_that_fits_nothing_is_the_users_error() {

@@ -6,6 +6,7 @@ pub mod doctor;
 pub mod evaluate;
 pub mod predict;
 pub mod prepare;
+pub mod profile;
 pub mod simulate;
 pub mod train;
 
@@ -30,6 +31,7 @@ enum Command {
     Evaluate(evaluate::Args),
     Compare(compare::Args),
     Predict(predict::Args),
+    Profile(profile::Args),
 }
 
 impl Cli {
@@ -48,6 +50,7 @@ impl Cli {
             Command::Evaluate(args) => evaluate::run(args).map(|()| 0),
             Command::Compare(args) => compare::run(args),
             Command::Predict(args) => predict::run(args).map(|()| 0),
+            Command::Profile(args) => profile::run(args).map(|()| 0),
         }
     }
 }

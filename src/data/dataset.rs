@@ -455,6 +455,16 @@ pub struct Dataset {
 }
 
 impl Dataset {
+    /// Opens the dataset in the folder `dir`, which must be what `config` asks for, the input files aside.
+    ///
+    /// # Errors
+    /// As [`Dataset::open`]; a setting that differs.
+    pub fn open_for(dir: &Path, config: &Config) -> Result<Dataset> {
+        let dataset = Dataset::open(dir)?;
+        dataset.manifest().fits(config).map_err(|e| e.context(dir.display()))?;
+        Ok(dataset)
+    }
+
     /// Opens the dataset in the folder `dir` and checks its manifest, encoding and sizes.
     ///
     /// # Errors

@@ -3,9 +3,11 @@
 use super::batch::{BatchBuilder, BatchLayout, Minibatch, RowSource};
 use crate::random::{Permutation, Purpose, Stream};
 use crate::{Error, Result};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 /// Minibatches that wait ready at most.
 const DEPTH: usize = 3;
@@ -28,10 +30,14 @@ pub fn batches_per_epoch(rows: usize, batch_size: usize) -> u64 {
 #[derive(Debug)]
 pub struct Prefetch {
     /// None once the sequence has ended.
-    ready: Option<Receiver<Result<Minibatch>>>,
+    ready: Option<Receiver<Built>>,
     used: Sender<Minibatch>,
     thread: Option<JoinHandle<()>>,
+    built: Range<Instant>,
 }
+
+/// A minibatch, and from when to when it was built.
+type Built = (Result<Minibatch>, Range<Instant>);
 
 impl Prefetch {
     /// Endless minibatches for training, from `start` on. Each epoch is a permutation of the rows of its own, drawn from `seed`,
@@ -84,8 +90,11 @@ impl Prefetch {
     pub fn next(&mut self) -> Result<Option<Minibatch>> {
         let Some(ready) = &self.ready else { return Ok(None) };
         match ready.recv() {
-            Ok(Ok(batch)) => Ok(Some(batch)),
-            Ok(Err(e)) => {
+            Ok((Ok(batch), built)) => {
+                self.built = built;
+                Ok(Some(batch))
+            }
+            Ok((Err(e), _)) => {
                 self.ready = None;
                 Err(e)
             }
@@ -104,6 +113,11 @@ impl Prefetch {
         }
     }
 
+    /// From when to when the thread built the minibatch that [`Prefetch::next`] gave last.
+    pub fn built(&self) -> Range<Instant> {
+        self.built.clone()
+    }
+
     /// Gives a minibatch back, so that its memory is used again.
     pub fn recycle(&self, batch: Minibatch) {
         // No one takes it after the end: then it is simply freed.
@@ -118,11 +132,12 @@ impl Prefetch {
         positions: impl Iterator<Item = Position> + Send + 'static,
         order: impl Fn(u64) -> O + Send + 'static,
     ) -> Result<Prefetch> {
-        let (sender, ready): (SyncSender<Result<Minibatch>>, _) = sync_channel(DEPTH);
+        let (sender, ready): (SyncSender<Built>, _) = sync_channel(DEPTH);
         let (used, recycled) = channel::<Minibatch>();
         let work = move || {
             let mut rows = Vec::with_capacity(batch_size.min(source.len()));
             for Position { epoch, batch: index } in positions {
+                let start = Instant::now();
                 let first = index as usize * batch_size;
                 let row = order(epoch);
                 rows.clear();
@@ -132,7 +147,7 @@ impl Prefetch {
                 let built = builder.fill(&*source, &rows, &mut batch).map(|()| batch);
                 let last = built.is_err();
                 // A closed channel: the receiver was dropped.
-                if sender.send(built).is_err() || last {
+                if sender.send((built, start..Instant::now())).is_err() || last {
                     return;
                 }
             }
@@ -141,7 +156,8 @@ impl Prefetch {
             .name("prefetch".into())
             .spawn(work)
             .map_err(|e| Error::system(format!("cannot start the thread that builds minibatches: {e}")))?;
-        Ok(Prefetch { ready: Some(ready), used, thread: Some(thread) })
+        let now = Instant::now();
+        Ok(Prefetch { ready: Some(ready), used, thread: Some(thread), built: now..now })
     }
 }
 

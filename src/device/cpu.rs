@@ -1,10 +1,12 @@
 //! The CPU executor: runs each op's twin on the plan's buffers.
 
+use super::timeline::{Activity, Clock, Mode, Recorder, Timeline};
 use super::{Device, RING};
 use crate::graph::{Input, Place, Plan, StateBuffer, StateId, shared_slots};
 use crate::ops::{Args, View};
 use crate::{Error, Result};
 use std::collections::VecDeque;
+use std::time::Instant;
 
 /// The device in words.
 pub fn name() -> String {
@@ -19,6 +21,7 @@ pub struct Cpu {
     /// Activations, kept alive for the programs' views.
     _slots: Vec<Vec<u32>>,
     scratch: Vec<f32>,
+    recorder: Recorder,
 }
 
 struct Program {
@@ -28,6 +31,7 @@ struct Program {
     outputs: Vec<View>,
     finished: VecDeque<Vec<Vec<f32>>>,
     spare: Vec<Vec<Vec<f32>>>,
+    submitted: usize,
 }
 
 impl Cpu {
@@ -61,10 +65,10 @@ impl Cpu {
                     .map(|&(place, len)| View { words: pointer(place), len, access: crate::ops::Access::Read })
                     .collect();
                 let spare = (0..RING).map(|_| Vec::new()).collect();
-                Ok(Program { plan, inputs, views, outputs, finished: VecDeque::new(), spare })
+                Ok(Program { plan, inputs, views, outputs, finished: VecDeque::new(), spare, submitted: 0 })
             })
             .collect::<Result<_>>()?;
-        Ok(Cpu { name: name(), state, programs, _slots: slots, scratch: Vec::new() })
+        Ok(Cpu { name: name(), state, programs, _slots: slots, scratch: Vec::new(), recorder: Recorder::default() })
     }
 
     fn load(&mut self, program: usize, inputs: &[&[u8]]) {
@@ -107,11 +111,24 @@ impl Device for Cpu {
 
     #[expect(unsafe_code, reason = "reads outputs where the plan put them")]
     fn submit(&mut self, program: usize, inputs: &[&[u8]]) -> Result<()> {
+        let step = self.programs[program].submitted;
+        let start = Instant::now();
         self.load(program, inputs);
+        let mut start = self.recorder.mark(step, Activity::Upload, start);
         for node in 0..self.programs[program].plan.nodes.len() {
             self.run_node(program, node);
+            let nodes = &self.programs[program].plan.nodes;
+            let (phase, next) = (nodes[node].phase, nodes.get(node + 1).map(|n| n.phase));
+            match self.recorder.mode {
+                Some(Mode::Detailed) => start = self.recorder.mark(step, Activity::Node(node), start),
+                Some(Mode::Cheap) if next != Some(phase) => {
+                    start = self.recorder.mark(step, Activity::Phase(phase), start);
+                }
+                _ => {}
+            }
         }
         let program = &mut self.programs[program];
+        program.submitted += 1;
         let mut outputs = program.spare.pop().unwrap_or_default();
         outputs.resize_with(program.outputs.len(), Vec::new);
         for (to, from) in outputs.iter_mut().zip(&program.outputs) {
@@ -121,6 +138,7 @@ impl Device for Cpu {
             to.extend_from_slice(bytemuck::cast_slice(words));
         }
         program.finished.push_back(outputs);
+        self.recorder.mark(step, Activity::Readback, start);
         Ok(())
     }
 
@@ -164,6 +182,15 @@ impl Device for Cpu {
             }
         }
         Ok(None)
+    }
+
+    fn record(&mut self, mode: Mode) -> Result<()> {
+        self.recorder = Recorder { mode: Some(mode), spans: Vec::new() };
+        Ok(())
+    }
+
+    fn timeline(&mut self) -> Result<Timeline> {
+        Ok(Timeline { spans: std::mem::take(&mut self.recorder).spans, clock: Clock::Host })
     }
 }
 

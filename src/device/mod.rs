@@ -2,10 +2,12 @@
 
 pub mod cpu;
 pub mod gpu;
+pub mod timeline;
 
 use crate::graph::{Plan, StateBuffer, StateId};
 use crate::{Error, Result};
 use gpu::Adapter;
+use timeline::{Mode, Timeline};
 
 /// Steps of one program that may be under way before the host must receive outputs.
 pub const RING: usize = 3;
@@ -54,6 +56,21 @@ pub trait Device {
     ///
     /// As [`Device::receive`].
     fn first_nonfinite(&mut self, program: usize, inputs: &[&[u8]]) -> Result<Option<String>>;
+
+    /// Records the steps that are submitted from now on, until [`Device::timeline`]; none may be under way. The first step of a
+    /// program is not recorded.
+    ///
+    /// # Errors
+    ///
+    /// As [`Device::receive`].
+    fn record(&mut self, mode: Mode) -> Result<()>;
+
+    /// Ends recording, when all steps have been received: what was recorded.
+    ///
+    /// # Errors
+    ///
+    /// As [`Device::receive`].
+    fn timeline(&mut self) -> Result<Timeline>;
 }
 
 /// The binding size that the builder of a graph must stay under, in bytes.
@@ -69,6 +86,7 @@ impl Limits {
 }
 
 /// A device that was chosen but not opened.
+#[derive(Clone)]
 pub enum Choice {
     /// The CPU twins.
     Cpu,
@@ -93,7 +111,7 @@ impl Choice {
         match (wanted, best) {
             ("auto" | "gpu", Some(i)) => {
                 let adapter = adapters.swap_remove(i);
-                let line = format!("device: {}, the first {} GPU", adapter.describe(), adapter.kind());
+                let line = format!("device: {}, the first {} GPU{}", adapter.describe(), adapter.kind(), gpu::shaders_note());
                 Ok((Choice::Gpu(Box::new(adapter)), line))
             }
             ("auto", None) => {
@@ -106,7 +124,7 @@ impl Choice {
                 match adapters.iter().position(|a| a.describe().to_lowercase().contains(&lower)) {
                     Some(i) => {
                         let adapter = adapters.swap_remove(i);
-                        let line = format!("device: {}, by its name", adapter.describe());
+                        let line = format!("device: {}, by its name{}", adapter.describe(), gpu::shaders_note());
                         Ok((Choice::Gpu(Box::new(adapter)), line))
                     }
                     None => Err(Error::user(format!("--device {name}: no adapter has this in its name; {}", list(&adapters)))),
@@ -120,6 +138,15 @@ impl Choice {
         match self {
             Choice::Cpu => Limits { binding_bytes: u64::MAX },
             Choice::Gpu(adapter) => adapter.limits(),
+        }
+    }
+
+    /// The same device, to be opened with timestamps where it has them.
+    #[must_use]
+    pub fn with_timestamps(self) -> Choice {
+        match self {
+            Choice::Cpu => Choice::Cpu,
+            Choice::Gpu(adapter) => Choice::Gpu(Box::new(adapter.with_timestamps())),
         }
     }
 

@@ -92,6 +92,17 @@ pub enum Phase {
     Update,
 }
 
+impl Phase {
+    /// Its name in debuggers, profiles and traces.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Forward => "forward",
+            Phase::Backward => "backward",
+            Phase::Update => "update",
+        }
+    }
+}
+
 /// Words `from..from + len` of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {

@@ -41,6 +41,13 @@ pub struct PlannedNode {
     pub label: String,
 }
 
+impl PlannedNode {
+    /// Kernel and place in the model, as debuggers show them.
+    pub fn title(&self) -> String {
+        format!("{} {}", self.op.kernel().name, self.label).trim_end().to_string()
+    }
+}
+
 /// A graph made ready to run: fixed order, every tensor placed.
 pub struct Plan {
     /// The nodes in the order in which they run.

@@ -3,11 +3,11 @@
 
 use super::check::{Case, integers, normals};
 use super::losses::{logistic, softplus};
-use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
+use super::{Access, Args, Dispatch, Kernel, Shader, cost, fold, params, shader};
 use crate::graph::{Graph, Input, TensorId};
 use rayon::prelude::*;
 
-const SOURCE: &str = include_str!("../../shaders/agreement.wgsl");
+const SOURCE: Shader = shader!("agreement");
 
 params! {
     struct Params {

@@ -2,7 +2,7 @@
 //! `torch.nn.BatchNorm1d` has it.
 
 use super::check::{Case, normals};
-use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
+use super::{Access, Args, Dispatch, Kernel, Shader, cost, fold, params, shader};
 use crate::graph::{Arg, Block, Graph, TensorId};
 use rayon::prelude::*;
 
@@ -38,7 +38,7 @@ params! {
     }
 }
 
-const SOURCE: &str = include_str!("../../shaders/batch_norm.wgsl");
+const SOURCE: Shader = shader!("batch_norm");
 // Blocks of rows write some chunks of the parts each.
 static MOMENTS: Kernel = Params::kernel("batch_norm_moments", SOURCE, "moments", &[(1, Access::Read), (2, Access::Update)]);
 static MERGE_MOMENTS: Kernel = Params::kernel(

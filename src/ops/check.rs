@@ -50,6 +50,23 @@ impl Setup {
         self.graph.state(name, id, 0, len)
     }
 
+    /// Opens a device with the graph as its one program and the state as it starts.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports.
+    pub fn open(self, open: impl FnOnce(&StateLayout, Vec<Plan>) -> Result<Box<dyn Device>>) -> Result<Opened> {
+        let Setup { graph, state, contents, mut inputs } = self;
+        let plan = Plan::new(graph);
+        inputs.sort_by_key(|&(input, _)| input);
+        inputs.retain(|(input, _)| plan.inputs.iter().any(|(i, _)| i == input));
+        let mut device = open(&state, vec![plan])?;
+        for (id, words) in &contents {
+            device.write(*id, 0, words)?;
+        }
+        Ok((device, inputs.into_iter().map(|(_, words)| words).collect()))
+    }
+
     /// Runs `steps` steps on a device and returns all outputs of the last and all state buffers, each with its name.
     ///
     /// # Errors
@@ -60,15 +77,9 @@ impl Setup {
         open: impl FnOnce(&StateLayout, Vec<Plan>) -> Result<Box<dyn Device>>,
         steps: usize,
     ) -> Result<Vec<(String, Vec<u32>)>> {
-        let Setup { graph, state, contents, mut inputs } = self;
-        let plan = Plan::new(graph);
-        inputs.sort_by_key(|&(input, _)| input);
-        inputs.retain(|(input, _)| plan.inputs.iter().any(|(i, _)| i == input));
-        let mut device = open(&state, vec![plan])?;
-        for (id, words) in &contents {
-            device.write(*id, 0, words)?;
-        }
-        let bytes: Vec<&[u8]> = inputs.iter().map(|(_, words)| bytemuck::cast_slice(words)).collect();
+        let buffers = self.state.buffers.clone();
+        let (mut device, inputs) = self.open(open)?;
+        let bytes: Vec<&[u8]> = inputs.iter().map(|words| bytemuck::cast_slice(words)).collect();
         let mut outputs = Vec::new();
         for _ in 0..steps {
             device.submit(0, &bytes)?;
@@ -79,7 +90,7 @@ impl Setup {
             .enumerate()
             .map(|(i, values)| (format!("output {i}"), bytemuck::cast_slice(values).to_vec()))
             .collect();
-        for (i, buffer) in state.buffers.iter().enumerate() {
+        for (i, buffer) in buffers.iter().enumerate() {
             let mut words = vec![0u32; buffer.len];
             device.read(StateId(i), 0, &mut words)?;
             results.push((buffer.name.clone(), words));
@@ -87,6 +98,9 @@ impl Setup {
         Ok(results)
     }
 }
+
+/// A device with one program, and the words of the plan's inputs.
+type Opened = (Box<dyn Device>, Vec<Vec<u32>>);
 
 /// A check of one op at one shape.
 #[derive(Clone)]

@@ -1,7 +1,7 @@
 //! Clipping of gradients by their common norm: the factor that the update multiplies them by.
 
 use super::check::{Case, normals};
-use super::{Access, Args, Dispatch, Kernel, cost, params, tree};
+use super::{Access, Args, Dispatch, Kernel, Shader, cost, params, shader, tree};
 use crate::graph::{Graph, TensorId};
 use rayon::prelude::*;
 
@@ -14,7 +14,7 @@ params! {
     }
 }
 
-const SOURCE: &str = include_str!("../../shaders/clip.wgsl");
+const SOURCE: Shader = shader!("clip");
 static SQUARES: Kernel = Params::kernel("clip_squares", SOURCE, "squares", &[(1, Access::Read), (2, Access::Update)]);
 static FINISH: Kernel = Params::kernel("clip_finish", SOURCE, "finish", &[(3, Access::Read), (4, Access::Write)]);
 

@@ -1,7 +1,7 @@
 //! Columns of a minibatch's tensors: put side by side, and taken apart.
 
 use super::check::{Case, normals};
-use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
+use super::{Access, Args, Dispatch, Kernel, cost, fold, params, shader};
 use crate::graph::{Arg, Graph, TensorId};
 
 params! {
@@ -17,8 +17,7 @@ params! {
     }
 }
 
-static COPY: Kernel =
-    Params::kernel("columns", include_str!("../../shaders/columns.wgsl"), "copy", &[(1, Access::Read), (2, Access::Update)]);
+static COPY: Kernel = Params::kernel("columns", shader!("columns"), "copy", &[(1, Access::Read), (2, Access::Update)]);
 
 /// Copies `width` columns of `from`, from column number `.1` on, to those of `to`; `add`: adds them to what stands there.
 pub fn copy(g: &mut Graph, rows: usize, from: (TensorId, usize), to: (TensorId, usize), width: usize, add: bool) {

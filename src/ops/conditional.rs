@@ -1,7 +1,7 @@
 //! pCVR = pCTCVR / pCTR as a logit, for models whose second output is CTCVR.
 
 use super::check::{Case, normals};
-use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
+use super::{Access, Args, Dispatch, Kernel, cost, fold, params, shader};
 use crate::graph::{Graph, TensorId};
 
 params! {
@@ -13,12 +13,8 @@ params! {
     }
 }
 
-static CONDITIONAL: Kernel = Params::kernel(
-    "conditional",
-    include_str!("../../shaders/conditional.wgsl"),
-    "conditional",
-    &[(1, Access::Read), (2, Access::Write)],
-);
+static CONDITIONAL: Kernel =
+    Params::kernel("conditional", shader!("conditional"), "conditional", &[(1, Access::Read), (2, Access::Write)]);
 
 /// log pCTR - log pCTCVR is at least this: pCVR is below 1.
 const LEAST: f32 = 1e-6;

@@ -12,15 +12,15 @@
 use super::check::{Case, integers, normals};
 use super::product::{Matrix, Threads, product};
 use super::vector::{exp, highest, sums, vectorised};
-use super::{Access, Args, Cost, Dispatch, Kernel, fold, params};
+use super::{Access, Args, Cost, Dispatch, Kernel, Shader, fold, params, shader};
 use crate::config::{Direction, Objective};
 use crate::graph::{Graph, Input, Step, TensorId};
 use bytemuck::Zeroable;
 use rayon::prelude::*;
 use std::ops::Range;
 
-const TILED: &str = include_str!("../../shaders/contrast.wgsl");
-const SAMPLED: &str = include_str!("../../shaders/contrast_sampled.wgsl");
+const TILED: Shader = shader!("contrast");
+const SAMPLED: Shader = shader!("contrast_sampled");
 
 /// The CPU twins compute S in tiles of so many rows and columns; groups of rows sum over columns side by side. Fixed, so that
 /// results do not depend on the number of threads.

@@ -1,7 +1,7 @@
 //! One update of dense parameters that share a learning rate, in one dispatch.
 
 use super::check::{Case, normals};
-use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
+use super::{Access, Args, Dispatch, Kernel, Shader, cost, fold, params, shader};
 use crate::config::{DenseOptimizer, DenseRule};
 use crate::graph::{Graph, Input, Step, TensorId};
 use bytemuck::Zeroable;
@@ -20,7 +20,7 @@ params! {
     }
 }
 
-const SOURCE: &str = include_str!("../../shaders/dense_update.wgsl");
+const SOURCE: Shader = shader!("dense_update");
 static ADAMW: Kernel = Params::kernel(
     "dense_adamw",
     SOURCE,

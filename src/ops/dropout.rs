@@ -1,7 +1,7 @@
 //! Dropout: elements set to 0 at random, the others scaled so that the mean stays; the mask is computed, never stored.
 
 use super::check::{Case, normals};
-use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
+use super::{Access, Args, Dispatch, Kernel, Shader, cost, fold, params, shader};
 use crate::graph::{Arg, Block, Graph, Input, Step, TensorId};
 use crate::random::{Purpose, Stream};
 use bytemuck::Zeroable;
@@ -31,7 +31,7 @@ params! {
     }
 }
 
-const SOURCE: &str = include_str!("../../shaders/dropout.wgsl");
+const SOURCE: Shader = shader!("dropout");
 static DROPOUT: Kernel =
     Params::kernel("dropout", SOURCE, "dropout", &[(1, Access::Read), (2, Access::Uniform), (3, Access::Update)]);
 

@@ -1,9 +1,9 @@
 //! Embedding backward fused with the sparse optimizer, over the minibatch's unique rows.
 
-use super::check::{Case, integers, normals};
+use super::check::{Case, Setup, integers, normals};
 use super::columns::take;
 use super::gather::{Columns, Shard};
-use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
+use super::{Access, Args, Dispatch, Kernel, Shader, cost, fold, params, shader};
 use crate::config::{EmbeddingOptimizer, EmbeddingRule};
 use crate::data::batch::{CHUNK, TableBatch};
 use crate::graph::{Graph, Input, Step, TensorId};
@@ -44,7 +44,7 @@ params! {
     }
 }
 
-const SOURCE: &str = include_str!("../../shaders/embedding_update.wgsl");
+const SOURCE: Shader = shader!("embedding_update");
 static CHUNK_SUMS: Kernel = Params::kernel(
     "embedding_chunk_sums",
     SOURCE,
@@ -354,6 +354,16 @@ fn table_batch(ids: &[u32]) -> TableBatch {
     batch
 }
 
+/// The inputs of table 0 for a minibatch of these ids.
+pub(crate) fn put_minibatch(s: &mut Setup, ids: &[u32]) {
+    let TableBatch { mut segments, occurrences, mut chunks, .. } = table_batch(ids);
+    segments.resize(1 + ids.len(), [0; 4]);
+    chunks.resize(most_chunks(ids.len()), [0; 2]);
+    s.input_as(Input::Segments(0), &segments);
+    s.input_as(Input::Occurrences(0), &occurrences);
+    s.input_as(Input::Chunks(0), &chunks);
+}
+
 /// Every rule over several steps, with and without a penalty of the rows; hot rows, several shards, wide and narrow rows.
 pub fn cases() -> Vec<Case> {
     use EmbeddingRule::{Adagrad, Adam, RowwiseAdagrad, Sgd};
@@ -365,20 +375,11 @@ pub fn cases() -> Vec<Case> {
             let name = format!("embedding update {kind:?}, {rows} rows, {features} x {dim}, shards {shards:?}");
             let mut case = Case::new(name, rows * features, move |s| {
                 let total: usize = shards.iter().sum();
-                let batch = table_batch(&integers(1, rows * features, total as u32));
                 let columns = features * dim + 1;
                 let dx = s.input(&normals(2, rows * columns, 0.1));
                 let health = s.state_tensor("health", &[0u32]);
-                let occurrences = rows * features;
-                let mut segments = batch.segments.clone();
-                segments.resize(1 + occurrences, [0; 4]);
-                let mut chunks = batch.chunks.clone();
-                chunks.resize(most_chunks(occurrences), [0; 2]);
-                let step = Step { embedding_lr: 0.01, ..Step::zeroed() };
-                s.input_as(Input::Segments(0), &segments);
-                s.input_as(Input::Occurrences(0), &batch.occurrences);
-                s.input_as(Input::Chunks(0), &chunks);
-                s.input_as(Input::Step, &[step]);
+                put_minibatch(s, &integers(1, rows * features, total as u32));
+                s.input_as(Input::Step, &[Step { embedding_lr: 0.01, ..Step::zeroed() }]);
                 let mut first = 0;
                 let mut states = Vec::new();
                 for (i, &count) in shards.iter().enumerate() {

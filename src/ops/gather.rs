@@ -2,7 +2,7 @@
 
 use super::check::{Case, integers, normals};
 use super::columns::copy;
-use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
+use super::{Access, Args, Dispatch, Kernel, Shader, cost, fold, params, shader};
 use crate::graph::{Arg, Graph, TensorId};
 use rayon::prelude::*;
 
@@ -43,7 +43,7 @@ params! {
     }
 }
 
-const SOURCE: &str = include_str!("../../shaders/gather.wgsl");
+const SOURCE: Shader = shader!("gather");
 static GATHER: Kernel =
     Params::kernel("gather", SOURCE, "gather", &[(1, Access::Read), (2, Access::Read), (3, Access::Update)]);
 

@@ -1,11 +1,11 @@
 //! u = [a_ctr, a_cvr, a_ctr * a_cvr]: the input of the relatedness network from the towers' last hidden layers.
 
 use super::check::{Case, normals};
-use super::{Access, Args, Cost, Dispatch, Kernel, fold, params};
+use super::{Access, Args, Cost, Dispatch, Kernel, Shader, fold, params, shader};
 use crate::graph::{Arg, Graph, TensorId};
 use rayon::prelude::*;
 
-const SOURCE: &str = include_str!("../../shaders/interact.wgsl");
+const SOURCE: Shader = shader!("interact");
 
 params! {
     struct Params {

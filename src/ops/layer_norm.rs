@@ -1,7 +1,7 @@
 //! Layer norm of each group's columns, with a learned gain and offset a column (Ba et al. 2016), as `torch.nn.LayerNorm` has it.
 
 use super::check::{Case, normals};
-use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
+use super::{Access, Args, Dispatch, Kernel, Shader, cost, fold, params, shader};
 use crate::graph::{Arg, Block, Graph, TensorId};
 use rayon::prelude::*;
 
@@ -32,7 +32,7 @@ params! {
     }
 }
 
-const SOURCE: &str = include_str!("../../shaders/layer_norm.wgsl");
+const SOURCE: Shader = shader!("layer_norm");
 static FORWARD: Kernel = Params::kernel(
     "layer_norm",
     SOURCE,

@@ -2,7 +2,7 @@
 
 use super::check::{Case, normals};
 use super::product::{Matrix, Threads, product};
-use super::{Access, Args, Cost, Dispatch, Kernel, cost, params};
+use super::{Access, Args, Cost, Dispatch, Kernel, Shader, cost, params, shader};
 use crate::config::Activation;
 use crate::graph::{Arg, Block, Graph, TensorId};
 use rayon::prelude::*;
@@ -48,7 +48,7 @@ const TILE: usize = 64;
 /// Rows and columns that one task of a twin handles; fixed, so that sums don't depend on the number of threads.
 const BLOCK: usize = 64;
 
-const SOURCE: &str = include_str!("../../shaders/linear.wgsl");
+const SOURCE: Shader = shader!("linear");
 static FORWARD: Kernel =
     Params::kernel("linear", SOURCE, "forward", &[(1, Access::Read), (2, Access::Read), (3, Access::Read), (4, Access::Write)]);
 static FORWARD_KEEPING: Kernel = Params::kernel(

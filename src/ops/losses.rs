@@ -1,7 +1,7 @@
 //! The supervised losses from logits: CTR, entire-space CTCVR or CTCVR itself, CVR in three kinds.
 
 use super::check::{Case, integers, normals};
-use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
+use super::{Access, Args, Dispatch, Kernel, Shader, cost, fold, params, shader};
 use crate::config::{CvrLoss, Loss};
 use crate::graph::{Graph, Input, Step, TensorId};
 use bytemuck::Zeroable;
@@ -24,7 +24,7 @@ params! {
     }
 }
 
-const SOURCE: &str = include_str!("../../shaders/losses.wgsl");
+const SOURCE: Shader = shader!("losses");
 static SUPERVISED: Kernel = Params::kernel(
     "losses",
     SOURCE,

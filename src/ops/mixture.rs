@@ -1,13 +1,13 @@
 //! Mixtures of experts by softmax gates (MMoE, Ma et al., KDD 2018; PLE, Tang et al., RecSys 2020), or by given weights.
 
 use super::check::{Case, normals};
-use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
+use super::{Access, Args, Dispatch, Kernel, Shader, cost, fold, params, shader};
 use crate::graph::{Arg, Block, Graph, TensorId};
 use rayon::prelude::*;
 use std::ops::Range;
 
 /// Most mixtures in one op.
-const MOST: usize = 4;
+pub const MOST: usize = 4;
 
 /// Which experts each of several mixtures is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +69,7 @@ params! {
     }
 }
 
-const SOURCE: &str = include_str!("../../shaders/mixture.wgsl");
+const SOURCE: Shader = shader!("mixture");
 static SOFTMAX: Kernel = Params::kernel("softmax", SOURCE, "softmax", &[(1, Access::Read), (2, Access::Write)]);
 static MIX: Kernel = Params::kernel("mix", SOURCE, "mix", &[(3, Access::Read), (4, Access::Read), (5, Access::Write)]);
 static EXPERT_GRADIENT: Kernel = Params::kernel(

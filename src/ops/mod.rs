@@ -53,14 +53,34 @@ impl Access {
     }
 }
 
+/// A WGSL module of the folder `shaders`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Shader {
+    /// The file's name: it stands in debuggers, and a debug build may read the file anew.
+    pub file: &'static str,
+    /// The source.
+    pub text: &'static str,
+}
+
+/// The [`Shader`] in `shaders/NAME.wgsl`.
+macro_rules! shader {
+    ($name:literal) => {
+        $crate::ops::Shader {
+            file: concat!($name, ".wgsl"),
+            text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $name, ".wgsl")),
+        }
+    };
+}
+pub(crate) use shader;
+
 /// The static part of an op: an entry point of a WGSL module. `@binding(0)` of group 0 is the op's `Params` as
 /// `var<uniform>`; an op's arguments are bound at the numbers in `bindings`, in that order.
 #[derive(Debug)]
 pub struct Kernel {
     /// Name of the op in plans, profiles and errors.
     pub name: &'static str,
-    /// The WGSL source.
-    pub source: &'static str,
+    /// The module.
+    pub shader: Shader,
     /// Entry point.
     pub entry: &'static str,
     /// Binding number and use of each argument.

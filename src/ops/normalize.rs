@@ -2,14 +2,14 @@
 //! `torch.nn.functional.normalize(eps=1e-6)`.
 
 use super::check::{Case, normals};
-use super::{Access, Args, Cost, Dispatch, Kernel, fold, params};
+use super::{Access, Args, Cost, Dispatch, Kernel, Shader, fold, params, shader};
 use crate::graph::{Graph, TensorId};
 use rayon::prelude::*;
 
 /// Norms are at least this; below it z is linear in y.
 pub const FLOOR: f32 = 1e-6;
 
-const SOURCE: &str = include_str!("../../shaders/normalize.wgsl");
+const SOURCE: Shader = shader!("normalize");
 
 params! {
     struct Params {

@@ -30,14 +30,14 @@ macro_rules! params {
             pub const FIELDS: &'static [(&'static str, usize)] =
                 &[$((stringify!($field), std::mem::offset_of!($name, $field))),+];
 
-            /// The kernel of this name: an entry point of `source` that takes these parameters.
+            /// The kernel of this name: an entry point of `shader` that takes these parameters.
             const fn kernel(
                 name: &'static str,
-                source: &'static str,
+                shader: $crate::ops::Shader,
                 entry: &'static str,
                 bindings: &'static [(u32, $crate::ops::Access)],
             ) -> $crate::ops::Kernel {
-                $crate::ops::Kernel { name, source, entry, bindings, params_size: Self::SIZE, fields: Self::FIELDS }
+                $crate::ops::Kernel { name, shader, entry, bindings, params_size: Self::SIZE, fields: Self::FIELDS }
             }
         }
 

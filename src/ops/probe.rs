@@ -1,7 +1,8 @@
-//! Probes of a device: the rate of copies and of multiply-adds. No part of a model; `tauten doctor` measures with them.
+//! Probes of a device: the rate of copies and of multiply-adds. No part of a model; `tauten doctor` and
+//! `tauten profile` measure with them.
 
 use super::check::{Case, normals};
-use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
+use super::{Access, Args, Dispatch, Kernel, Shader, cost, fold, params, shader};
 use crate::graph::{Graph, TensorId};
 use rayon::prelude::*;
 
@@ -14,7 +15,7 @@ params! {
     }
 }
 
-const SOURCE: &str = include_str!("../../shaders/probe.wgsl");
+const SOURCE: Shader = shader!("probe");
 const BINDINGS: &[(u32, Access)] = &[(1, Access::Read), (2, Access::Write)];
 static COPY: Kernel = Params::kernel("probe_copy", SOURCE, "copy", BINDINGS);
 static MULTIPLY_ADD: Kernel = Params::kernel("probe_fma", SOURCE, "multiply_add", BINDINGS);
@@ -66,22 +67,54 @@ fn run_copy(_: &Params, args: &mut Args) {
 
 fn run_multiply_add(p: &Params, args: &mut Args) {
     let (from, to) = (args.read::<f32>(0), args.write::<f32>(1));
-    let chunk = |to: &mut [f32], from: &[f32]| {
-        for (to, from) in to.chunks_exact_mut(LANES).zip(from.chunks_exact(LANES)) {
-            let mut x = [[0f32; LANES]; CHAINS];
-            for (c, x) in x.iter_mut().enumerate() {
-                x.iter_mut().zip(from).for_each(|(x, from)| *x = from + c as f32);
-            }
-            for _ in 0..p.rounds {
-                // Two roundings where the shader may have one: the targets of a plain build have no such instruction.
-                x.iter_mut().for_each(|x| x.iter_mut().for_each(|x| *x = *x * p.a + p.b));
-            }
-            for (i, to) in to.iter_mut().enumerate() {
-                *to = ((x[0][i] + x[1][i]) + (x[2][i] + x[3][i])) + ((x[4][i] + x[5][i]) + (x[6][i] + x[7][i]));
-            }
+    let arch = pulp::Arch::new();
+    to.par_chunks_mut(BLOCK * LANES)
+        .zip(from.par_chunks(BLOCK * LANES))
+        .for_each(|(to, from)| arch.dispatch(Chains { p, to, from }));
+}
+
+/// The chains of some words, by the widest multiply-adds that the processor has: what the matrix products use too.
+struct Chains<'a> {
+    p: &'a Params,
+    to: &'a mut [f32],
+    from: &'a [f32],
+}
+
+impl pulp::WithSimd for Chains<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, simd: S) {
+        let ((from, from_rest), (to, to_rest)) = (S::as_simd_f32s(self.from), S::as_mut_simd_f32s(self.to));
+        for (to, &from) in to.iter_mut().zip(from) {
+            *to = chains(simd, self.p, from);
         }
-    };
-    to.par_chunks_mut(BLOCK * LANES).zip(from.par_chunks(BLOCK * LANES)).for_each(|(to, from)| chunk(to, from));
+        simd.partial_store_f32s(to_rest, chains(simd, self.p, simd.partial_load_f32s(from_rest)));
+    }
+}
+
+/// Inlined into what has the processor's instructions: without them a multiply-add is a call.
+#[inline(always)]
+fn chains<S: pulp::Simd>(simd: S, p: &Params, from: S::f32s) -> S::f32s {
+    let (a, b) = (simd.splat_f32s(p.a), simd.splat_f32s(p.b));
+    let mut x = [from; CHAINS];
+    for (c, x) in x.iter_mut().enumerate() {
+        *x = simd.add_f32s(*x, simd.splat_f32s(c as f32));
+    }
+    for _ in 0..p.rounds {
+        for x in &mut x {
+            *x = simd.mul_add_f32s(*x, a, b);
+        }
+    }
+    let mut half = CHAINS / 2;
+    while half > 0 {
+        for i in 0..half {
+            // (0 + 1) + (2 + 3), ..., as the shader does.
+            x[i] = simd.add_f32s(x[2 * i], x[2 * i + 1]);
+        }
+        half /= 2;
+    }
+    x[0]
 }
 
 /// One vector, more than a workgroup, a part of a workgroup.

@@ -1,7 +1,7 @@
 //! What the host reads after a step: mean losses and their total; and the latch that holds back updates.
 
 use super::check::{Case, integers, normals};
-use super::{Access, Args, Dispatch, Kernel, cost, params, tree};
+use super::{Access, Args, Dispatch, Kernel, Shader, cost, params, shader, tree};
 use crate::config::{CvrLoss, Loss};
 use crate::graph::{Graph, Input, Step, TensorId};
 use bytemuck::{Pod, Zeroable};
@@ -49,7 +49,7 @@ params! {
     }
 }
 
-const SOURCE: &str = include_str!("../../shaders/report.wgsl");
+const SOURCE: Shader = shader!("report");
 static SUPERVISED: Kernel = Params::kernel(
     "report",
     SOURCE,

@@ -1,11 +1,11 @@
 //! tau = min + (max - min) * sigmoid(r): the InfoNCE temperature of each row, predicted, learned as one number, or fixed.
 
 use super::check::{Case, normals};
-use super::{Access, Args, Cost, Dispatch, Kernel, fold, params, tree};
+use super::{Access, Args, Cost, Dispatch, Kernel, Shader, fold, params, shader, tree};
 use crate::graph::{Arg, Graph, TensorId};
 use rayon::prelude::*;
 
-const SOURCE: &str = include_str!("../../shaders/temperature.wgsl");
+const SOURCE: Shader = shader!("temperature");
 
 params! {
     struct Params {

@@ -1,7 +1,7 @@
 //! Attention over two items of a row: AITM's transfer (Xi et al., KDD 2021).
 
 use super::check::{Case, normals};
-use super::{Access, Args, Dispatch, Kernel, cost, fold, params};
+use super::{Access, Args, Dispatch, Kernel, Shader, cost, fold, params, shader};
 use crate::graph::{Arg, Block, Graph, TensorId};
 use rayon::prelude::*;
 
@@ -14,7 +14,7 @@ params! {
     }
 }
 
-const SOURCE: &str = include_str!("../../shaders/transfer.wgsl");
+const SOURCE: Shader = shader!("transfer");
 static FORWARD: Kernel = Params::kernel("transfer", SOURCE, "forward", &[(1, Access::Read), (2, Access::Write)]);
 static BACKWARD: Kernel =
     Params::kernel("transfer backward", SOURCE, "backward", &[(1, Access::Read), (3, Access::Read), (4, Access::Update)]);

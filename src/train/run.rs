@@ -73,11 +73,7 @@ impl Run {
         };
         let named = match data {
             None => None,
-            Some(path) => {
-                let dataset = Dataset::open(path)?;
-                dataset.manifest().fits(&loaded.config).map_err(|e| e.context(path.display()))?;
-                Some((absolute(path)?, dataset))
-            }
+            Some(path) => Some((absolute(path)?, Dataset::open_for(path, &loaded.config)?)),
         };
         std::fs::create_dir_all(parent).map_err(io(parent))?;
         // Made aside, so that a folder under the run's name is complete whenever the process ends.

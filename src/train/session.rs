@@ -3,6 +3,7 @@
 use super::schedule::factor;
 use crate::config::{Config, DenseRule, Negatives};
 use crate::data::batch::{BatchLayout, Minibatch};
+use crate::device::timeline::{Mode, Timeline};
 use crate::device::{Choice, Device};
 use crate::graph::{Input, Parameter, Plan, StateId, Step, shared_slots};
 use crate::model::{Model, Schema, parameters::initial_values};
@@ -27,6 +28,7 @@ pub struct Session {
     model: Model,
     device: Box<dyn Device>,
     programs: Vec<Program>,
+    memory: Memory,
     offsets: Vec<u32>,
     training_steps: u64,
 }
@@ -86,7 +88,7 @@ impl Session {
         }
         let programs = roles.iter().zip(&plans).map(|(&role, p)| Program { role, inputs: p.inputs.clone() }).collect();
         let device = choice.open(&model.state().buffers, plans)?;
-        Ok(Session { model, device, programs, offsets: Vec::new(), training_steps: u64::MAX })
+        Ok(Session { model, device, programs, memory, offsets: Vec::new(), training_steps: u64::MAX })
     }
 
     /// Says how many steps training has at most: where `optimizer.schedule` ends unless it says so itself. Until this is said it
@@ -103,6 +105,29 @@ impl Session {
     /// The device in words.
     pub fn device_name(&self) -> &str {
         self.device.name()
+    }
+
+    /// The device's memory that the session takes.
+    pub fn memory(&self) -> Memory {
+        self.memory
+    }
+
+    /// Records steps, as [`Device::record`].
+    ///
+    /// # Errors
+    ///
+    /// What the device reports.
+    pub fn record(&mut self, mode: Mode) -> Result<()> {
+        self.device.record(mode)
+    }
+
+    /// What was recorded, as [`Device::timeline`].
+    ///
+    /// # Errors
+    ///
+    /// What the device reports.
+    pub fn timeline(&mut self) -> Result<Timeline> {
+        self.device.timeline()
     }
 
     /// What minibatches must hold for this model.
@@ -327,7 +352,7 @@ fn bind<'a>(inputs: &[(Input, usize)], batch: &'a Minibatch, step: &'a Step, off
 }
 
 /// Device memory of a session, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Memory {
     /// Embedding tables and their optimizer state.
     pub tables: u64,
@@ -382,7 +407,8 @@ impl Memory {
     }
 }
 
-fn mib(bytes: u64) -> String {
+/// Bytes in words.
+pub(super) fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64)
 }
 

@@ -4,7 +4,7 @@ use super::checkpoint::{self, Best, Checkpoint, Progress as State};
 use super::evaluate::evaluate;
 use super::metrics::Evaluation;
 use super::run::{Run, schema};
-use super::session::{Role, Session};
+use super::session::{Memory, Role, Session, mib};
 use crate::config::{Config, Monitor, ScheduleKind, Temperature};
 use crate::data::batch::{Minibatch, RowSource};
 use crate::data::dataset::{Dataset, Split};
@@ -18,9 +18,98 @@ use crate::{Error, Result};
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::io::Write;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+
+/// Training steps on whole minibatches alone, from a run's first parameters on: for comparing devices, and for profiles.
+pub struct Steps {
+    session: Session,
+    prefetch: Prefetch,
+    program: usize,
+    rows: usize,
+    started: u64,
+    under_way: VecDeque<Minibatch>,
+    outputs: Vec<Vec<f32>>,
+}
+
+impl Steps {
+    /// Opens a session that trains with `config`; `line` receives the plan in words.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Session::open`]; a warm-up that is longer than the training.
+    pub fn open(config: &Config, dataset: &Arc<Dataset>, choice: Choice, line: &mut dyn FnMut(String)) -> Result<Steps> {
+        let source: Arc<dyn RowSource> = Arc::new((dataset.clone(), Split::Train));
+        let rows = config.train.batch_size.min(source.len());
+        let mut session = Session::open(config, &schema(dataset.encoding()), choice, &[Role::Train(rows)], line)?;
+        session.set_training_steps(training_steps(config, source.len())?);
+        session.initialize()?;
+        let prefetch = Prefetch::train(source, session.batch_layout(), rows, config.seed, Position::default())?;
+        let program = session.program(Role::Train(rows))?;
+        Ok(Steps { session, prefetch, program, rows, started: 0, under_way: VecDeque::new(), outputs: Vec::new() })
+    }
+
+    /// The session.
+    pub fn session(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
+    /// Rows of a minibatch.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of the next step, from 0.
+    pub fn started(&self) -> u64 {
+        self.started
+    }
+
+    /// Steps whose losses have not been received.
+    pub fn in_flight(&self) -> usize {
+        self.under_way.len()
+    }
+
+    /// Takes the next minibatch; also from when to when it was built.
+    ///
+    /// # Errors
+    ///
+    /// What the data reports.
+    pub fn minibatch(&mut self) -> Result<(Minibatch, Range<Instant>)> {
+        loop {
+            let batch = self.prefetch.next()?.ok_or_else(ended_early)?;
+            // The short minibatch at an epoch's end has no program here.
+            if batch.rows == self.rows {
+                return Ok((batch, self.prefetch.built()));
+            }
+            self.prefetch.recycle(batch);
+        }
+    }
+
+    /// Starts a step on `batch`; at most [`RING`] may be under way.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports.
+    pub fn start(&mut self, batch: Minibatch) -> Result<()> {
+        self.session.train(self.program, self.started, &batch)?;
+        self.started += 1;
+        self.under_way.push_back(batch);
+        Ok(())
+    }
+
+    /// Waits for the losses of the oldest step under way.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports.
+    pub fn receive(&mut self) -> Result<Report> {
+        self.session.receive(self.program, &mut self.outputs)?;
+        self.under_way.pop_front().into_iter().for_each(|batch| self.prefetch.recycle(batch));
+        Ok(bytemuck::pod_read_unaligned(bytemuck::cast_slice(&self.outputs[0])))
+    }
+}
 
 /// The total loss of each of the first `steps` steps of a run of `config`, from its first parameters; for comparing devices.
 ///
@@ -28,26 +117,17 @@ use std::time::Instant;
 ///
 /// What data and device report.
 pub fn first_steps(config: &Config, dataset: &Arc<Dataset>, choice: Choice, steps: u64) -> Result<Vec<f32>> {
-    let source: Arc<dyn RowSource> = Arc::new((dataset.clone(), Split::Train));
-    let batch = config.train.batch_size.min(source.len());
-    let schema = schema(dataset.encoding());
-    let mut session = Session::open(config, &schema, choice, &[Role::Train(batch)], &mut |_| ())?;
-    session.set_training_steps(training_steps(config, source.len())?);
-    session.initialize()?;
-    let mut prefetch = Prefetch::train(source, session.batch_layout(), batch, config.seed, Position::default())?;
-    let program = session.program(Role::Train(batch))?;
-    let (mut losses, mut outputs) = (Vec::new(), Vec::new());
-    while (losses.len() as u64) < steps {
-        let Some(minibatch) = prefetch.next()? else { break };
-        // The short minibatch at an epoch's end has no program here.
-        if minibatch.rows == batch {
-            session.train(program, losses.len() as u64, &minibatch)?;
-            session.receive(program, &mut outputs)?;
-            losses.push(bytemuck::pod_read_unaligned::<Report>(bytemuck::cast_slice(&outputs[0])).total);
-        }
-        prefetch.recycle(minibatch);
-    }
-    Ok(losses)
+    let mut trained = Steps::open(config, dataset, choice, &mut |_| ())?;
+    let loss = |_| {
+        let (batch, _) = trained.minibatch()?;
+        trained.start(batch)?;
+        Ok(trained.receive()?.total)
+    };
+    (0..steps).map(loss).collect()
+}
+
+fn ended_early() -> Error {
+    Error::system("the thread that builds minibatches ended early")
 }
 
 /// How training ended.
@@ -83,6 +163,37 @@ struct Line<'a> {
     monitor: Option<f64>,
     best: bool,
     rows_per_second: f64,
+    seconds: Seconds,
+    /// Device memory of the plan.
+    memory: Memory,
+}
+
+/// Seconds of training in this process, evaluations and checkpoints left out, and what the host did in them.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+struct Seconds {
+    all: f64,
+    /// Waiting for minibatches.
+    data: f64,
+    /// Starting steps: uploading, encoding and submitting; on the CPU the steps themselves.
+    start: f64,
+    /// Waiting for steps to end.
+    wait: f64,
+}
+
+impl Seconds {
+    /// The parts in percent.
+    fn describe(&self) -> String {
+        let [data, start, wait] = [self.data, self.start, self.wait].map(|s| 100.0 * s / self.all.max(f64::MIN_POSITIVE));
+        format!("data {data:.0} %, start {start:.0} %, wait {wait:.0} %")
+    }
+}
+
+/// Runs `f` and adds the seconds that it takes.
+fn timed<T>(seconds: &mut f64, f: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let result = f();
+    *seconds += start.elapsed().as_secs_f64();
+    result
 }
 
 /// Mean losses over training steps.
@@ -201,7 +312,7 @@ pub fn train(
         progress,
         task: None,
         trained: 0,
-        seconds: 0.0,
+        seconds: Seconds::default(),
     };
     trainer.run(max_steps, interrupt)
 }
@@ -222,7 +333,7 @@ struct Trainer<'a> {
     task: Option<Task>,
     /// Rows and seconds of training in this process.
     trained: u64,
-    seconds: f64,
+    seconds: Seconds,
 }
 
 impl Trainer<'_> {
@@ -239,7 +350,7 @@ impl Trainer<'_> {
             }
             let start = Instant::now();
             let epoch_ends = self.step()?;
-            self.seconds += start.elapsed().as_secs_f64();
+            self.seconds.all += start.elapsed().as_secs_f64();
             let every = |n: u64| n > 0 && self.state.step.is_multiple_of(n);
             if epoch_ends || every(self.config.train.evaluate_every) {
                 self.drain()?;
@@ -258,12 +369,12 @@ impl Trainer<'_> {
     }
 
     fn rows_per_second(&self) -> f64 {
-        if self.seconds > 0.0 { self.trained as f64 / self.seconds } else { 0.0 }
+        if self.seconds.all > 0.0 { self.trained as f64 / self.seconds.all } else { 0.0 }
     }
 
     /// Starts the next step; whether it was the last of its epoch.
     fn step(&mut self) -> Result<bool> {
-        let batch = self.prefetch.next()?.ok_or_else(|| Error::system("the thread that builds minibatches ended early"))?;
+        let batch = timed(&mut self.seconds.data, || self.prefetch.next())?.ok_or_else(ended_early)?;
         if self.task.is_none() {
             let name = format!("epoch {}", batch.epoch + 1);
             let task = self.progress.task(&name, self.rows as u64, "rows");
@@ -275,7 +386,7 @@ impl Trainer<'_> {
         while self.under_way.front().is_some_and(|&(_, other, _)| other != program) || self.session.in_flight(program) == RING {
             self.receive()?;
         }
-        self.session.train(program, self.state.step, &batch)?;
+        timed(&mut self.seconds.start, || self.session.train(program, self.state.step, &batch))?;
         let (epoch, index, rows) = (batch.epoch, batch.index, batch.rows);
         self.under_way.push_back((self.state.step, program, batch));
         self.state.step += 1;
@@ -292,7 +403,7 @@ impl Trainer<'_> {
     /// Reads the losses of the oldest step under way.
     fn receive(&mut self) -> Result<()> {
         let Some((step, program, batch)) = self.under_way.pop_front() else { return Ok(()) };
-        self.session.receive(program, &mut self.outputs)?;
+        timed(&mut self.seconds.wait, || self.session.receive(program, &mut self.outputs))?;
         let report: Report = bytemuck::pod_read_unaligned(bytemuck::cast_slice(&self.outputs[0]));
         if !report.total.is_finite() {
             return Err(self.not_finite(step, program, &batch));
@@ -309,7 +420,7 @@ impl Trainer<'_> {
         while !self.under_way.is_empty() {
             self.receive()?;
         }
-        self.seconds += start.elapsed().as_secs_f64();
+        self.seconds.all += start.elapsed().as_secs_f64();
         Ok(())
     }
 
@@ -363,6 +474,8 @@ impl Trainer<'_> {
             monitor: value,
             best,
             rows_per_second: self.rows_per_second(),
+            seconds: self.seconds,
+            memory: self.session.memory(),
         };
         let number = |x: Option<f64>| x.map_or("-".to_string(), |x| format!("{x:.4}"));
         let contrast = &self.config.contrast;
@@ -375,7 +488,7 @@ impl Trainer<'_> {
             _ => format!(" tau {:.4}, pairing top-1 {:.4};", losses.tau, losses.pairing_top1),
         };
         self.progress.line(format!(
-            "epoch {} step {}: loss {:.4} (ctr {:.4}, ctcvr {:.4}, cvr {:.4}, contrast {:.4}{relatedness});{pairing} valid AUC ctr {}, cvr {}, ctcvr {}{}; {:.0} rows/s",
+            "epoch {} step {}: loss {:.4} (ctr {:.4}, ctcvr {:.4}, cvr {:.4}, contrast {:.4}{relatedness});{pairing} valid AUC ctr {}, cvr {}, ctcvr {}{}; {:.0} rows/s ({}), {}",
             line.epoch,
             line.step,
             losses.total,
@@ -387,7 +500,9 @@ impl Trainer<'_> {
             number(valid.cvr.auc),
             number(valid.ctcvr.auc),
             if best { ", the best so far" } else { "" },
-            line.rows_per_second
+            line.rows_per_second,
+            self.seconds.describe(),
+            mib(self.session.memory().total())
         ));
         let json = serde_json::to_string(&line).map_err(|e| Error::system(format!("metrics.jsonl: {e}")))?;
         (self.state.sums, self.state.summed) = ([0.0; WORDS], 0);

@@ -2,6 +2,7 @@
 
 use crate::device::Limits;
 use crate::{Error, Result};
+use serde_json::{Map, Value, json};
 use std::sync::{Arc, Mutex};
 
 /// A GPU, or a software implementation of one, as the driver offers it.
@@ -9,6 +10,7 @@ use std::sync::{Arc, Mutex};
 pub struct Adapter {
     adapter: wgpu::Adapter,
     info: wgpu::AdapterInfo,
+    timestamps: bool,
 }
 
 /// What a person without any adapter can do.
@@ -42,14 +44,22 @@ impl Adapter {
     pub fn all() -> Vec<Adapter> {
         let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
         descriptor.backends = wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12;
+        // WGPU_DEBUG=1 has a release build tell debuggers the labels as well.
+        descriptor.flags = descriptor.flags.with_env();
         let instance = wgpu::Instance::new(descriptor);
         let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
         adapters
             .into_iter()
-            .map(|adapter| Adapter { info: adapter.get_info(), adapter })
+            .map(|adapter| Adapter { info: adapter.get_info(), adapter, timestamps: false })
             .filter(|a| a.info.backend != wgpu::Backend::Noop)
             .filter(|a| a.adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS))
             .collect()
+    }
+
+    /// The same adapter, to be opened with timestamp queries where it has them.
+    #[must_use]
+    pub fn with_timestamps(self) -> Adapter {
+        Adapter { timestamps: true, ..self }
     }
 
     /// Back end, name and driver in one line.
@@ -143,6 +153,19 @@ impl Adapter {
         ]
     }
 
+    /// Everything about it: names, features, limits.
+    pub fn to_json(&self) -> Value {
+        let (least, most) = self.subgroups();
+        let features: Map<String, Value> =
+            self.features().into_iter().map(|(name, has)| (name.to_string(), has.into())).collect();
+        let limits: Map<String, Value> =
+            self.limit_table().into_iter().map(|(name, limit)| (name.to_string(), limit.into())).collect();
+        json!({
+            "name": self.name(), "backend": self.backend(), "kind": self.kind(), "driver": self.driver(),
+            "features": features, "limits": limits, "subgroup_sizes": [least, most],
+        })
+    }
+
     /// Opens the adapter with exactly the features and limits of `needs`.
     pub(super) fn open(&self, needs: Needs) -> Result<(wgpu::Device, wgpu::Queue, Fault)> {
         let has = self.adapter.limits();
@@ -197,9 +220,10 @@ impl Adapter {
                 )));
             }
         }
+        let timestamps = if self.timestamps { wgpu::Features::TIMESTAMP_QUERY } else { wgpu::Features::empty() };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("tauten"),
-            required_features: self.adapter.features() & wgpu::Features::PIPELINE_CACHE,
+            required_features: self.adapter.features() & (wgpu::Features::PIPELINE_CACHE | timestamps),
             required_limits: required,
             ..Default::default()
         };

@@ -3,9 +3,12 @@
 
 mod adapter;
 mod pipelines;
+mod timestamps;
 
 pub use adapter::{Adapter, HOW_TO_GET_ONE};
+pub(super) use pipelines::note as shaders_note;
 
+use super::timeline::{Activity, Mode, Recorder, Timeline};
 use super::{Device, RING, cpu};
 use crate::graph::{Input, Place, Plan, StateBuffer, StateId, shared_slots};
 use crate::{Error, Result};
@@ -15,6 +18,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use timestamps::{Moment, NO_FEATURE, NO_TIME, Raw, Recording, Timestamps};
 
 /// Nothing waits longer than this for the device.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -22,6 +26,8 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 const SUBMIT: Duration = Duration::from_millis(100);
 /// Bytes that one transfer of state moves at a time.
 const TRANSFER: usize = 16 << 20;
+/// Round trips of which the fastest tells how the device's clock stands to the host's.
+const ROUND_TRIPS: usize = 8;
 /// WebGPU's guarantee for the offset of a binding.
 const ALIGN: u64 = 256;
 
@@ -50,6 +56,9 @@ pub struct Gpu {
     state: Vec<wgpu::Buffer>,
     programs: Vec<Program>,
     transfer: wgpu::Buffer,
+    recorder: Recorder,
+    /// While the recorder is on.
+    recording: Option<Recording>,
 }
 
 struct Program {
@@ -63,11 +72,17 @@ struct Program {
     /// Where each input starts in an upload buffer.
     upload_offsets: Vec<u64>,
     readback: Ring,
+    /// Where the device was opened with timestamps and has them.
+    timestamps: Option<Timestamps>,
+    /// For each buffer of the rings the submission that ends its step: later steps need not end for it.
+    ends: [Option<wgpu::SubmissionIndex>; RING],
     submitted: usize,
     received: usize,
 }
 
 struct Dispatch {
+    /// Kernel and place in the model.
+    label: String,
     pipeline: wgpu::ComputePipeline,
     bind_group: wgpu::BindGroup,
     workgroups: [u32; 3],
@@ -103,6 +118,12 @@ impl Ring {
         let mapped = mapped.clone();
         // A failure leaves `mapped` false and the waiting side with the device's own error.
         buffer.map_async(self.mode, .., move |result| mapped.store(result.is_ok(), Ordering::Release));
+    }
+
+    /// The first `bytes` bytes of buffer `i`, which is mapped.
+    fn view(&self, i: usize, bytes: u64, device: &str) -> Result<wgpu::BufferView> {
+        let view = self.buffers[i].0.slice(..bytes).get_mapped_range();
+        view.map_err(|e| Error::system(format!("{device}: a readback buffer is not mapped: {e}")))
     }
 
     fn is_mapped(&self, i: usize) -> bool {
@@ -144,7 +165,7 @@ impl Gpu {
             slots.iter().enumerate().map(|(i, &words)| buffer(&format!("slot {i}"), words, storage)).collect();
         let slots = Arc::new(slots);
         let ops = plans.iter().flat_map(|p| p.nodes.iter().map(|n| &*n.op));
-        let pipelines = Pipelines::new(&device, adapter.info(), checks, ops);
+        let pipelines = Pipelines::new(&device, adapter.info(), checks, ops)?;
         let programs = plans
             .into_iter()
             .map(|plan| {
@@ -170,7 +191,8 @@ impl Gpu {
                 return Err(report(&name, &error));
             }
         }
-        Ok(Gpu { name, device, queue, fault, state, programs, transfer })
+        let recorder = Recorder::default();
+        Ok(Gpu { name, device, queue, fault, state, programs, transfer, recorder, recording: None })
     }
 
     /// The fault that the device has reported, if it has.
@@ -181,12 +203,12 @@ impl Gpu {
         }
     }
 
-    /// Waits until `done`, or the device's fault, or the time is up.
-    fn wait(&self, what: &str, done: impl Fn() -> bool) -> Result<()> {
+    /// Waits until `done`, or the device's fault, or the time is up: for this submission, or for all where none is named.
+    fn wait(&self, what: &str, submission: Option<&wgpu::SubmissionIndex>, done: impl Fn() -> bool) -> Result<()> {
         let start = Instant::now();
         while !done() {
-            let poll = wgpu::PollType::Wait { submission_index: None, timeout: Some(Duration::from_secs(1)) };
-            let polled = self.device.poll(poll);
+            let timeout = Some(Duration::from_secs(1));
+            let polled = self.device.poll(wgpu::PollType::Wait { submission_index: submission.cloned(), timeout });
             self.check()?;
             if let Err(wgpu::PollError::WrongSubmissionIndex(..)) = polled {
                 return Err(Error::system(format!("{}: lost count of its submissions", self.name)));
@@ -204,7 +226,7 @@ impl Gpu {
         let done = Arc::new(AtomicBool::new(false));
         let flag = done.clone();
         self.queue.on_submitted_work_done(move || flag.store(true, Ordering::Release));
-        self.wait(what, || done.load(Ordering::Acquire))
+        self.wait(what, None, || done.load(Ordering::Acquire))
     }
 
     fn encoder(&self, label: &str) -> wgpu::CommandEncoder {
@@ -214,8 +236,8 @@ impl Gpu {
     /// Puts the host's inputs into an upload buffer and has them copied to where the kernels read them.
     fn upload(&mut self, program: usize, inputs: &[&[u8]]) -> Result<wgpu::CommandEncoder> {
         let turn = self.programs[program].submitted % RING;
-        self.wait("an earlier step", || self.programs[program].upload.is_mapped(turn))?;
         let p = &self.programs[program];
+        self.wait("an earlier step", p.ends[turn].as_ref(), || p.upload.is_mapped(turn))?;
         let (buffer, _) = &p.upload.buffers[turn];
         let mut encoder = self.encoder("inputs");
         assert_eq!(inputs.len(), p.inputs.len());
@@ -236,24 +258,39 @@ impl Gpu {
         Ok(encoder)
     }
 
-    fn encode(&self, program: usize, nodes: Range<usize>, encoder: &mut wgpu::CommandEncoder) {
+    /// Encodes nodes: a pass a phase, or a node where `timed` says so. Each pass writes timestamps then, and what it does is added to
+    /// the list.
+    fn encode(
+        &self,
+        program: usize,
+        nodes: Range<usize>,
+        encoder: &mut wgpu::CommandEncoder,
+        mut timed: Option<(Mode, &Timestamps, &mut Vec<Activity>)>,
+    ) {
         let p = &self.programs[program];
         let mut at = nodes.start;
         while at < nodes.end {
             let phase = p.plan.nodes[at].phase;
             let end = (at..nodes.end).find(|&i| p.plan.nodes[i].phase != phase).unwrap_or(nodes.end);
-            let label = match phase {
-                crate::graph::Phase::Forward => "forward",
-                crate::graph::Phase::Backward => "backward",
-                crate::graph::Phase::Update => "update",
-            };
-            let descriptor = wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes: None };
-            let mut pass = encoder.begin_compute_pass(&descriptor);
-            for dispatch in &p.dispatches[at..end] {
-                pass.set_pipeline(&dispatch.pipeline);
-                pass.set_bind_group(0, &dispatch.bind_group, &[]);
-                let [x, y, z] = dispatch.workgroups;
-                pass.dispatch_workgroups(x, y, z);
+            let detailed = matches!(timed, Some((Mode::Detailed, ..)));
+            for first in (at..end).step_by(if detailed { 1 } else { end - at }) {
+                let timestamp_writes = timed.as_mut().map(|(_, timestamps, passes)| {
+                    passes.push(if detailed { Activity::Node(first) } else { Activity::Phase(phase) });
+                    timestamps.writes(passes.len() - 1)
+                });
+                let label = if detailed { &p.dispatches[first].label } else { phase.name() };
+                let mut pass =
+                    encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: Some(label), timestamp_writes });
+                // Within the pass: a group around passes would end in another command buffer than it begins in, and Mesa 22.3 falls.
+                pass.push_debug_group(phase.name());
+                for dispatch in &p.dispatches[first..if detailed { first + 1 } else { end }] {
+                    pass.insert_debug_marker(&dispatch.label);
+                    pass.set_pipeline(&dispatch.pipeline);
+                    pass.set_bind_group(0, &dispatch.bind_group, &[]);
+                    let [x, y, z] = dispatch.workgroups;
+                    pass.dispatch_workgroups(x, y, z);
+                }
+                pass.pop_debug_group();
             }
             at = end;
         }
@@ -270,7 +307,7 @@ impl Gpu {
             let mapped = Arc::new(AtomicBool::new(false));
             let flag = mapped.clone();
             self.transfer.map_async(wgpu::MapMode::Read, ..bytes, move |r| flag.store(r.is_ok(), Ordering::Release));
-            self.wait("a transfer", || mapped.load(Ordering::Acquire))?;
+            self.wait("a transfer", None, || mapped.load(Ordering::Acquire))?;
             let view = self
                 .transfer
                 .slice(..bytes)
@@ -284,6 +321,52 @@ impl Gpu {
         Ok(())
     }
 
+    /// Takes the timestamps of a step that has ended, if it wrote any.
+    fn receive_timestamps(&mut self, program: usize, step: usize) -> Result<()> {
+        let turn = step % RING;
+        let p = &self.programs[program];
+        let Some(t) = p.timestamps.as_ref().filter(|t| !t.passes[turn].is_empty()) else { return Ok(()) };
+        self.wait("a step's timestamps", p.ends[turn].as_ref(), || t.readback.is_mapped(turn))?;
+        let view = t.readback.view(turn, Timestamps::bytes(t.passes[turn].len()), &self.name)?;
+        if let Some(recording) = &mut self.recording {
+            let pairs = timestamps::ticks(&view).zip(&t.passes[turn]);
+            recording.raw.extend(pairs.map(|(ticks, &activity)| Raw { step, activity, ticks }));
+        }
+        drop(view);
+        t.readback.unmap(turn);
+        if let Some(t) = &mut self.programs[program].timestamps {
+            t.passes[turn].clear();
+        }
+        Ok(())
+    }
+
+    /// A moment on the host's clock and the device's, by the fastest of some round trips of an empty pass; none where there are no
+    /// timestamps, and why.
+    fn moment(&self, period: f64) -> Result<std::result::Result<Moment, String>> {
+        let Some(t) = self.programs.first().and_then(|p| p.timestamps.as_ref()) else { return Ok(Err(NO_FEATURE.into())) };
+        self.drain("earlier steps")?;
+        let mut best: Option<Moment> = None;
+        for _ in 0..ROUND_TRIPS {
+            let mut encoder = self.encoder("clock");
+            let descriptor = wgpu::ComputePassDescriptor { label: Some("clock"), timestamp_writes: Some(t.writes(0)) };
+            drop(encoder.begin_compute_pass(&descriptor));
+            let commands = encoder.finish();
+            let before = Instant::now();
+            self.queue.submit([commands]);
+            self.drain("an empty pass")?;
+            let after = Instant::now();
+            let mut encoder = self.encoder("clock");
+            let resolved = t.resolve(&mut encoder, 1);
+            self.queue.submit([encoder.finish()]);
+            let mut words = [0u32; 4];
+            self.read_buffer(resolved, 0, &mut words)?;
+            let moment =
+                timestamps::ticks(bytemuck::bytes_of(&words)).next().and_then(|t| Moment::new(before, after, t, period));
+            best = [best, moment].into_iter().flatten().min_by_key(|m| m.error);
+        }
+        Ok(best.ok_or_else(|| NO_TIME.into()))
+    }
+
     /// The first step of a program runs node by node, timed, so that later ones are cut into submits of bounded length.
     fn measure(&mut self, program: usize) -> Result<()> {
         let nodes = self.programs[program].dispatches.len();
@@ -291,7 +374,7 @@ impl Gpu {
         let mut spent = SUBMIT;
         for node in 0..nodes {
             let mut encoder = self.encoder("one node");
-            self.encode(program, node..node + 1, &mut encoder);
+            self.encode(program, node..node + 1, &mut encoder, None);
             let start = Instant::now();
             self.queue.submit([encoder.finish()]);
             self.drain(self.programs[program].plan.nodes[node].op.kernel().name)?;
@@ -391,13 +474,13 @@ impl Program {
                     let resource = binding(buffer, offset as u64 * 4, arg.len as u64 * 4);
                     entries.push(wgpu::BindGroupEntry { binding: number, resource });
                 }
-                let label = format!("{} {}", kernel.name, node.label);
+                let label = node.title();
                 let bind_group = device.create_bind_group(&wgpu::BindGroupDescriptor {
                     label: Some(&label),
                     layout: &pipeline.layout,
                     entries: &entries,
                 });
-                Dispatch { pipeline: pipeline.pipeline.clone(), bind_group, workgroups: node.op.workgroups() }
+                Dispatch { label, pipeline: pipeline.pipeline.clone(), bind_group, workgroups: node.op.workgroups() }
             })
             .collect();
         let mut upload_offsets = Vec::with_capacity(inputs.len());
@@ -410,11 +493,16 @@ impl Program {
         Program {
             upload: Ring::new(device, "upload", upload_bytes, wgpu::MapMode::Write),
             readback: Ring::new(device, "readback", readback_bytes, wgpu::MapMode::Read),
+            timestamps: device
+                .features()
+                .contains(wgpu::Features::TIMESTAMP_QUERY)
+                .then(|| Timestamps::new(device, plan.nodes.len())),
             plan,
             inputs,
             dispatches,
             slots,
             cuts: Vec::new(),
+            ends: Default::default(),
             upload_offsets,
             submitted: 0,
             received: 0,
@@ -429,35 +517,58 @@ impl Device for Gpu {
 
     fn submit(&mut self, program: usize, inputs: &[&[u8]]) -> Result<()> {
         assert!(self.in_flight(program) < RING, "a step must be received first");
+        let step = self.programs[program].submitted;
+        let turn = step % RING;
+        let start = Instant::now();
         let mut encoder = self.upload(program, inputs)?;
-        let turn = self.programs[program].submitted % RING;
+        let mut start = self.recorder.mark(step, Activity::Upload, start);
+        let mode = self.recording.as_ref().and_then(|r| self.recorder.mode.filter(|_| r.first.is_ok()));
+        let timestamps = &mut self.programs[program].timestamps;
+        let mut passes = timestamps.as_mut().map(|t| std::mem::take(&mut t.passes[turn])).unwrap_or_default();
         if self.programs[program].cuts.is_empty() {
             self.queue.submit([encoder.finish()]);
             self.measure(program)?;
             encoder = self.encoder("outputs");
+            start = Instant::now();
         } else {
             let cuts = self.programs[program].cuts.len();
             for i in 0..cuts {
-                let cut = self.programs[program].cuts[i].clone();
-                self.encode(program, cut, &mut encoder);
+                let p = &self.programs[program];
+                let timed = mode.zip(p.timestamps.as_ref()).map(|(mode, timestamps)| (mode, timestamps, &mut passes));
+                self.encode(program, p.cuts[i].clone(), &mut encoder, timed);
                 if i + 1 < cuts {
-                    self.queue.submit([encoder.finish()]);
+                    let commands = encoder.finish();
+                    start = self.recorder.mark(step, Activity::Encode, start);
+                    self.queue.submit([commands]);
+                    start = self.recorder.mark(step, Activity::Submit, start);
                     encoder = self.encoder("step");
                 }
             }
         }
-        let p = &self.programs[program];
+        let p = &mut self.programs[program];
         let mut offset = 0;
         for &(place, words) in &p.plan.outputs {
             let (buffer, from) = locate(&p.inputs, &self.state, &p.slots, place);
             encoder.copy_buffer_to_buffer(buffer, from as u64 * 4, &p.readback.buffers[turn].0, offset, words as u64 * 4);
             offset += words as u64 * 4;
         }
-        self.queue.submit([encoder.finish()]);
+        let timestamps = p.timestamps.as_mut().filter(|_| !passes.is_empty());
+        if let Some(t) = &timestamps {
+            let resolved = t.resolve(&mut encoder, passes.len());
+            encoder.copy_buffer_to_buffer(resolved, 0, &t.readback.buffers[turn].0, 0, Timestamps::bytes(passes.len()));
+        }
+        let commands = encoder.finish();
+        start = self.recorder.mark(step, Activity::Encode, start);
+        p.ends[turn] = Some(self.queue.submit([commands]));
         p.upload.map(turn);
         if !p.plan.outputs.is_empty() {
             p.readback.map(turn);
         }
+        if let Some(t) = timestamps {
+            t.readback.map(turn);
+            t.passes[turn] = passes;
+        }
+        self.recorder.mark(step, Activity::Submit, start);
         self.programs[program].submitted += 1;
         self.check()
     }
@@ -471,15 +582,14 @@ impl Device for Gpu {
             return Err(Error::system("no step is under way whose outputs could be read"));
         }
         let p = &self.programs[program];
-        let turn = p.received % RING;
+        let (step, turn) = (p.received, p.received % RING);
         outputs.resize_with(p.plan.outputs.len(), Vec::new);
+        let start = Instant::now();
+        let done = if p.plan.outputs.is_empty() { &p.upload } else { &p.readback };
+        self.wait("a step", p.ends[turn].as_ref(), || done.is_mapped(turn))?;
+        let start = self.recorder.mark(step, Activity::Wait, start);
         if !p.plan.outputs.is_empty() {
-            self.wait("a step", || p.readback.is_mapped(turn))?;
-            let view = p.readback.buffers[turn]
-                .0
-                .slice(..)
-                .get_mapped_range()
-                .map_err(|e| Error::system(format!("{}: a readback buffer is not mapped: {e}", self.name)))?;
+            let view = p.readback.view(turn, p.readback.buffers[turn].0.size(), &self.name)?;
             let mut bytes: &[u8] = &view;
             for (to, &(_, words)) in outputs.iter_mut().zip(&p.plan.outputs) {
                 let (mine, rest) = bytes.split_at(words * 4);
@@ -489,9 +599,9 @@ impl Device for Gpu {
             }
             drop(view);
             p.readback.unmap(turn);
-        } else {
-            self.wait("a step", || p.upload.is_mapped(turn))?;
         }
+        self.recorder.mark(step, Activity::Readback, start);
+        self.receive_timestamps(program, step)?;
         self.programs[program].received += 1;
         Ok(())
     }
@@ -522,7 +632,7 @@ impl Device for Gpu {
         self.programs[program].upload.map(turn);
         for node in 0..self.programs[program].dispatches.len() {
             let mut encoder = self.encoder("search");
-            self.encode(program, node..node + 1, &mut encoder);
+            self.encode(program, node..node + 1, &mut encoder, None);
             self.queue.submit([encoder.finish()]);
             let args = self.programs[program].plan.nodes[node].args.clone();
             for (i, arg) in args.into_iter().enumerate().filter(|(_, a)| a.access.writes()) {
@@ -536,5 +646,22 @@ impl Device for Gpu {
             }
         }
         Ok(None)
+    }
+
+    fn record(&mut self, mode: Mode) -> Result<()> {
+        assert!((0..self.programs.len()).all(|program| self.in_flight(program) == 0), "steps must be received first");
+        let period = f64::from(self.queue.get_timestamp_period());
+        self.recording = Some(Recording { period, raw: Vec::new(), first: self.moment(period)? });
+        self.recorder = Recorder { mode: Some(mode), spans: Vec::new() };
+        Ok(())
+    }
+
+    fn timeline(&mut self) -> Result<Timeline> {
+        let Recorder { mut spans, .. } = std::mem::take(&mut self.recorder);
+        let recording = self.recording.take().ok_or_else(|| Error::system("nothing was recorded"))?;
+        let last = self.moment(recording.period)?.ok();
+        let (device, clock) = recording.spans(last);
+        spans.extend(device);
+        Ok(Timeline { spans, clock })
     }
 }

@@ -1,10 +1,31 @@
 //! Pipelines: made in parallel, one for each kernel with its constants, through the driver's pipeline cache where there is one.
 
-use super::Checks;
-use crate::ops::{Access, Kernel, Op};
+use super::{Checks, report};
+use crate::error::io;
+use crate::ops::{Access, Kernel, Op, Shader};
+use crate::{Error, Result};
 use rayon::prelude::*;
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// The variable that names a folder: a build with debug assertions reads its shaders from there.
+const FOLDER: &str = "TAUTEN_SHADERS";
+
+/// The folder that shaders are read from in place of the build's own; none in a release build.
+fn folder() -> Option<PathBuf> {
+    std::env::var_os(FOLDER).filter(|folder| cfg!(debug_assertions) && !folder.is_empty()).map(PathBuf::from)
+}
+
+/// In words, behind the name of an adapter: where shaders are read from, or why they are not.
+pub(in crate::device) fn note() -> String {
+    match (folder(), std::env::var_os(FOLDER)) {
+        (Some(folder), _) => format!("; shaders: {}", folder.display()),
+        (None, Some(_)) => {
+            format!("; {FOLDER} is ignored: a release build has its shaders in it, `cargo build` makes one that reads them")
+        }
+        (None, None) => String::new(),
+    }
+}
 
 /// A compiled kernel.
 pub(super) struct Pipeline {
@@ -12,12 +33,12 @@ pub(super) struct Pipeline {
     pub pipeline: wgpu::ComputePipeline,
 }
 
-/// What tells pipelines apart: entry point, source and constants.
+/// What tells pipelines apart: module, entry point and constants.
 type Key = (&'static str, &'static str, Vec<(&'static str, u64)>);
 
 fn key(op: &dyn Op) -> Key {
     let kernel = op.kernel();
-    (kernel.source, kernel.entry, op.overrides().iter().map(|&(name, value)| (name, value.to_bits())).collect())
+    (kernel.shader.file, kernel.entry, op.overrides().iter().map(|&(name, value)| (name, value.to_bits())).collect())
 }
 
 /// All pipelines of a device.
@@ -27,20 +48,26 @@ pub(super) struct Pipelines {
 
 impl Pipelines {
     /// Compiles what `ops` need.
+    ///
+    /// # Errors
+    ///
+    /// A kernel that is refused; shaders that are read from a folder: a file that is not there or is no WGSL.
     pub fn new<'a>(
         device: &wgpu::Device,
         info: &wgpu::AdapterInfo,
         checks: Checks,
         ops: impl Iterator<Item = &'a dyn Op>,
-    ) -> Pipelines {
+    ) -> Result<Pipelines> {
         let mut wanted: HashMap<Key, &dyn Op> = HashMap::new();
         for op in ops {
             wanted.entry(key(op)).or_insert(op);
         }
         let mut modules: HashMap<&'static str, wgpu::ShaderModule> = HashMap::new();
         for op in wanted.values() {
-            let kernel = op.kernel();
-            modules.entry(kernel.source).or_insert_with(|| module(device, kernel, checks));
+            let shader = op.kernel().shader;
+            if !modules.contains_key(shader.file) {
+                modules.insert(shader.file, module(device, shader, checks)?);
+            }
         }
         let cache = Cache::open(device, info);
         let wanted: Vec<(Key, &dyn Op)> = wanted.into_iter().collect();
@@ -48,14 +75,23 @@ impl Pipelines {
             .into_par_iter()
             .map(|(key, op)| {
                 let kernel = op.kernel();
-                let pipeline = compile(device, kernel, &modules[kernel.source], op.overrides(), cache.as_ref());
-                (key, pipeline)
+                // Error scopes are a thread's own.
+                let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+                let pipeline = compile(device, kernel, &modules[kernel.shader.file], op.overrides(), cache.as_ref());
+                match pollster::block_on(scope.pop()) {
+                    None => Ok((key, pipeline)),
+                    Some(error) if folder().is_some() => {
+                        let (name, words) = (kernel.name, one_line(&error.to_string()));
+                        Err(Error::user(format!("{FOLDER}: kernel {name} does not fit the program: {words}")))
+                    }
+                    Some(error) => Err(report(kernel.name, &error)),
+                }
             })
-            .collect();
+            .collect::<Result<_>>()?;
         if let Some(cache) = cache {
             cache.save();
         }
-        Pipelines { pipelines }
+        Ok(Pipelines { pipelines })
     }
 
     /// The pipeline of `op`, which was among those given to [`Pipelines::new`].
@@ -65,15 +101,40 @@ impl Pipelines {
 }
 
 #[expect(unsafe_code, reason = "leaves out the checks that naga injects")]
-fn module(device: &wgpu::Device, kernel: &Kernel, checks: Checks) -> wgpu::ShaderModule {
-    let descriptor =
-        wgpu::ShaderModuleDescriptor { label: Some(kernel.name), source: wgpu::ShaderSource::Wgsl(kernel.source.into()) };
-    match checks {
+fn module(device: &wgpu::Device, Shader { file, text }: Shader, checks: Checks) -> Result<wgpu::ShaderModule> {
+    if let Some(folder) = folder() {
+        return read(device, file, &folder.join(file));
+    }
+    let descriptor = wgpu::ShaderModuleDescriptor { label: Some(file), source: wgpu::ShaderSource::Wgsl(text.into()) };
+    Ok(match checks {
         Checks::Injected => device.create_shader_module(descriptor),
         // SAFETY: the shaders are the crate's own; each checks its invocation against its shapes, and its loops are bounded
         // by them. The tests run every op with and without the injected checks.
         Checks::None => unsafe { device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) },
+    })
+}
+
+/// A shader that somebody is at work on; always with the injected checks.
+fn read(device: &wgpu::Device, label: &str, file: &Path) -> Result<wgpu::ShaderModule> {
+    let text = std::fs::read_to_string(file).map_err(io(file))?;
+    let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let source = wgpu::ShaderSource::Wgsl(text.as_str().into());
+    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(label), source });
+    let messages = pollster::block_on(module.get_compilation_info()).messages;
+    let refused = pollster::block_on(scope.pop());
+    if refused.is_none() {
+        return Ok(module);
     }
+    let message = messages.into_iter().find(|m| m.message_type == wgpu::CompilationMessageType::Error);
+    let line = message.as_ref().and_then(|m| m.location).map_or(String::new(), |at| format!("{}: ", at.line_number));
+    let words = message.map_or_else(|| refused.map(|e| e.to_string()).unwrap_or_default(), |m| m.message);
+    // Behind the message naga draws the line itself.
+    let words = words.split('┌').next().unwrap_or_default();
+    Err(Error::user(format!("{}:{line}{}", file.display(), one_line(words))))
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn compile(
