@@ -220,8 +220,8 @@ fn without_timestamps_there_is_no_time() {
             roofs: copy 10.0 GB/s (median 10.0), multiply-add 10.0 GFLOP/s (median 10.0)
             device times: n/a, it has no clock
 
-            kernel      shape  calls  min us  median us  p95 us     MB  MFLOP  GB/s  GFLOP/s  FLOP/B  roof  bound
-            probe_copy  16         1     n/a        n/a     n/a  0.001  0.000   n/a      n/a    0.00   n/a  memory
+            kernel      shape  calls  min us  median us  p95 us        MB  MFLOP  GB/s  GFLOP/s  FLOP/B  roof  bound
+            probe_copy  16         1     n/a        n/a     n/a  0.000512      0   n/a      n/a       0   n/a  memory
               count: probe_copy
             ");
         }

@@ -542,7 +542,7 @@ pub struct EmbeddingOptimizer {
 
 impl Default for EmbeddingOptimizer {
     fn default() -> Self {
-        // By measurement on KuaiRand (README, "Figures"); it also has the smallest state of the adaptive rules.
+        // By measurement on KuaiRand (docs/figures.md); it also has the smallest state of the adaptive rules.
         EmbeddingOptimizer { kind: EmbeddingRule::RowwiseAdagrad, lr: 0.05, beta1: 0.9, beta2: 0.999, eps: 1e-8, l2: 0.0 }
     }
 }
