@@ -19,6 +19,7 @@ pub mod error;
 pub mod graph;
 pub mod model;
 pub mod ops;
+mod processor;
 pub mod profile;
 pub mod random;
 pub mod report;

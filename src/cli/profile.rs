@@ -32,7 +32,7 @@ pub struct Args {
     /// One interval a phase, which costs next to nothing, or one a dispatch.
     #[arg(long, value_enum, default_value_t = Mode::Detailed, conflicts_with = "kernel")]
     pub mode: Mode,
-    /// Write profile.json, trace.json (for https://ui.perfetto.dev), roofline.svg and table.txt into this folder.
+    /// Write profile.json, trace.json (for ui.perfetto.dev), roofline.svg and table.txt into this folder.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Profile this kernel alone instead; `list` prints which there are.

@@ -1,6 +1,7 @@
 //! A minibatch as the device takes it: ids, labels, and each table's unique rows with their occurrence lists.
 
 use super::dataset::{Dataset, Split};
+use super::group::Grouper;
 use crate::{Error, Result};
 use std::sync::Arc;
 
@@ -142,14 +143,14 @@ pub struct BatchBuilder {
     with_segments: bool,
     /// The ids of one row, as the source gives them.
     row_ids: Vec<u32>,
-    sorter: Sorter,
+    grouper: Grouper,
 }
 
 impl BatchBuilder {
     /// A builder of minibatches of this layout. Without segments (evaluation), [`TableBatch`]es hold their ids alone.
     pub fn new(layout: BatchLayout, with_segments: bool) -> Self {
         let features = layout.tables.iter().map(|t| t.features.len()).sum();
-        BatchBuilder { layout, with_segments, row_ids: vec![0; features], sorter: Sorter::default() }
+        BatchBuilder { layout, with_segments, row_ids: vec![0; features], grouper: Grouper::default() }
     }
 
     /// Makes `batch` the minibatch of `rows` in their order, whatever it held before. Epoch and index are left alone.
@@ -184,11 +185,12 @@ impl BatchBuilder {
         }
         for (table, part) in layout.tables.iter().zip(&mut batch.tables) {
             check_ids(table, &part.ids)?;
-            part.segments.clear();
-            part.occurrences.clear();
-            part.chunks.clear();
             if self.with_segments {
-                self.sorter.segment(table, rows.len(), part);
+                self.grouper.group(table, rows.len(), part);
+            } else {
+                part.segments.clear();
+                part.occurrences.clear();
+                part.chunks.clear();
             }
         }
         Ok(())
@@ -212,75 +214,6 @@ fn check_ids(table: &TableLayout, ids: &[u32]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Digits of at most this many bits: a histogram of 2^10 counts stays small against a minibatch.
-const DIGIT: u32 = 10;
-
-/// Groups a table's ids by row. Features own disjoint ascending ranges of rows, so each is sorted by itself: B short keys by a
-/// stable radix sort whose passes depend on the feature's vocabulary alone.
-#[derive(Debug, Default)]
-struct Sorter {
-    /// `id << 32 | b`.
-    keys: Vec<u64>,
-    /// The other side of a pass.
-    spare: Vec<u64>,
-    /// The start of each digit's keys.
-    starts: Vec<u32>,
-}
-
-impl Sorter {
-    /// Fills segments, occurrences and chunks of `part` (all empty) from its ids of `rows` rows.
-    fn segment(&mut self, table: &TableLayout, rows: usize, part: &mut TableBatch) {
-        let TableBatch { ids, segments, occurrences, chunks } = part;
-        let features = table.features.len();
-        segments.push([0; 4]);
-        occurrences.reserve(ids.len());
-        let ends = table.offsets.iter().skip(1).copied().chain([table.rows as u32]);
-        for (f, (&offset, end)) in table.offsets.iter().zip(ends).enumerate() {
-            self.keys.clear();
-            self.keys.extend((0..rows).map(|b| u64::from(ids[b * features + f] - offset) << 32 | b as u64));
-            self.sort((end - offset).saturating_sub(1));
-            for row in self.keys.chunk_by(|x, y| x >> 32 == y >> 32) {
-                let start = occurrences.len() as u32;
-                let end = start + row.len() as u32;
-                occurrences.extend(row.iter().map(|&key| key as u32 * features as u32 + f as u32));
-                let hot = row.len() > CHUNK;
-                let first_chunk = if hot { chunks.len() as u32 } else { u32::MAX };
-                segments.push([(row[0] >> 32) as u32 + offset, start, end, first_chunk]);
-                if hot {
-                    chunks.extend((start..end).step_by(CHUNK).map(|s| [s, end.min(s + CHUNK as u32)]));
-                }
-            }
-        }
-        segments[0] = [segments.len() as u32 - 1, chunks.len() as u32, 0, 0];
-    }
-
-    /// Sorts `keys` by their ids, none above `largest`, keeping the order of equal ones.
-    fn sort(&mut self, largest: u32) {
-        let bits = 32 - largest.leading_zeros();
-        let passes = bits.div_ceil(DIGIT);
-        self.spare.resize(self.keys.len(), 0);
-        for pass in 0..passes {
-            let width = bits.div_ceil(passes);
-            let (shift, mask) = (32 + pass * width, (1usize << width) - 1);
-            self.starts.clear();
-            self.starts.resize(mask + 1, 0);
-            for &key in &self.keys {
-                self.starts[(key >> shift) as usize & mask] += 1;
-            }
-            let mut sum = 0;
-            for start in &mut self.starts {
-                sum += std::mem::replace(start, sum);
-            }
-            for &key in &self.keys {
-                let at = &mut self.starts[(key >> shift) as usize & mask];
-                self.spare[*at as usize] = key;
-                *at += 1;
-            }
-            std::mem::swap(&mut self.keys, &mut self.spare);
-        }
-    }
 }
 
 #[cfg(test)]

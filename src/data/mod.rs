@@ -6,6 +6,7 @@ pub mod batch;
 mod csv;
 pub mod dataset;
 pub mod encode;
+mod group;
 pub mod input;
 mod parquet;
 pub mod prefetch;

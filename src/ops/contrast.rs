@@ -11,10 +11,11 @@
 
 use super::check::{Case, integers, normals};
 use super::product::{Matrix, Threads, product};
-use super::vector::{exp, highest, sums, vectorised};
+use super::vector::{exp, highest, sums};
 use super::{Access, Args, Cost, Dispatch, Kernel, Shader, fold, params, shader};
 use crate::config::{Direction, Objective};
 use crate::graph::{Graph, Input, Step, TensorId};
+use crate::processor::vectorised;
 use bytemuck::Zeroable;
 use rayon::prelude::*;
 use std::ops::Range;

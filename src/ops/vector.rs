@@ -1,38 +1,10 @@
 //! Vectors for the CPU twins: loops over slices that compilers turn into them, and what such loops need in place of libm.
 //!
 //! Loops go by index over slices cut to one length: chains of zips are not inlined, which costs the vectors.
-//!
-//! Nothing here is contracted to fused multiplications, so results do not depend on the processor.
+//! [`vectorised!`](crate::processor) has them compiled for wider ones.
 
 /// Numbers that a loop handles side by side; sums over them have this many parts whatever the processor's own width.
 const LANES: usize = 16;
-
-/// A function whose loops are compiled twice, for the vectors that every processor of its architecture has and for wider ones
-/// (x86-64: AVX2); the processor that runs it decides. What its body calls must be `#[inline(always)]`.
-macro_rules! vectorised {
-    ($(#[$note:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
-        $(#[$note])*
-        fn $name($($arg: $type),*) $(-> $result)? {
-            #[inline(always)]
-            fn body($($arg: $type),*) $(-> $result)? $body
-
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx2")]
-                fn wide($($arg: $type),*) $(-> $result)? {
-                    body($($arg),*)
-                }
-                if std::arch::is_x86_feature_detected!("avx2") {
-                    // SAFETY: the processor has just been asked for what `wide` needs.
-                    #[allow(unsafe_code, reason = "calls what was compiled for this processor")]
-                    return unsafe { wide($($arg),*) };
-                }
-            }
-            body($($arg),*)
-        }
-    };
-}
-pub(super) use vectorised;
 
 /// e^x, relative error below 2e-7, for loops that are vectorised: 0 below -87, e^87 above 87, NaN of NaN. (Cephes, `expf`.)
 #[inline(always)]

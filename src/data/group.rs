@@ -1,0 +1,166 @@
+//! Groups a minibatch's ids by table row: the unique rows, ascending, each with its occurrences in order.
+//!
+//! Nothing is sorted. A bit for each table row says which rows occur, so that the unique ones come out ascending, and counting the bits
+//! below a row's gives its number among them. No branch depends on an id; where one number would be read, changed and read again
+//! at once, as those of frequent ids are, it is kept in parts or taken apart from the reading. Of a table only those rows are looked at that
+//! lie near one that occurs, so the work goes by the minibatch.
+
+use super::batch::{CHUNK, TableBatch, TableLayout};
+use crate::processor::vectorised;
+
+/// Parts of a word of bits: ids take turns.
+const PARTS: usize = 4;
+/// Words that share a mark.
+const MARKED: usize = 8;
+/// Columns start so many ids apart beyond their length: at a power of two they would all share a few lines of the cache.
+const PAD: usize = 48;
+
+/// Groups ids; keeps its memory.
+#[derive(Debug, Default)]
+pub struct Grouper {
+    /// The ids of each feature, one feature after the other.
+    columns: Vec<u32>,
+    scratch: Scratch,
+}
+
+/// What grouping one feature's ids takes.
+#[derive(Debug, Default)]
+struct Scratch {
+    /// For each 64 ids which of them occur; all 0 between features.
+    bits: Vec<[u64; PARTS]>,
+    /// For each [`MARKED`] words of bits: 1 where one of them is not 0.
+    marks: Vec<u8>,
+    words: Vec<Word>,
+    /// For each id its number among the unique ones, and how many times it occurs before.
+    numbers: Vec<[u32; 2]>,
+    /// The unique ids.
+    unique: Vec<u32>,
+    /// How often each unique id occurs, then where its occurrences start.
+    starts: Vec<u32>,
+}
+
+/// Which of 64 ids occur.
+#[derive(Debug, Default, Clone, Copy)]
+struct Word {
+    bits: u64,
+    /// Unique ids below these.
+    before: u32,
+}
+
+impl Grouper {
+    /// Fills segments, occurrences and chunks of `part`, whose ids are those of `rows` rows, each within its feature's range.
+    pub fn group(&mut self, table: &TableLayout, rows: usize, part: &mut TableBatch) {
+        let features = table.features.len();
+        let column = rows + PAD;
+        self.columns.resize(features * column, 0);
+        for (b, ids) in part.ids.chunks_exact(features.max(1)).enumerate() {
+            for ((to, id), offset) in self.columns[b..].iter_mut().step_by(column).zip(ids).zip(&table.offsets) {
+                *to = id - offset;
+            }
+        }
+        let TableBatch { ids, segments, occurrences, chunks } = part;
+        occurrences.resize(ids.len(), 0);
+        segments.clear();
+        segments.push([0; 4]);
+        chunks.clear();
+        let ends = table.offsets.iter().skip(1).copied().chain([table.rows as u32]);
+        for (f, (&offset, end)) in table.offsets.iter().zip(ends).enumerate() {
+            let ids = &self.columns[f * column..][..rows];
+            let step = Step { offset, size: (end - offset) as usize, first: f, features };
+            feature(ids, step, &mut self.scratch, segments, occurrences, chunks);
+        }
+        segments[0] = [segments.len() as u32 - 1, chunks.len() as u32, 0, 0];
+    }
+}
+
+/// A feature of a table.
+struct Step {
+    /// Its first table row.
+    offset: u32,
+    /// Its table rows.
+    size: usize,
+    /// Its place among the table's features.
+    first: usize,
+    /// Features of the table.
+    features: usize,
+}
+
+vectorised! {
+    /// The segments, occurrences and chunks of one feature's ids, each below `step.size`, after those of the features before it.
+    fn feature(
+        ids: &[u32],
+        step: Step,
+        scratch: &mut Scratch,
+        segments: &mut Vec<[u32; 4]>,
+        occurrences: &mut [u32],
+        chunks: &mut Vec<[u32; 2]>,
+    ) {
+        let marks = step.size.div_ceil(64 * MARKED);
+        if scratch.marks.len() < marks {
+            scratch.marks.resize(marks, 0);
+            scratch.bits.resize(marks * MARKED, [0; PARTS]);
+            scratch.words.resize(marks * MARKED, Word::default());
+        }
+        let (bits, words, marks) = (&mut scratch.bits[..marks * MARKED], &mut scratch.words[..marks * MARKED], &mut scratch.marks[..marks]);
+        let (quads, rest) = ids.as_chunks::<PARTS>();
+        for quad in quads {
+            for part in 0..PARTS {
+                let id = quad[part] as usize;
+                bits[id / 64][part] |= 1 << (id % 64);
+                marks[id / (64 * MARKED)] = 1;
+            }
+        }
+        for &id in rest {
+            bits[id as usize / 64][0] |= 1 << (id % 64);
+            marks[id as usize / (64 * MARKED)] = 1;
+        }
+
+        let mut unique = 0;
+        for (i, mark) in marks.iter_mut().enumerate() {
+            if std::mem::take(mark) == 0 {
+                continue;
+            }
+            let range = i * MARKED..(i + 1) * MARKED;
+            for (word, bits) in words[range.clone()].iter_mut().zip(&mut bits[range]) {
+                let all = bits.iter().fold(0, |all, part| all | part);
+                *bits = [0; PARTS];
+                *word = Word { bits: all, before: unique };
+                unique += all.count_ones();
+            }
+        }
+
+        let unique = unique as usize;
+        scratch.starts.clear();
+        scratch.starts.resize(unique, 0);
+        scratch.unique.resize(unique, 0);
+        scratch.numbers.resize(ids.len(), [0; 2]);
+        for (to, &id) in scratch.numbers.iter_mut().zip(ids) {
+            let word = words[id as usize / 64];
+            let number = word.before + (word.bits & ((1 << (id % 64)) - 1)).count_ones();
+            let count = &mut scratch.starts[number as usize];
+            *to = [number, *count];
+            *count += 1;
+            scratch.unique[number as usize] = id;
+        }
+
+        let mut start = (step.first * ids.len()) as u32;
+        let first = segments.len();
+        segments.resize(first + unique, [0; 4]);
+        for ((segment, &id), at) in segments[first..].iter_mut().zip(&scratch.unique).zip(&mut scratch.starts) {
+            let end = start + *at;
+            *segment = [step.offset + id, start, end, u32::MAX];
+            if *at > CHUNK as u32 {
+                segment[3] = chunks.len() as u32;
+                chunks.extend((start..end).step_by(CHUNK).map(|s| [s, end.min(s + CHUNK as u32)]));
+            }
+            *at = start;
+            start = end;
+        }
+
+        let mut position = step.first as u32;
+        for &[number, nth] in &scratch.numbers {
+            occurrences[(scratch.starts[number as usize] + nth) as usize] = position;
+            position += step.features as u32;
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Loops that are compiled for more than one processor.
+
+/// A function whose body is compiled twice, for every processor of its architecture and for those with wider vectors and
+/// instructions that count bits (x86-64: AVX2, BMI, POPCNT); the processor that runs it decides. What its body calls must be
+/// `#[inline(always)]`.
+///
+/// Nothing is contracted to fused multiplications, so results do not depend on the processor.
+macro_rules! vectorised {
+    ($(#[$note:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
+        $(#[$note])*
+        fn $name($($arg: $type),*) $(-> $result)? {
+            #[inline(always)]
+            fn body($($arg: $type),*) $(-> $result)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+                fn wide($($arg: $type),*) $(-> $result)? {
+                    body($($arg),*)
+                }
+                if std::arch::is_x86_feature_detected!("avx2")
+                    && std::arch::is_x86_feature_detected!("bmi1")
+                    && std::arch::is_x86_feature_detected!("bmi2")
+                    && std::arch::is_x86_feature_detected!("popcnt")
+                {
+                    // SAFETY: the processor has just been asked for what `wide` needs.
+                    #[allow(unsafe_code, reason = "calls what was compiled for this processor")]
+                    return unsafe { wide($($arg),*) };
+                }
+            }
+            body($($arg),*)
+        }
+    };
+}
+pub(crate) use vectorised;
