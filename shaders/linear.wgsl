@@ -4,6 +4,7 @@
 //   forward_keeping  the same, and slope[b, g, n] = act'(z[b, g, n])
 //   input_gradient   dx[b, g, k] (+)= sum_n d[b, g, n] w[g, k, n]          d = dy * act'(z)
 //   weight_gradient  dw[g, k, n] (+)= sum_b x[b, g, k] d[b, g, n],  dbias[g, n] (+)= sum_b d[b, g, n]
+//   merge            the same from sums over slices of the rows, which weight_gradient has left one after the other
 //
 // and the activation by itself, where something stands between it and the product; its slope is computed again, not kept:
 //
@@ -18,11 +19,12 @@
 // y tells the slopes of the first two. Those of the last two are kept by forward_keeping and bound in y's place by the gradients.
 //
 // Activations are [B, columns] row-major with a group's columns together.
-// A workgroup of 16 x 16 makes a 64 x 64 tile of the result, an invocation 4 x 4 of it, over chunks of 16 of the summed
-// index through workgroup memory. Dispatch: (tiles of columns, tiles of rows, groups). Of the activation by itself: an invocation an
-// element, 256 a workgroup, workgroups folded into x and y.
-// Deterministic: one owner an element, chunks in order. The sums of weight_gradient start from what they are added to, so blocks of
-// rows one after the other give the bits of all rows at once.
+// A workgroup of WIDTH x HEIGHT invocations makes a tile of the result, an invocation ROWS x COLUMNS blocks of 4 x 4 of it, HEIGHT (WIDTH) blocks
+// apart, over chunks of DEPTH of the summed index through workgroup memory. The host chooses these constants by shape and adapter; no
+// element's sum depends on them. Dispatch: (tiles of columns, tiles of rows, groups; of weight_gradient times slices). Of the
+// activation and of merge: an invocation an element, 256 a workgroup, workgroups folded into x and y.
+// Deterministic: one owner an element, chunks and slices in order. The sums of weight_gradient and merge start from what they are added
+// to, so blocks of rows one after the other give the bits of all rows at once, where there is one slice.
 
 struct Params {
     rows: u32,       // B
@@ -31,9 +33,15 @@ struct Params {
     groups: u32,     // G
     activation: u32, // 0 identity, 1 relu, 2 tanh, 3 gelu, 4 silu
     flags: u32,      // 1: there is a bias; 2: add to what dx or dw and dbias hold
-    pad0: u32,
-    pad1: u32,
+    slice: u32,      // rows of a slice
+    slices: u32,     // S; above 1: the sums of weight_gradient are [S] of dw and dbias
 }
+
+override WIDTH: u32 = 16u;
+override HEIGHT: u32 = 16u;
+override ROWS: u32 = 1u;
+override COLUMNS: u32 = 1u;
+override DEPTH: u32 = 16u;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;            // (B, G, K)
@@ -46,13 +54,33 @@ struct Params {
 @group(0) @binding(8) var<storage, read_write> dw: array<f32>;     // (G, K, N)
 @group(0) @binding(9) var<storage, read_write> dbias: array<f32>;  // (G, N)
 @group(0) @binding(10) var<storage, read_write> slope: array<f32>; // (B, G, N)
+@group(0) @binding(11) var<storage, read> dw_parts: array<f32>;    // (S, G, K, N)
+@group(0) @binding(12) var<storage, read> dbias_parts: array<f32>; // (S, G, N)
 
-const TILE = 64u;
-const DEPTH = 16u;
+// The chunk's part of the left matrix: [DEPTH][HEIGHT * ROWS] vectors of four rows; of the right one: [DEPTH][WIDTH * COLUMNS] of four columns.
+var<workgroup> left: array<vec4<f32>, DEPTH * HEIGHT * ROWS>;
+var<workgroup> right: array<vec4<f32>, DEPTH * WIDTH * COLUMNS>;
 
-// Left tile: [DEPTH][TILE / 4] vectors of four rows; right tile: [DEPTH][TILE / 4] vectors of four columns.
-var<workgroup> left: array<vec4<f32>, 256>;
-var<workgroup> right: array<vec4<f32>, 256>;
+// An invocation's blocks: row 4 r + i of them and columns c is at (4 r + i) * 2 + c. At most 2 x 2 blocks.
+alias Sums = array<vec4<f32>, 16>;
+
+// The first row of a workgroup's tile, and an invocation's row i of its blocks of rows r.
+fn first_row(group: vec3<u32>) -> u32 {
+    return group.y * 4u * HEIGHT * ROWS;
+}
+
+fn row_of(first: u32, local: vec2<u32>, r: u32) -> u32 {
+    return first + 4u * (local.y + r * HEIGHT);
+}
+
+// The same for columns.
+fn first_column(group: vec3<u32>) -> u32 {
+    return group.x * 4u * WIDTH * COLUMNS;
+}
+
+fn column_of(first: u32, local: vec2<u32>, c: u32) -> u32 {
+    return first + 4u * (local.x + c * WIDTH);
+}
 
 fn x_at(b: u32, g: u32, k: u32) -> f32 {
     if b < params.rows && k < params.inputs {
@@ -137,29 +165,36 @@ fn d_at(b: u32, g: u32, n: u32) -> f32 {
     return 0.0;
 }
 
-fn multiply(local: vec2<u32>, sums: ptr<function, array<vec4<f32>, 4>>) {
+fn multiply(local: vec2<u32>, sums: ptr<function, Sums>) {
     for (var k = 0u; k < DEPTH; k++) {
-        let a = left[k * 16u + local.y];
-        let b = right[k * 16u + local.x];
-        (*sums)[0] += a.x * b;
-        (*sums)[1] += a.y * b;
-        (*sums)[2] += a.z * b;
-        (*sums)[3] += a.w * b;
+        for (var r = 0u; r < ROWS; r++) {
+            let a = left[(k * ROWS + r) * HEIGHT + local.y];
+            for (var c = 0u; c < COLUMNS; c++) {
+                let b = right[(k * COLUMNS + c) * WIDTH + local.x];
+                (*sums)[r * 8u + c] += a.x * b;
+                (*sums)[r * 8u + 2u + c] += a.y * b;
+                (*sums)[r * 8u + 4u + c] += a.z * b;
+                (*sums)[r * 8u + 6u + c] += a.w * b;
+            }
+        }
     }
 }
 
 // Sums of the tile whose first row and column these are.
-fn product(g: u32, row: u32, column: u32, local: vec2<u32>, sums: ptr<function, array<vec4<f32>, 4>>) {
-    let t = local.y * 16u + local.x;
+fn product(g: u32, row: u32, column: u32, local: vec2<u32>, sums: ptr<function, Sums>) {
+    let t = local.y * WIDTH + local.x;
     for (var k = 0u; k < params.inputs; k += DEPTH) {
-        let fast = t % 16u;
-        let slow = t / 16u;
-        let r = row + slow * 4u;
-        let c = column + fast * 4u;
-        left[fast * 16u + slow] = vec4(
-            x_at(r, g, k + fast), x_at(r + 1u, g, k + fast), x_at(r + 2u, g, k + fast), x_at(r + 3u, g, k + fast));
-        right[t] = vec4(
-            w_at(g, k + slow, c), w_at(g, k + slow, c + 1u), w_at(g, k + slow, c + 2u), w_at(g, k + slow, c + 3u));
+        for (var i = t; i < DEPTH * HEIGHT * ROWS; i += WIDTH * HEIGHT) {
+            let r = row + i / DEPTH * 4u;
+            let at = k + i % DEPTH;
+            left[i % DEPTH * HEIGHT * ROWS + i / DEPTH] =
+                vec4(x_at(r, g, at), x_at(r + 1u, g, at), x_at(r + 2u, g, at), x_at(r + 3u, g, at));
+        }
+        for (var i = t; i < DEPTH * WIDTH * COLUMNS; i += WIDTH * HEIGHT) {
+            let c = column + i % (WIDTH * COLUMNS) * 4u;
+            let at = k + i / (WIDTH * COLUMNS);
+            right[i] = vec4(w_at(g, at, c), w_at(g, at, c + 1u), w_at(g, at, c + 2u), w_at(g, at, c + 3u));
+        }
         workgroupBarrier();
         multiply(local, sums);
         workgroupBarrier();
@@ -174,159 +209,217 @@ fn biased(sum: f32, g: u32, n: u32) -> f32 {
     return sum;
 }
 
-@compute @workgroup_size(16, 16)
+@compute @workgroup_size(WIDTH, HEIGHT)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) id: vec3<u32>) {
     let g = group.z;
-    let row = group.y * TILE;
-    let column = group.x * TILE;
-    var sums = array<vec4<f32>, 4>();
-    product(g, row, column, id.xy, &sums);
-    for (var i = 0u; i < 4u; i++) {
-        let b = row + id.y * 4u + i;
-        if b >= params.rows {
-            continue;
-        }
-        for (var j = 0u; j < 4u; j++) {
-            let n = column + id.x * 4u + j;
-            if n < params.outputs {
-                y[(b * params.groups + g) * params.outputs + n] = activated(biased(sums[i][j], g, n)).x;
+    var sums = Sums();
+    product(g, first_row(group), first_column(group), id.xy, &sums);
+    for (var r = 0u; r < ROWS; r++) {
+        for (var c = 0u; c < COLUMNS; c++) {
+            let n = column_of(first_column(group), id.xy, c);
+            for (var i = 0u; i < 4u; i++) {
+                let b = row_of(first_row(group), id.xy, r) + i;
+                let sum = sums[r * 8u + i * 2u + c];
+                for (var j = 0u; j < 4u; j++) {
+                    if b < params.rows && n + j < params.outputs {
+                        y[(b * params.groups + g) * params.outputs + n + j] = activated(biased(sum[j], g, n + j)).x;
+                    }
+                }
             }
         }
     }
 }
 
-@compute @workgroup_size(16, 16)
+@compute @workgroup_size(WIDTH, HEIGHT)
 fn forward_keeping(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) id: vec3<u32>) {
     let g = group.z;
-    let row = group.y * TILE;
-    let column = group.x * TILE;
-    var sums = array<vec4<f32>, 4>();
-    product(g, row, column, id.xy, &sums);
-    for (var i = 0u; i < 4u; i++) {
-        let b = row + id.y * 4u + i;
-        if b >= params.rows {
-            continue;
-        }
-        for (var j = 0u; j < 4u; j++) {
-            let n = column + id.x * 4u + j;
-            if n < params.outputs {
-                let at = (b * params.groups + g) * params.outputs + n;
-                let value = activated(biased(sums[i][j], g, n));
-                y[at] = value.x;
-                slope[at] = value.y;
+    var sums = Sums();
+    product(g, first_row(group), first_column(group), id.xy, &sums);
+    for (var r = 0u; r < ROWS; r++) {
+        for (var c = 0u; c < COLUMNS; c++) {
+            let n = column_of(first_column(group), id.xy, c);
+            for (var i = 0u; i < 4u; i++) {
+                let b = row_of(first_row(group), id.xy, r) + i;
+                let sum = sums[r * 8u + i * 2u + c];
+                for (var j = 0u; j < 4u; j++) {
+                    if b < params.rows && n + j < params.outputs {
+                        let at = (b * params.groups + g) * params.outputs + n + j;
+                        let value = activated(biased(sum[j], g, n + j));
+                        y[at] = value.x;
+                        slope[at] = value.y;
+                    }
+                }
             }
         }
     }
 }
 
-@compute @workgroup_size(16, 16)
+@compute @workgroup_size(WIDTH, HEIGHT)
 fn input_gradient(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_id) id: vec3<u32>,
     @builtin(local_invocation_index) t: u32,
 ) {
     let g = group.z;
-    let row = group.y * TILE;
-    let column = group.x * TILE;
-    var sums = array<vec4<f32>, 4>();
+    let row = first_row(group);
+    let column = first_column(group);
+    var sums = Sums();
     for (var n = 0u; n < params.outputs; n += DEPTH) {
-        let fast = t % 16u;
-        let slow = t / 16u;
-        let r = row + slow * 4u;
-        let c = column + slow * 4u;
-        left[fast * 16u + slow] = vec4(
-            d_at(r, g, n + fast), d_at(r + 1u, g, n + fast), d_at(r + 2u, g, n + fast), d_at(r + 3u, g, n + fast));
-        right[fast * 16u + slow] = vec4(
-            w_at(g, c, n + fast), w_at(g, c + 1u, n + fast), w_at(g, c + 2u, n + fast), w_at(g, c + 3u, n + fast));
+        for (var i = t; i < DEPTH * HEIGHT * ROWS; i += WIDTH * HEIGHT) {
+            let r = row + i / DEPTH * 4u;
+            let at = n + i % DEPTH;
+            left[i % DEPTH * HEIGHT * ROWS + i / DEPTH] =
+                vec4(d_at(r, g, at), d_at(r + 1u, g, at), d_at(r + 2u, g, at), d_at(r + 3u, g, at));
+        }
+        for (var i = t; i < DEPTH * WIDTH * COLUMNS; i += WIDTH * HEIGHT) {
+            let c = column + i / DEPTH * 4u;
+            let at = n + i % DEPTH;
+            right[i % DEPTH * WIDTH * COLUMNS + i / DEPTH] =
+                vec4(w_at(g, c, at), w_at(g, c + 1u, at), w_at(g, c + 2u, at), w_at(g, c + 3u, at));
+        }
         workgroupBarrier();
         multiply(id.xy, &sums);
         workgroupBarrier();
     }
-    for (var i = 0u; i < 4u; i++) {
-        let b = row + id.y * 4u + i;
-        if b >= params.rows {
-            continue;
-        }
-        for (var j = 0u; j < 4u; j++) {
-            let k = column + id.x * 4u + j;
-            if k < params.inputs {
-                let at = (b * params.groups + g) * params.inputs + k;
-                var value = sums[i][j];
-                if (params.flags & 2u) != 0u {
-                    value += dx[at];
+    for (var r = 0u; r < ROWS; r++) {
+        for (var c = 0u; c < COLUMNS; c++) {
+            let k = column_of(column, id.xy, c);
+            for (var i = 0u; i < 4u; i++) {
+                let b = row_of(row, id.xy, r) + i;
+                let sum = sums[r * 8u + i * 2u + c];
+                for (var j = 0u; j < 4u; j++) {
+                    if b < params.rows && k + j < params.inputs {
+                        let at = (b * params.groups + g) * params.inputs + k + j;
+                        var value = sum[j];
+                        if (params.flags & 2u) != 0u {
+                            value += dx[at];
+                        }
+                        dx[at] = value;
+                    }
                 }
-                dx[at] = value;
             }
         }
     }
 }
 
-@compute @workgroup_size(16, 16)
+@compute @workgroup_size(WIDTH, HEIGHT)
 fn weight_gradient(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_id) id: vec3<u32>,
     @builtin(local_invocation_index) t: u32,
 ) {
-    let g = group.z;
-    let row = group.y * TILE;
-    let column = group.x * TILE;
-    var sums = array<vec4<f32>, 4>();
-    var bias_sum = vec4<f32>();
+    // Where there are slices, each has its groups behind those of the slice before.
+    let out = group.z;
+    let g = out % params.groups;
+    let first = out / params.groups * params.slice;
+    let end = min(first + params.slice, params.rows);
+    let row = first_row(group);
+    let column = first_column(group);
+    let sums_bias = group.y == 0u && id.y == 0u;
+    var sums = Sums();
+    var bias_sums = array<vec4<f32>, 2>();
     if (params.flags & 2u) != 0u {
-        for (var j = 0u; j < 4u; j++) {
-            let n = column + id.x * 4u + j;
-            if n >= params.outputs {
-                continue;
-            }
-            for (var i = 0u; i < 4u; i++) {
-                let k = row + id.y * 4u + i;
-                if k < params.inputs {
-                    sums[i][j] = dw[(g * params.inputs + k) * params.outputs + n];
+        for (var c = 0u; c < COLUMNS; c++) {
+            let n = column_of(column, id.xy, c);
+            for (var j = 0u; j < 4u; j++) {
+                if n + j >= params.outputs {
+                    continue;
                 }
+                for (var r = 0u; r < ROWS; r++) {
+                    for (var i = 0u; i < 4u; i++) {
+                        let k = row_of(row, id.xy, r) + i;
+                        if k < params.inputs {
+                            sums[r * 8u + i * 2u + c][j] = dw[(out * params.inputs + k) * params.outputs + n + j];
+                        }
+                    }
+                }
+                bias_sums[c][j] = dbias[out * params.outputs + n + j];
             }
-            bias_sum[j] = dbias[g * params.outputs + n];
         }
     }
-    for (var b = 0u; b < params.rows; b += DEPTH) {
-        let fast = t % 16u;
-        let slow = t / 16u;
-        let r = row + fast * 4u;
-        let c = column + fast * 4u;
-        left[t] = vec4(
-            x_at(b + slow, g, r), x_at(b + slow, g, r + 1u), x_at(b + slow, g, r + 2u), x_at(b + slow, g, r + 3u));
-        right[t] = vec4(
-            d_at(b + slow, g, c), d_at(b + slow, g, c + 1u), d_at(b + slow, g, c + 2u), d_at(b + slow, g, c + 3u));
+    for (var b = first; b < end; b += DEPTH) {
+        for (var i = t; i < DEPTH * HEIGHT * ROWS; i += WIDTH * HEIGHT) {
+            let r = row + i % (HEIGHT * ROWS) * 4u;
+            let at = b + i / (HEIGHT * ROWS);
+            var value = vec4<f32>();
+            if at < end {
+                value = vec4(x_at(at, g, r), x_at(at, g, r + 1u), x_at(at, g, r + 2u), x_at(at, g, r + 3u));
+            }
+            left[i] = value;
+        }
+        for (var i = t; i < DEPTH * WIDTH * COLUMNS; i += WIDTH * HEIGHT) {
+            let c = column + i % (WIDTH * COLUMNS) * 4u;
+            let at = b + i / (WIDTH * COLUMNS);
+            var value = vec4<f32>();
+            if at < end {
+                value = vec4(d_at(at, g, c), d_at(at, g, c + 1u), d_at(at, g, c + 2u), d_at(at, g, c + 3u));
+            }
+            right[i] = value;
+        }
         workgroupBarrier();
         multiply(id.xy, &sums);
-        if group.y == 0u && id.y == 0u {
+        if sums_bias {
             for (var k = 0u; k < DEPTH; k++) {
-                bias_sum += right[k * 16u + id.x];
+                for (var c = 0u; c < COLUMNS; c++) {
+                    bias_sums[c] += right[(k * COLUMNS + c) * WIDTH + id.x];
+                }
             }
         }
         workgroupBarrier();
     }
-    for (var j = 0u; j < 4u; j++) {
-        let n = column + id.x * 4u + j;
-        if n >= params.outputs {
-            continue;
-        }
-        for (var i = 0u; i < 4u; i++) {
-            let k = row + id.y * 4u + i;
-            if k < params.inputs {
-                dw[(g * params.inputs + k) * params.outputs + n] = sums[i][j];
+    for (var c = 0u; c < COLUMNS; c++) {
+        let n = column_of(column, id.xy, c);
+        for (var j = 0u; j < 4u; j++) {
+            if n + j >= params.outputs {
+                continue;
             }
-        }
-        if group.y == 0u && id.y == 0u {
-            dbias[g * params.outputs + n] = bias_sum[j];
+            for (var r = 0u; r < ROWS; r++) {
+                for (var i = 0u; i < 4u; i++) {
+                    let k = row_of(row, id.xy, r) + i;
+                    if k < params.inputs {
+                        dw[(out * params.inputs + k) * params.outputs + n + j] = sums[r * 8u + i * 2u + c][j];
+                    }
+                }
+            }
+            if sums_bias {
+                dbias[out * params.outputs + n + j] = bias_sums[c][j];
+            }
         }
     }
 }
 
-// The number of this invocation's element of the activation by itself, and of how many.
+@compute @workgroup_size(256)
+fn merge(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) t: u32,
+) {
+    let i = element(group, groups, t);
+    let weights = params.groups * params.inputs * params.outputs;
+    let biases = params.groups * params.outputs;
+    let adds = (params.flags & 2u) != 0u;
+    if i < weights {
+        var sum = select(0.0, dw[i], adds);
+        for (var s = 0u; s < params.slices; s++) {
+            sum += dw_parts[s * weights + i];
+        }
+        dw[i] = sum;
+    } else if i - weights < biases {
+        let n = i - weights;
+        var sum = select(0.0, dbias[n], adds);
+        for (var s = 0u; s < params.slices; s++) {
+            sum += dbias_parts[s * biases + n];
+        }
+        dbias[n] = sum;
+    }
+}
+
+// The number of this invocation's element, of the activation by itself and of merge.
 fn element(group: vec3<u32>, groups: vec3<u32>, t: u32) -> u32 {
     return (group.y * groups.x + group.x) * 256u + t;
 }
 
+// Elements of the activation by itself.
 fn elements() -> u32 {
     return params.rows * params.groups * params.outputs;
 }

@@ -160,10 +160,10 @@ fn offsets(golden: &Golden, step: usize) -> Option<Vec<u32>> {
     Some(offsets.iter().map(|&x| x as u32).collect())
 }
 
-fn check(golden: &Golden, open: impl Fn() -> Choice, limits: Limits, where_: &str) {
+fn check(golden: &Golden, open: impl Fn() -> Choice, limits: &Limits, where_: &str) {
     let mut wrong = Vec::new();
     // Losses and gradients.
-    let (mut s, batches) = session(golden, open(), limits, false);
+    let (mut s, batches) = session(golden, open(), limits.clone(), false);
     let batch = &batches[0];
     let program = s.program(Role::Train(batch.rows)).unwrap();
     s.train_with_offsets(program, 0, batch, offsets(golden, 0)).unwrap();
@@ -209,7 +209,7 @@ fn check(golden: &Golden, open: impl Fn() -> Choice, limits: Limits, where_: &st
         compare(&format!("grad.{}", p.name), &got, wanted, 1e-4, 2e-5 * scale(wanted) + 3e-8, &mut wrong);
     }
     // One step, then another on the same or a second minibatch.
-    let (mut s, batches) = session(golden, open(), limits, true);
+    let (mut s, batches) = session(golden, open(), limits.clone(), true);
     for (step, prefix) in ["updated", "updated2"].iter().enumerate() {
         let batch = batches.get(step).unwrap_or(&batches[0]);
         let program = s.program(Role::Train(batch.rows)).unwrap();
@@ -271,7 +271,7 @@ fn goldens() -> Vec<Golden> {
 #[test]
 fn twins_match_pytorch() {
     for golden in goldens() {
-        check(&golden, || Choice::Cpu, Choice::Cpu.limits(), "cpu");
+        check(&golden, || Choice::Cpu, &Choice::Cpu.limits(), "cpu");
     }
 }
 
@@ -279,7 +279,7 @@ fn twins_match_pytorch() {
 fn adapters_match_pytorch() {
     common::for_each_adapter(|name, open| {
         for golden in goldens() {
-            check(&golden, || Choice::Gpu(Box::new(open())), Limits { binding_bytes: 128 << 20 }, name);
+            check(&golden, || Choice::Gpu(Box::new(open())), &Limits { binding_bytes: 128 << 20, ..Limits::NONE }, name);
         }
     });
 }
@@ -288,14 +288,14 @@ fn adapters_match_pytorch() {
 /// of few features give what whole ones give.
 #[test]
 fn split_models_match_pytorch() {
-    let limits = Limits { binding_bytes: 320 };
+    let limits = Limits { binding_bytes: 320, ..Limits::NONE };
     for golden in goldens() {
-        check(&golden, || Choice::Cpu, limits, "cpu with bindings of 320 bytes");
+        check(&golden, || Choice::Cpu, &limits, "cpu with bindings of 320 bytes");
     }
     common::for_each_adapter(|name, open| {
         for golden in goldens().iter().filter(|g| ["hot_rows", "mmoe_two_widths", "batch_norm_mmoe"].contains(&g.name.as_str()))
         {
-            check(golden, || Choice::Gpu(Box::new(open())), limits, &format!("{name} with bindings of 320 bytes"));
+            check(golden, || Choice::Gpu(Box::new(open())), &limits, &format!("{name} with bindings of 320 bytes"));
         }
     });
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use tauten::graph::Plan;
-use tauten::ops::check::{Setup, cases};
+use tauten::ops::check::cases;
 use tauten::ops::{Access, Kernel};
 
 /// File and text of every shader.
@@ -59,9 +59,7 @@ impl Used {
 fn used() -> Vec<Used> {
     let mut used = BTreeMap::new();
     for case in cases() {
-        let mut setup = Setup::default();
-        (case.build)(&mut setup);
-        for node in Plan::new(setup.graph).nodes {
+        for node in Plan::new(case.setup().graph).nodes {
             let (kernel, constants) = (node.op.kernel(), node.op.overrides().to_vec());
             let bits: Vec<(&str, u64)> = constants.iter().map(|&(name, value)| (name, value.to_bits())).collect();
             used.insert((kernel.shader.file, kernel.entry, kernel.name, bits), Used { kernel, constants });

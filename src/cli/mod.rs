@@ -9,6 +9,7 @@ pub mod prepare;
 pub mod profile;
 pub mod simulate;
 pub mod train;
+pub mod tune;
 
 use crate::{Error, Result};
 use std::io::Write;
@@ -32,6 +33,7 @@ enum Command {
     Compare(compare::Args),
     Predict(predict::Args),
     Profile(profile::Args),
+    Tune(tune::Args),
 }
 
 impl Cli {
@@ -51,6 +53,7 @@ impl Cli {
             Command::Compare(args) => compare::run(args),
             Command::Predict(args) => predict::run(args).map(|()| 0),
             Command::Profile(args) => profile::run(args).map(|()| 0),
+            Command::Tune(args) => tune::run(args).map(|()| 0),
         }
     }
 }

@@ -635,9 +635,9 @@ fn check(config: &Config, places: &Places<'_>) -> Result<()> {
     // Ops that look across rows see a whole column of the minibatch at once, so it must fit a binding.
     let batch = train.batch_size;
     let fits = |key: &str, columns: usize| match batch.checked_mul(columns) {
-        Some(numbers) if numbers as u64 * 4 <= Limits::GUARANTEED.binding_bytes => Ok(()),
+        Some(numbers) if numbers as u64 * 4 <= Limits::GUARANTEED_BINDING => Ok(()),
         _ => {
-            let most = Limits::GUARANTEED.binding_bytes / 4;
+            let most = Limits::GUARANTEED_BINDING / 4;
             let why =
                 format!("makes {columns} x {batch} (train.batch_size) numbers; at most {most} fit every GPU, so lower one");
             refuse(&[key, "train.batch_size"], why)

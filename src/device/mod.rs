@@ -5,6 +5,7 @@ pub mod gpu;
 pub mod timeline;
 
 use crate::graph::{Plan, StateBuffer, StateId};
+use crate::ops::tile::Tiles;
 use crate::{Error, Result};
 use gpu::Adapter;
 use timeline::{Mode, Timeline};
@@ -73,16 +74,20 @@ pub trait Device {
     fn timeline(&mut self) -> Result<Timeline>;
 }
 
-/// The binding size that the builder of a graph must stay under, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the builder of a graph must know of the device.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
     /// Largest storage binding.
     pub binding_bytes: u64,
+    /// What chooses the tiles of matrix products.
+    pub tiles: Tiles,
 }
 
 impl Limits {
-    /// What WebGPU guarantees.
-    pub const GUARANTEED: Limits = Limits { binding_bytes: 128 << 20 };
+    /// No limits, as for the twins.
+    pub const NONE: Limits = Limits { binding_bytes: u64::MAX, tiles: Tiles::SOFTWARE };
+    /// Largest storage binding that WebGPU guarantees, in bytes.
+    pub const GUARANTEED_BINDING: u64 = 128 << 20;
 }
 
 /// A device that was chosen but not opened.
@@ -111,8 +116,8 @@ impl Choice {
         match (wanted, best) {
             ("auto" | "gpu", Some(i)) => {
                 let adapter = adapters.swap_remove(i);
-                let line = format!("device: {}, the first {} GPU{}", adapter.describe(), adapter.kind(), gpu::shaders_note());
-                Ok((Choice::Gpu(Box::new(adapter)), line))
+                let line = format!("device: {}, the first {} GPU", adapter.describe(), adapter.kind());
+                Choice::of(adapter, line)
             }
             ("auto", None) => {
                 let why = if adapters.is_empty() { "no Vulkan, Metal or DX12 adapter" } else { "no hardware GPU" };
@@ -124,8 +129,8 @@ impl Choice {
                 match adapters.iter().position(|a| a.describe().to_lowercase().contains(&lower)) {
                     Some(i) => {
                         let adapter = adapters.swap_remove(i);
-                        let line = format!("device: {}, by its name{}", adapter.describe(), gpu::shaders_note());
-                        Ok((Choice::Gpu(Box::new(adapter)), line))
+                        let line = format!("device: {}, by its name", adapter.describe());
+                        Choice::of(adapter, line)
                     }
                     None => Err(Error::user(format!("--device {name}: no adapter has this in its name; {}", list(&adapters)))),
                 }
@@ -133,10 +138,17 @@ impl Choice {
         }
     }
 
-    /// What graphs for this device must stay under.
+    /// An adapter with what was tuned for it; `line` with where that and shaders come from.
+    fn of(adapter: Adapter, line: String) -> Result<(Choice, String)> {
+        let (adapter, tuned) = adapter.with_tuned()?;
+        let tuned = tuned.map_or(String::new(), |file| format!("; tiles: {}", file.display()));
+        Ok((Choice::Gpu(Box::new(adapter)), format!("{line}{tuned}{}", gpu::shaders_note())))
+    }
+
+    /// What the builder of a graph for this device must know.
     pub fn limits(&self) -> Limits {
         match self {
-            Choice::Cpu => Limits { binding_bytes: u64::MAX },
+            Choice::Cpu => Limits::NONE,
             Choice::Gpu(adapter) => adapter.limits(),
         }
     }

@@ -152,7 +152,7 @@ const BLOCK_ROWS: usize = 64;
 
 /// A graph under construction, for one minibatch size.
 pub struct Graph {
-    binding_words: usize,
+    limits: Limits,
     tensors: Vec<Tensor>,
     nodes: Vec<Node>,
     tape: Vec<(String, Backward)>,
@@ -168,7 +168,7 @@ pub struct Graph {
 impl Default for Graph {
     /// An empty graph whose tensors may be of any size.
     fn default() -> Self {
-        Graph::new(Limits { binding_bytes: u64::MAX })
+        Graph::new(Limits::NONE)
     }
 }
 
@@ -176,7 +176,7 @@ impl Graph {
     /// An empty graph for a device of these limits.
     pub fn new(limits: Limits) -> Self {
         Graph {
-            binding_words: usize::try_from(limits.binding_bytes / 4).unwrap_or(usize::MAX),
+            limits,
             tensors: Vec::new(),
             nodes: Vec::new(),
             tape: Vec::new(),
@@ -281,13 +281,22 @@ impl Graph {
 
     /// Rows of a block, so that those of a tensor of `columns` columns fit a binding.
     fn block_rows(&self, rows: usize, columns: usize) -> usize {
-        let most = self.binding_words / columns.max(1);
+        let most = self.binding_words() / columns.max(1);
         if rows <= most { rows } else { (most / BLOCK_ROWS).max(1) * BLOCK_ROWS }
+    }
+
+    /// What the graph must stay under, and what chooses its tiles.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn binding_words(&self) -> usize {
+        usize::try_from(self.limits.binding_bytes / 4).unwrap_or(usize::MAX)
     }
 
     /// Whether a tensor of `len` words is too large for one binding.
     pub fn exceeds_binding(&self, len: usize) -> bool {
-        len > self.binding_words
+        len > self.binding_words()
     }
 
     fn whole(&self, tensor: TensorId) -> Range {

@@ -58,7 +58,7 @@ impl Embedding {
         config: &Config,
         schema: &Schema,
         layouts: Vec<TableLayout>,
-        limits: Limits,
+        limits: &Limits,
         state: &mut StateLayout,
         parameters: &mut Parameters,
     ) -> Result<Embedding> {

@@ -140,7 +140,7 @@ impl Model {
         let layouts = table_layouts(&dims, &sizes, usize::try_from(most_columns).unwrap_or(usize::MAX))?;
         let mut state = StateLayout::default();
         let mut parameters = Parameters::new(state.add("dense weights", 0), state.add("dense statistics", 0));
-        let embedding = Embedding::new(config, schema, layouts, limits, &mut state, &mut parameters)?;
+        let embedding = Embedding::new(config, schema, layouts, &limits, &mut state, &mut parameters)?;
         let encoder = encoder::new(&config.model, (embedding.sets, embedding.columns), &mut parameters);
         let (groups, width) = encoder.shape();
         let towers = Mlp::tasks(&mut parameters, "towers", groups, width, &config.model.tower, Hidden::of(&config.model));
@@ -166,7 +166,7 @@ impl Model {
                 Some((projection, Relatedness::new(&config.contrast, activation, hidden, columns, &mut parameters)))
             }
         };
-        let most = Limits::GUARANTEED.binding_bytes / 4;
+        let most = Limits::GUARANTEED_BINDING / 4;
         let dense = || parameters.list.iter().filter(|p| p.kind == ParameterKind::Dense);
         if let Some(p) = dense().find(|p| p.len() as u64 > most) {
             let (name, len) = (&p.name, p.len());
@@ -278,7 +278,7 @@ impl Model {
 
     fn builder(&self, rows: usize, training: bool) -> Builder<'_> {
         let gradients = training.then_some(self.dense.gradients);
-        let graph = Graph::new(self.limits);
+        let graph = Graph::new(self.limits.clone());
         let graph = if training { graph } else { graph.forward_only() };
         let dropout = Dropout { rate: self.config.model.dropout, seed: self.config.seed, layer: 0 };
         Builder { graph, rows, parameters: &self.parameters, gradients, health: self.dense.health, dropout }

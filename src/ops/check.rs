@@ -121,34 +121,32 @@ pub struct Case {
     pub build: Arc<dyn Fn(&mut Setup) + Send + Sync>,
 }
 
-/// Bindings of any size.
-const UNLIMITED: Limits = Limits { binding_bytes: u64::MAX };
-
 /// Relative tolerance of one term: WGSL grants division 2.5 ULP, exp and log more.
 pub const REL: f32 = 2e-6;
 
 impl Case {
     /// A case of one step with the usual tolerance.
     pub fn new(name: impl Into<String>, terms: usize, build: impl Fn(&mut Setup) + Send + Sync + 'static) -> Case {
-        Case { op: "", name: name.into(), terms, rel: REL, steps: 1, limits: UNLIMITED, build: Arc::new(build) }
+        Case { op: "", name: name.into(), terms, rel: REL, steps: 1, limits: Limits::NONE, build: Arc::new(build) }
     }
 
     /// The same case on a device whose bindings hold so little that ops run on blocks of rows; none if no op of it can.
     pub fn in_blocks(&self) -> Option<Case> {
         let name = format!("{}, in blocks of rows", self.name);
-        let blocks = Case { name, limits: Limits { binding_bytes: 4 }, ..self.clone() };
+        let blocks = Case { name, limits: Limits { binding_bytes: 4, ..self.limits.clone() }, ..self.clone() };
         let nodes = |case: &Case| Plan::new(case.setup().graph).nodes.len();
         (nodes(&blocks) > nodes(self)).then_some(blocks)
     }
 
-    fn setup(&self) -> Setup {
+    /// The case put together, for a device of its limits.
+    pub fn setup(&self) -> Setup {
         let mut setup = Setup::default();
         self.build_into(&mut setup);
         setup
     }
 
     fn build_into(&self, setup: &mut Setup) {
-        setup.graph = Graph::new(self.limits);
+        setup.graph = Graph::new(self.limits.clone());
         (self.build)(setup);
     }
 

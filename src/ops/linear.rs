@@ -2,7 +2,8 @@
 
 use super::check::{Case, normals};
 use super::product::{Matrix, Threads, product};
-use super::{Access, Args, Cost, Dispatch, Kernel, Shader, cost, params, shader};
+use super::tile::{Chosen, Product, SLICES, Shape, TILES, Tile, Tiles};
+use super::{Access, Args, Cost, Dispatch, Kernel, Op, Shader, cost, fold, params, shader};
 use crate::config::Activation;
 use crate::graph::{Arg, Block, Graph, TensorId};
 use rayon::prelude::*;
@@ -32,8 +33,8 @@ params! {
         groups: u32,
         activation: u32,
         flags: u32,
-        pad0: u32,
-        pad1: u32,
+        slice: u32,
+        slices: u32,
     }
 }
 
@@ -44,7 +45,6 @@ const SILU: u32 = 4;
 
 const BIAS: u32 = 1;
 pub(super) const ACCUMULATE: u32 = 2;
-const TILE: usize = 64;
 /// Rows and columns that one task of a twin handles; fixed, so that sums don't depend on the number of threads.
 const BLOCK: usize = 64;
 
@@ -76,6 +76,50 @@ static WEIGHT_GRADIENT: Kernel = Params::kernel(
     "weight_gradient",
     &[(1, Access::Read), (6, Access::Read), (5, Access::Read), (8, Access::Update), (9, Access::Update)],
 );
+static MERGE: Kernel = Params::kernel(
+    "linear_merge",
+    SOURCE,
+    "merge",
+    &[(11, Access::Read), (12, Access::Read), (8, Access::Update), (9, Access::Update)],
+);
+
+/// A product by tiles.
+struct Tiled {
+    dispatch: Dispatch<Params>,
+    overrides: Vec<(&'static str, f64)>,
+}
+
+impl Tiled {
+    /// The product that gives `result` rows and columns of each of `groups`.
+    fn new(kernel: &'static Kernel, params: Params, tile: Tile, result: [usize; 2], groups: usize, twin: Twin) -> Tiled {
+        let [rows, columns] = tile.workgroups(result[0], result[1]);
+        let workgroups = [columns as u32, rows as u32, groups as u32];
+        Tiled { dispatch: Dispatch { kernel, params, workgroups, cost: params.cost(), twin }, overrides: tile.overrides() }
+    }
+}
+
+type Twin = fn(&Params, &mut Args);
+
+impl Op for Tiled {
+    fn kernel(&self) -> &'static Kernel {
+        self.dispatch.kernel
+    }
+    fn params(&self) -> &[u8] {
+        self.dispatch.params()
+    }
+    fn overrides(&self) -> &[(&'static str, f64)] {
+        &self.overrides
+    }
+    fn workgroups(&self) -> [u32; 3] {
+        self.dispatch.workgroups
+    }
+    fn cost(&self) -> Cost {
+        self.dispatch.cost
+    }
+    fn run(&self, args: &mut Args) {
+        self.dispatch.run(args);
+    }
+}
 
 /// y = activation(x W + bias): x [B, G * K], w [G, K, N], bias [G * N], y [B, G * N]. Layers that read one input are one
 /// layer of one group with their outputs side by side.
@@ -89,17 +133,15 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
         groups: groups as u32,
         activation: number(shape.activation),
         flags: if bias.is_some() { BIAS } else { 0 },
-        pad0: 0,
-        pad1: 0,
+        slice: rows as u32,
+        slices: 1,
     };
-    let op = move |kernel, params: Params, tiles: [usize; 2], twin| Dispatch {
-        kernel,
-        params,
-        workgroups: [tiles[0].div_ceil(TILE) as u32, tiles[1].div_ceil(TILE) as u32, groups as u32],
-        cost: params.cost(),
-        twin,
+    let of = move |block: Block, params: Params| Params { rows: block.rows as u32, slice: block.rows as u32, ..params };
+    let chosen = move |g: &Graph, product, rows| g.limits().tiles.choose(Shape { product, rows, groups, inputs, outputs });
+    let forward_op = |g: &Graph, kernel| {
+        let tile = chosen(g, Product::Forward, rows).tile;
+        move |block: Block| Tiled::new(kernel, of(block, params), tile, [block.rows, outputs], groups, forward)
     };
-    let of = move |block: Block, params: Params| Params { rows: block.rows as u32, ..params };
     // Without a bias, something must be bound in its place; it is not read.
     let mut args = vec![Arg::Rows(x), Arg::Whole(w), Arg::Whole(bias.unwrap_or(w)), Arg::Rows(y)];
     // What tells the activation's slope to the backward pass: y, or where y does not, the slope itself. It is kept in the place of
@@ -107,11 +149,13 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
     let known_by_y = matches!(shape.activation, Activation::Identity | Activation::Relu | Activation::Tanh);
     let mut slope = y;
     if known_by_y || !g.may_go_backward() {
-        g.push_rows(rows, &args, |block| op(&FORWARD, of(block, params), [outputs, block.rows], forward));
+        let op = forward_op(g, &FORWARD);
+        g.push_rows(rows, &args, op);
     } else {
         slope = g.transient("slope", rows * groups * outputs);
         args.push(Arg::Rows(slope));
-        g.push_rows(rows, &args, |block| op(&FORWARD_KEEPING, of(block, params), [outputs, block.rows], forward));
+        let op = forward_op(g, &FORWARD_KEEPING);
+        g.push_rows(rows, &args, op);
     }
     g.on_backward(move |g| {
         let Some(dy) = g.gradient(y) else { return };
@@ -120,16 +164,42 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
             Some(bias) => g.gradient_target(bias).0,
             None => g.transient("unused", groups * outputs),
         };
-        let args = [Arg::Rows(x), Arg::Rows(dy), Arg::Rows(slope), Arg::Whole(dw), Arg::Whole(dbias)];
-        g.push_rows(rows, &args, |block| {
-            let params = of(block, params.adding(accumulate || block.first > 0));
-            op(&WEIGHT_GRADIENT, params, [outputs, inputs], weight_gradient)
-        });
+        let chosen_here = chosen(g, Product::WeightGradient, rows);
+        let (tile, result) = (chosen_here.tile, [inputs, outputs]);
+        let (slice, slices) = chosen_here.slices(rows);
+        let weights = groups * inputs * outputs;
+        // Blocks of rows are slices already, one after the other.
+        let fits =
+            [rows * groups * inputs, rows * groups * outputs, slices * weights].iter().all(|&len| !g.exceeds_binding(len));
+        if slices > 1 && fits {
+            let parts = [
+                g.transient("weight gradients of slices", slices * weights),
+                g.transient("of biases", slices * groups * outputs),
+            ];
+            let params = Params { slice: slice as u32, slices: slices as u32, ..params };
+            let op = Tiled::new(&WEIGHT_GRADIENT, params, tile, result, groups * slices, weight_gradient);
+            g.push(op, &[x, dy, slope, parts[0], parts[1]]);
+            let elements = weights + groups * outputs;
+            let (workgroups, words) = (fold(elements.div_ceil(256)), (slices + 1) * elements);
+            let cost = cost(words, slices * elements);
+            let params = params.adding(accumulate);
+            g.push(Dispatch { kernel: &MERGE, params, workgroups, cost, twin: merge }, &[parts[0], parts[1], dw, dbias]);
+        } else {
+            let args = [Arg::Rows(x), Arg::Rows(dy), Arg::Rows(slope), Arg::Whole(dw), Arg::Whole(dbias)];
+            g.push_rows(rows, &args, |block| {
+                let params = of(block, params.adding(accumulate || block.first > 0));
+                Tiled::new(&WEIGHT_GRADIENT, params, tile, result, groups, weight_gradient)
+            });
+        }
         if shape.input_gradient {
             let (dx, accumulate) = g.gradient_target(x);
             let args = [Arg::Rows(dy), Arg::Rows(slope), Arg::Whole(w), Arg::Rows(dx)];
             let params = params.adding(accumulate);
-            g.push_rows(rows, &args, |block| op(&INPUT_GRADIENT, of(block, params), [inputs, block.rows], input_gradient));
+            let tile = chosen(g, Product::InputGradient, rows).tile;
+            g.push_rows(rows, &args, |block| {
+                let result = [block.rows, inputs];
+                Tiled::new(&INPUT_GRADIENT, of(block, params), tile, result, groups, input_gradient)
+            });
         }
     });
     y
@@ -292,19 +362,36 @@ fn weight_gradient(p: &Params, args: &mut Args) {
     let (dw, dbias) = (args.write::<f32>(3), args.write::<f32>(4));
     let add = p.flags & ACCUMULATE != 0;
     let d = before_activation(p, dy, y, args.scratch(dy.len()));
-    for g in 0..groups {
-        product([inputs, outputs, rows], (x, p.x(g).transposed()), (d, p.y(g)), (&mut *dw, p.w(g)), add, Threads::All);
-    }
     let columns = groups * outputs;
-    dbias.par_chunks_mut(BLOCK).enumerate().for_each(|(block, sums)| {
-        if !add {
+    let slices = dw.chunks_exact_mut(groups * inputs * outputs).zip(dbias.chunks_exact_mut(columns));
+    for ((dw, dbias), first) in slices.zip((0..rows).step_by(p.slice as usize)) {
+        let n = rows.min(first + p.slice as usize) - first;
+        let (x, d) = (&x[first * groups * inputs..], &d[first * columns..][..n * columns]);
+        for g in 0..groups {
+            product([inputs, outputs, n], (x, p.x(g).transposed()), (d, p.y(g)), (&mut *dw, p.w(g)), add, Threads::All);
+        }
+        dbias.par_chunks_mut(BLOCK).enumerate().for_each(|(block, sums)| {
+            if !add {
+                sums.fill(0.0);
+            }
+            for row in d.chunks_exact(columns) {
+                let row = &row[block * BLOCK..][..sums.len()];
+                sums.iter_mut().zip(row).for_each(|(sum, d)| *sum += d);
+            }
+        });
+    }
+}
+
+fn merge(p: &Params, args: &mut Args) {
+    let parts = [args.read::<f32>(0), args.read::<f32>(1)];
+    for (parts, sums) in parts.into_iter().zip([args.write::<f32>(2), args.write::<f32>(3)]) {
+        if p.flags & ACCUMULATE == 0 {
             sums.fill(0.0);
         }
-        for row in d.chunks_exact(columns) {
-            let row = &row[block * BLOCK..][..sums.len()];
-            sums.iter_mut().zip(row).for_each(|(sum, d)| *sum += d);
+        for part in parts.chunks_exact(sums.len()) {
+            sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
         }
-    });
+    }
 }
 
 /// Forward and both gradients at awkward shapes.
@@ -355,6 +442,29 @@ pub fn cases() -> Vec<Case> {
                 g.output(y);
             }));
         }
+    }
+    // Every tile, in slices; with the first of them all gradients are added to.
+    for (i, tile) in TILES.into_iter().enumerate() {
+        let (rows, groups, inputs, outputs, slices) = (150, 2, 70, 135, SLICES[1 + i % 3]);
+        let mut case = Case::new(format!("linear by tiles of {}, {slices} slices", tile.describe()), rows, move |s| {
+            let x = s.state_tensor("x", &normals(1, rows * groups * inputs, 1.0));
+            let w = s.state_tensor("w", &normals(2, groups * inputs * outputs, 0.5));
+            let b = s.state_tensor("bias", &normals(3, groups * outputs, 0.5));
+            let shape = Linear { rows, groups, inputs, outputs, activation: Gelu, input_gradient: true };
+            for seed in 0..if i == 0 { 2 } else { 1 } {
+                let dy = s.input(&normals(4 + seed, rows * groups * outputs, 1.0));
+                let y = linear(&mut s.graph, x, w, Some(b), shape);
+                s.graph.seed(y, dy);
+                s.graph.output(y);
+            }
+            s.graph.backward();
+            for t in [x, w, b] {
+                let d = s.graph.gradient(t);
+                d.into_iter().for_each(|d| s.graph.output(d));
+            }
+        });
+        case.limits.tiles = Tiles::always(Chosen { tile, slices });
+        cases.push(case);
     }
     // From where a function is all but linear or flat to where it bends: z of -200 to 200.
     for activation in [Relu, Tanh, Gelu, Silu] {

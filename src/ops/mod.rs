@@ -27,6 +27,7 @@ pub mod probe;
 mod product;
 pub mod report;
 pub mod temperature;
+pub mod tile;
 pub mod transfer;
 mod vector;
 

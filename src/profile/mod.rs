@@ -1,6 +1,6 @@
 //! Profiles: where a training step's time goes, on the device and on the host, against what the device can do.
 //!
-//! [`train`] profiles the steps of a configuration, [`sweep`] one kernel over sizes. A device measures itself ([`timeline`]); what is
+//! [`train`] profiles the steps of a configuration, [`sweep`] one kernel over sizes, [`tune`] the tiles of matrix products. A device measures itself ([`timeline`]); what is
 //! here puts its intervals side by side: as lines ([`lines`]), a table for people ([`table`]), a trace for Perfetto ([`trace`]) and a
 //! picture of the roofline ([`roofline`]).
 //!
@@ -12,6 +12,7 @@ pub mod roofs;
 pub mod sweep;
 pub mod table;
 pub mod trace;
+pub mod tune;
 
 use crate::config::Config;
 use crate::data::dataset::Dataset;

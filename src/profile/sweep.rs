@@ -6,8 +6,8 @@ use super::{Mode, Profile, Recorded};
 use crate::config::{
     Activation, CvrLoss, DenseOptimizer, DenseRule, Direction, EmbeddingOptimizer, EmbeddingRule, Loss, Objective,
 };
-use crate::device::Choice;
-use crate::device::timeline::Activity;
+use crate::device::timeline::{Activity, Clock, Timeline};
+use crate::device::{Choice, Device, Limits};
 use crate::graph::{Graph, Input, Plan, Step, TensorId};
 use crate::ops::agreement::agreement;
 use crate::ops::batch_norm::{Moments, batch_norm};
@@ -22,6 +22,7 @@ use crate::ops::losses::{Logits, losses};
 use crate::ops::mixture::{Gates, MOST, Mixture, mixture};
 use crate::ops::report::{ContrastPart, report};
 use crate::ops::temperature::{constant, temperature};
+use crate::ops::tile::{Chosen, TILES, Tiles};
 use crate::ops::{activation, clip, columns, conditional, dense_update, interact, normalize, probe, transfer};
 use crate::report::progress::Progress;
 use crate::{Error, Result};
@@ -44,10 +45,14 @@ const DENSE: &[&[usize]] = &[&[65_536], &[1_048_576], &[8_388_608]];
 const LINEAR: &[&[usize]] =
     &[&[2048, 1, 320, 512], &[8192, 1, 320, 512], &[2048, 4, 128, 64], &[8192, 4, 128, 64], &[8192, 2, 64, 1]];
 
+/// Slices in which the weight gradient of [`sliced_layer`] is summed.
+const SLICED: usize = 8;
+
 /// Every kernel is in at least one of them; the first is taken.
 const FAMILIES: &[Family] = &[
     Family { dimensions: "rows x groups x inputs x outputs", sizes: LINEAR, build: |s, d| dense_layer(s, d, Activation::Relu) },
     Family { dimensions: "rows x groups x inputs x outputs", sizes: LINEAR, build: |s, d| dense_layer(s, d, Activation::Gelu) },
+    Family { dimensions: "rows x groups x inputs x outputs", sizes: LINEAR, build: sliced_layer },
     Family {
         dimensions: "rows x columns",
         sizes: ROWS_WIDTH,
@@ -242,6 +247,13 @@ fn dense_layer(s: &mut Setup, d: &[usize], activation: Activation) {
     by_rows(s, rows, groups * inputs, |g, x| linear(g, x, w, Some(bias), shape));
 }
 
+/// The same with the weights' gradient summed in slices, whatever the device.
+fn sliced_layer(s: &mut Setup, d: &[usize]) {
+    let tiles = Tiles::always(Chosen { tile: TILES[0], slices: SLICED });
+    s.graph = Graph::new(Limits { tiles, ..s.graph.limits().clone() });
+    dense_layer(s, d, Activation::Relu);
+}
+
 /// Clicks and conversions, a third of the rows with a click alone, another with both.
 fn labels(rows: usize) -> Vec<[f32; 2]> {
     integers(2, rows, 3).iter().map(|&l| [f32::from(l > 0), f32::from(l > 1)]).collect()
@@ -364,7 +376,9 @@ pub fn kernels() -> Vec<Kernel> {
     let mut kernels: Vec<Kernel> = Vec::new();
     for (family, Family { dimensions, build, .. }) in FAMILIES.iter().enumerate() {
         let mut setup = Setup::default();
-        let smallest: Vec<usize> = dimensions.split(" x ").map(|d| if d == "sampled rows" { 1 } else { 2 }).collect();
+        // Few, but rows enough for slices of them.
+        let few = |dimension: &str| if dimension == "rows" { 32 } else { 2 };
+        let smallest: Vec<usize> = dimensions.split(" x ").map(few).collect();
         build(&mut setup, &smallest);
         for node in Plan::new(setup.graph).nodes {
             let name = node.op.kernel().name;
@@ -436,6 +450,58 @@ pub fn check(name: &str, shapes: &[String]) -> Result<()> {
     find(name, shapes).map(|_| ())
 }
 
+/// Opens a device with what `build` puts together and records `steps` steps, one by one.
+fn record(choice: &Choice, limits: Limits, steps: usize, build: impl FnOnce(&mut Setup)) -> Result<(Vec<Node>, Timeline)> {
+    let mut setup = Setup::default();
+    setup.graph = Graph::new(limits);
+    build(&mut setup);
+    let mut nodes = Vec::new();
+    let (mut device, inputs) = setup.open(|state, plans| {
+        nodes = plans.iter().flat_map(Node::all).collect();
+        choice.clone().open(&state.buffers, plans)
+    })?;
+    let bytes: Vec<&[u8]> = inputs.iter().map(|words| bytemuck::cast_slice(words)).collect();
+    let mut outputs = Vec::new();
+    let mut run = |device: &mut dyn Device, steps: usize| {
+        for _ in 0..steps {
+            device.submit(0, &bytes)?;
+            device.receive(0, &mut outputs)?;
+        }
+        Ok::<(), Error>(())
+    };
+    // The first step is the device's own measuring, the next touches everything once more.
+    run(&mut *device, 2)?;
+    device.record(Mode::Detailed)?;
+    run(&mut *device, steps)?;
+    Ok((nodes, device.timeline()?))
+}
+
+/// Median seconds of the three products of a linear layer of these rows, groups, inputs and outputs: forward, the input's gradient, the
+/// weights' with what merges its slices.
+///
+/// # Errors
+///
+/// A device that gives no time; what it reports.
+pub fn linear_times(choice: &Choice, limits: Limits, sizes: [usize; 4], steps: usize) -> Result<[f64; 3]> {
+    let (nodes, timeline) = record(choice, limits, steps, |setup| dense_layer(setup, &sizes, Activation::Relu))?;
+    if let Clock::Missing(why) = timeline.clock {
+        return Err(Error::user(format!("{}: {why}, so its kernels cannot be timed", choice.describe())));
+    }
+    let median = |kernels: &[&str]| {
+        let mut times = vec![0.0; steps];
+        for span in &timeline.spans {
+            if let Activity::Node(node) = span.activity
+                && kernels.contains(&nodes[node].kernel)
+            {
+                times[span.step - 2] += span.seconds();
+            }
+        }
+        times.sort_by(f64::total_cmp);
+        times[steps / 2]
+    };
+    Ok([median(&["linear"]), median(&["linear_input_gradient"]), median(&["linear_weight_gradient", "linear_merge"])])
+}
+
 /// Profiles the kernel called `name` at `shapes`, or at its own where there are none: `steps` steps at each.
 ///
 /// # Errors
@@ -451,28 +517,7 @@ pub fn sweep(name: &str, shapes: &[String], choice: Choice, steps: usize, progre
     let mut all = Recorded::default();
     let mut found: Vec<Line> = Vec::new();
     for shape in shapes {
-        let mut setup = Setup::default();
-        setup.graph = Graph::new(choice.limits());
-        (family.build)(&mut setup, &shape);
-        let mut nodes = Vec::new();
-        let (mut device, inputs) = setup.open(|state, plans| {
-            nodes = plans.iter().flat_map(Node::all).collect();
-            choice.clone().open(&state.buffers, plans)
-        })?;
-        let bytes: Vec<&[u8]> = inputs.iter().map(|words| bytemuck::cast_slice(words)).collect();
-        let mut outputs = Vec::new();
-        let mut run = |device: &mut dyn crate::device::Device, steps: usize| {
-            for _ in 0..steps {
-                device.submit(0, &bytes)?;
-                device.receive(0, &mut outputs)?;
-            }
-            Ok::<(), Error>(())
-        };
-        // The first step is the device's own measuring, the next touches everything once more.
-        run(&mut *device, 2)?;
-        device.record(Mode::Detailed)?;
-        run(&mut *device, steps)?;
-        let mut timeline = device.timeline()?;
+        let (nodes, mut timeline) = record(&choice, choice.limits(), steps, |setup| (family.build)(setup, &shape))?;
         let of_shape = lines(&nodes, &timeline.spans, Mode::Detailed, &roofs).into_iter().filter(|l| l.name == name);
         found.extend(of_shape.map(|line| Line { share: None, ..line }));
         // The nodes of shape after shape stand in one list.
@@ -498,9 +543,7 @@ mod tests {
     fn every_kernel_can_be_profiled_alone() {
         let mut used = BTreeSet::new();
         for case in cases() {
-            let mut setup = Setup::default();
-            (case.build)(&mut setup);
-            used.extend(Plan::new(setup.graph).nodes.iter().map(|n| n.op.kernel().name));
+            used.extend(Plan::new(case.setup().graph).nodes.iter().map(|n| n.op.kernel().name));
         }
         let listed: BTreeSet<&str> = kernels().iter().map(|k| k.name).collect();
         assert!(listed == used, "only in one: {:?}", listed.symmetric_difference(&used).collect::<Vec<_>>());

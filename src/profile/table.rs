@@ -31,7 +31,7 @@ fn times(times: Option<Times>) -> [String; 3] {
 }
 
 /// Columns as wide as their widest cell, the first `left` of them and the last flush left.
-fn columns(rows: &[Vec<String>], left: usize) -> String {
+pub fn columns(rows: &[Vec<String>], left: usize) -> String {
     let count = rows.first().map_or(0, Vec::len);
     let width = |c: usize| rows.iter().filter_map(|row| row.get(c)).map(|cell| cell.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..count).map(width).collect();

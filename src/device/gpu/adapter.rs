@@ -1,6 +1,8 @@
 //! Adapters: what there is, what it can do, and opening one with exactly what a run needs.
 
+use super::tuned;
 use crate::device::Limits;
+use crate::ops::tile::{Kind, Tiles, Tuned};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::sync::{Arc, Mutex};
@@ -11,6 +13,7 @@ pub struct Adapter {
     adapter: wgpu::Adapter,
     info: wgpu::AdapterInfo,
     timestamps: bool,
+    tuned: Option<Arc<[Tuned]>>,
 }
 
 /// What a person without any adapter can do.
@@ -50,7 +53,7 @@ impl Adapter {
         let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
         adapters
             .into_iter()
-            .map(|adapter| Adapter { info: adapter.get_info(), adapter, timestamps: false })
+            .map(|adapter| Adapter { info: adapter.get_info(), adapter, timestamps: false, tuned: None })
             .filter(|a| a.info.backend != wgpu::Backend::Noop)
             .filter(|a| a.adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS))
             .collect()
@@ -137,7 +140,31 @@ impl Adapter {
     /// What graphs for this adapter must stay under.
     pub fn limits(&self) -> Limits {
         let limits = self.adapter.limits();
-        Limits { binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size) }
+        let kind = match self.info.device_type {
+            wgpu::DeviceType::DiscreteGpu | wgpu::DeviceType::VirtualGpu => Kind::Discrete,
+            wgpu::DeviceType::IntegratedGpu | wgpu::DeviceType::Other => Kind::Integrated,
+            wgpu::DeviceType::Cpu => Kind::Software,
+        };
+        Limits {
+            binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
+            tiles: Tiles { kind, tuned: self.tuned.clone() },
+        }
+    }
+
+    /// The same adapter with the tiles that `tauten tune` has chosen on it; also the file that they stand in, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// A file that is damaged.
+    pub fn with_tuned(self) -> Result<(Adapter, Option<std::path::PathBuf>)> {
+        let Some(file) = self.tuned_file().filter(|file| file.exists()) else { return Ok((self, None)) };
+        let tuned = Some(tuned::read(&file)?);
+        Ok((Adapter { tuned, ..self }, Some(file)))
+    }
+
+    /// Where the choice of tiles for this adapter is kept; none where the user has no folder for settings.
+    pub fn tuned_file(&self) -> Option<std::path::PathBuf> {
+        tuned::file(&format!("{} {}", self.backend(), self.info.name))
     }
 
     /// The limits that matter here, by name.

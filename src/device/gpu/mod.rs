@@ -4,6 +4,7 @@
 mod adapter;
 mod pipelines;
 mod timestamps;
+pub mod tuned;
 
 pub use adapter::{Adapter, HOW_TO_GET_ONE};
 pub(super) use pipelines::note as shaders_note;

@@ -218,7 +218,7 @@ fn main() {
         let [total, contrast] = model.loss(ids, Tensor::from_data(labels, &device), gather);
         let gradients = GradientsParams::from_grads(total.backward(), &model);
         model = adam.step(RATE, model, gradients);
-        losses.push(Tensor::cat(vec![total, contrast], 0).into_data().to_vec::<f32>().expect("float32"));
+        losses.push(Tensor::cat(vec![total, contrast], 0).into_data().try_to_vec::<f32>().expect("float32"));
         if step > 0 {
             milliseconds.push(1e3 * start.elapsed().as_secs_f64());
         }

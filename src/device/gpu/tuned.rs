@@ -1,0 +1,53 @@
+//! The file in which the tiles that were measured on an adapter are kept: its own, in the user's folder for settings, to be kept or
+//! deleted.
+
+use crate::data::write::replace;
+use crate::error::io;
+use crate::ops::tile::Tuned;
+use crate::{Error, Result};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Names of files that are being written begin with this.
+const ASIDE: &str = ".tauten-tiles-";
+
+/// The file of the adapter of this name.
+pub(super) fn file(adapter: &str) -> Option<PathBuf> {
+    let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder =
+        named("XDG_CONFIG_HOME").or_else(|| named("APPDATA")).or_else(|| named("HOME").map(|home| home.join(".config")))?;
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let name: String = adapter.chars().map(plain).collect();
+    let words: Vec<&str> = name.split('-').filter(|word| !word.is_empty()).collect();
+    Some(folder.join("tauten").join(format!("tiles-{}.json", words.join("-"))))
+}
+
+/// What stands in `file`.
+///
+/// # Errors
+///
+/// A file that cannot be read, or is no such file.
+pub fn read(file: &Path) -> Result<Arc<[Tuned]>> {
+    let text = std::fs::read_to_string(file).map_err(io(file))?;
+    let tuned: Vec<Tuned> = serde_json::from_str(&text).map_err(|e| {
+        Error::user(format!("{}: no choice of tiles ({e}); delete it, or run `tauten tune` again", file.display()))
+    })?;
+    if let Some(wrong) = tuned.iter().find(|t| !t.chosen.is_possible()) {
+        let (file, tile) = (file.display(), wrong.chosen);
+        return Err(Error::user(format!("{file}: there is no tile {tile:?}; delete the file, or run `tauten tune` again")));
+    }
+    Ok(tuned.into())
+}
+
+/// Keeps `tuned` in `file`.
+///
+/// # Errors
+///
+/// What the file system reports.
+pub fn write(file: &Path, tuned: &[Tuned]) -> Result<()> {
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder).map_err(io(folder))?;
+    }
+    let text = serde_json::to_string_pretty(tuned).map_err(|e| Error::system(format!("{}: {e}", file.display())))?;
+    replace(file, ASIDE, (text + "\n").as_bytes())
+}

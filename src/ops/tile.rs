@@ -1,0 +1,270 @@
+//! The tiles of matrix products: which there are, and which one a product gets.
+//!
+//! A tile is constants of `shaders/linear.wgsl`. No sum depends on them but by slices: a weight gradient's rows may be summed in slices side by
+//! side, where the result alone is too small to fill a device, and the slices in order after that. So the same choice gives the same
+//! bits.
+
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// How a workgroup makes its part of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tile {
+    /// Invocations along the result's rows.
+    pub height: u32,
+    /// Invocations along its columns.
+    pub width: u32,
+    /// Blocks of 4 x 4 that an invocation makes along rows: 1 or 2.
+    pub rows: u32,
+    /// The same along columns.
+    pub columns: u32,
+    /// Summed index that lies in workgroup memory at a time.
+    pub depth: u32,
+}
+
+/// Rows of a result for every column of few: of heads and gates.
+const NARROW: Tile = Tile { height: 32, width: 4, rows: 1, columns: 1, depth: 16 };
+const SMALL: Tile = Tile { height: 8, width: 8, rows: 1, columns: 1, depth: 16 };
+const MIDDLE: Tile = Tile { height: 16, width: 16, rows: 1, columns: 1, depth: 16 };
+/// As large as [`MIDDLE`] by a quarter of the invocations, each of which reads half as much for an operation.
+const DENSE: Tile = Tile { height: 8, width: 8, rows: 2, columns: 2, depth: 16 };
+const TALL: Tile = Tile { height: 16, width: 16, rows: 2, columns: 1, depth: 16 };
+const LARGE: Tile = Tile { height: 16, width: 16, rows: 2, columns: 2, depth: 16 };
+
+/// All tiles: each within WebGPU's 256 invocations and 16 KiB of workgroup memory.
+pub const TILES: [Tile; 6] = [NARROW, SMALL, MIDDLE, DENSE, TALL, LARGE];
+
+/// Numbers of slices that are tried.
+pub const SLICES: [usize; 6] = [1, 2, 4, 8, 16, 32];
+/// Fewest rows of a slice.
+const SLICE_ROWS: usize = 128;
+
+impl Tile {
+    /// Rows and columns of the result that a workgroup makes.
+    pub fn size(self) -> [usize; 2] {
+        [4 * self.height * self.rows, 4 * self.width * self.columns].map(|n| n as usize)
+    }
+
+    /// Workgroups for a result of these rows and columns.
+    pub fn workgroups(self, rows: usize, columns: usize) -> [usize; 2] {
+        [rows.div_ceil(self.size()[0]), columns.div_ceil(self.size()[1])]
+    }
+
+    /// Values of the shader's constants.
+    pub fn overrides(self) -> Vec<(&'static str, f64)> {
+        let all = [
+            ("HEIGHT", self.height),
+            ("WIDTH", self.width),
+            ("ROWS", self.rows),
+            ("COLUMNS", self.columns),
+            ("DEPTH", self.depth),
+        ];
+        all.map(|(name, value)| (name, value.into())).to_vec()
+    }
+
+    /// `64x64/8x8`: what a workgroup makes, and what an invocation.
+    pub fn describe(self) -> String {
+        let [rows, columns] = self.size();
+        format!("{rows}x{columns}/{}x{}", 4 * self.rows, 4 * self.columns)
+    }
+}
+
+/// A product of a linear layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Product {
+    /// y = x W.
+    Forward,
+    /// dx = d W'.
+    InputGradient,
+    /// dW = x' d.
+    WeightGradient,
+}
+
+/// A product with its sizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shape {
+    /// Which one it is.
+    pub product: Product,
+    /// Rows of the minibatch.
+    pub rows: usize,
+    /// Groups.
+    pub groups: usize,
+    /// Inputs of a group.
+    pub inputs: usize,
+    /// Outputs of a group.
+    pub outputs: usize,
+}
+
+impl Shape {
+    /// Rows and columns of its result.
+    pub fn result(&self) -> [usize; 2] {
+        match self.product {
+            Product::Forward => [self.rows, self.outputs],
+            Product::InputGradient => [self.rows, self.inputs],
+            Product::WeightGradient => [self.inputs, self.outputs],
+        }
+    }
+
+    /// How far two shapes are apart: the sum over sizes of the ratio's logarithm.
+    fn distance(&self, other: &Shape) -> f64 {
+        let sizes = |s: &Shape| [s.rows, s.groups, s.inputs, s.outputs].map(|n| (n as f64).ln());
+        sizes(self).iter().zip(sizes(other)).map(|(a, b)| (a - b).abs()).sum()
+    }
+}
+
+/// What a product gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Chosen {
+    /// The tile.
+    pub tile: Tile,
+    /// Slices of the rows that a weight gradient is summed in; 1 for the others.
+    pub slices: usize,
+}
+
+impl Chosen {
+    /// Whether it is one of those that there are.
+    pub fn is_possible(&self) -> bool {
+        TILES.contains(&self.tile) && SLICES.contains(&self.slices)
+    }
+
+    /// Rows of a slice of `rows`, and how many slices there are.
+    pub fn slices(&self, rows: usize) -> (usize, usize) {
+        let slice = rows.div_ceil(self.slices).next_multiple_of(self.tile.depth as usize).min(rows.max(1));
+        (slice, rows.div_ceil(slice).max(1))
+    }
+}
+
+/// Kinds of adapters that the fixed table tells apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The CPU twins, which have no tiles, and software adapters: as many workgroups as there are cores are enough.
+    Software,
+    /// Few compute units.
+    Integrated,
+    /// Many.
+    Discrete,
+}
+
+/// A choice that was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tuned {
+    /// The product.
+    pub shape: Shape,
+    /// What was fastest.
+    pub chosen: Chosen,
+}
+
+/// Chooses tiles for one adapter.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tiles {
+    /// The adapter's kind.
+    pub kind: Kind,
+    /// What was measured on it, if it was.
+    pub tuned: Option<Arc<[Tuned]>>,
+}
+
+impl Tiles {
+    /// The fixed table for twins and software adapters.
+    pub const SOFTWARE: Tiles = Tiles { kind: Kind::Software, tuned: None };
+
+    /// The same choice for every product.
+    pub fn always(chosen: Chosen) -> Tiles {
+        let of = |product| Tuned { shape: Shape { product, rows: 1, groups: 1, inputs: 1, outputs: 1 }, chosen };
+        let tuned = [Product::Forward, Product::InputGradient, Product::WeightGradient].map(of);
+        Tiles { kind: Kind::Software, tuned: Some(Arc::new(tuned)) }
+    }
+
+    /// What a product gets: the nearest of those that were measured, else what the table says.
+    pub fn choose(&self, shape: Shape) -> Chosen {
+        let measured = self.tuned.iter().flat_map(|t| t.iter()).filter(|t| t.shape.product == shape.product);
+        match measured.min_by(|a, b| shape.distance(&a.shape).total_cmp(&shape.distance(&b.shape))) {
+            Some(nearest) => nearest.chosen,
+            None => self.fixed(shape),
+        }
+    }
+
+    /// The fixed table: the largest tile of which there are enough to fill the device.
+    fn fixed(&self, shape: Shape) -> Chosen {
+        let [rows, columns] = shape.result();
+        let enough = match self.kind {
+            Kind::Software => 1,
+            Kind::Integrated => 64,
+            Kind::Discrete => 256,
+        };
+        let count = |tile: Tile| tile.workgroups(rows, columns).iter().product::<usize>() * shape.groups;
+        let tile = match self.kind {
+            // What an invocation makes counts for nothing there, and smaller code runs faster.
+            Kind::Software => MIDDLE,
+            _ if columns <= 16 => NARROW,
+            _ => [LARGE, DENSE, SMALL].into_iter().find(|&tile| count(tile) >= enough).unwrap_or(SMALL),
+        };
+        let slices = match shape.product {
+            Product::WeightGradient => {
+                let wanted = enough.div_ceil(count(tile)).min(shape.rows / SLICE_ROWS);
+                SLICES.into_iter().rfind(|&slices| slices <= wanted).unwrap_or(1)
+            }
+            _ => 1,
+        };
+        Chosen { tile, slices }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape(product: Product, rows: usize, groups: usize, inputs: usize, outputs: usize) -> Shape {
+        Shape { product, rows, groups, inputs, outputs }
+    }
+
+    #[test]
+    fn every_tile_is_within_the_limits_of_webgpu() {
+        for tile in TILES {
+            assert!(tile.height * tile.width <= 256, "{tile:?}");
+            let vectors = tile.depth * (tile.height * tile.rows + tile.width * tile.columns);
+            assert!(16 * vectors <= 16 << 10, "{tile:?} takes {} bytes", 16 * vectors);
+            assert!((1..=2).contains(&tile.rows) && (1..=2).contains(&tile.columns));
+        }
+    }
+
+    #[test]
+    fn slices_cover_the_rows() {
+        for slices in SLICES {
+            for rows in [1, 15, 16, 100, 128, 1000, 8192] {
+                let (slice, count) = Chosen { tile: MIDDLE, slices }.slices(rows);
+                assert!(count <= slices && slice * count >= rows && slice * (count - 1) < rows, "{slices} of {rows}");
+            }
+        }
+    }
+
+    #[test]
+    fn small_results_are_cut_finer_where_the_device_is_larger() {
+        let of = |kind, shape| Tiles { kind, tuned: None }.choose(shape);
+        let experts = shape(Product::WeightGradient, 8192, 1, 320, 512);
+        assert_eq!(of(Kind::Software, experts), Chosen { tile: MIDDLE, slices: 1 });
+        assert_eq!(of(Kind::Discrete, experts), Chosen { tile: SMALL, slices: 2 });
+        assert_eq!(of(Kind::Integrated, experts), Chosen { tile: SMALL, slices: 1 });
+        assert_eq!(of(Kind::Discrete, shape(Product::Forward, 8192, 1, 320, 512)).tile, LARGE);
+        assert_eq!(of(Kind::Discrete, shape(Product::Forward, 8192, 2, 64, 1)).tile, NARROW);
+        // Too few rows for slices.
+        assert_eq!(of(Kind::Discrete, shape(Product::WeightGradient, 100, 1, 64, 64)).slices, 1);
+    }
+
+    #[test]
+    fn the_nearest_that_was_measured_is_taken() {
+        let tuned = |rows, tile, slices| Tuned {
+            shape: shape(Product::WeightGradient, rows, 1, 64, 64),
+            chosen: Chosen { tile, slices },
+        };
+        let tiles = Tiles { kind: Kind::Discrete, tuned: Some(Arc::new([tuned(100, SMALL, 1), tuned(10_000, TALL, 8)])) };
+        assert_eq!(tiles.choose(shape(Product::WeightGradient, 200, 1, 64, 64)), tuned(100, SMALL, 1).chosen);
+        assert_eq!(tiles.choose(shape(Product::WeightGradient, 5000, 2, 64, 64)), tuned(10_000, TALL, 8).chosen);
+        // Nothing was measured of the others.
+        assert_eq!(tiles.choose(shape(Product::Forward, 8192, 1, 320, 512)).tile, LARGE);
+    }
+}
