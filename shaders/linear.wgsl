@@ -61,7 +61,7 @@ override DEPTH: u32 = 16u;
 var<workgroup> left: array<vec4<f32>, DEPTH * HEIGHT * ROWS>;
 var<workgroup> right: array<vec4<f32>, DEPTH * WIDTH * COLUMNS>;
 
-// An invocation's blocks: row 4 r + i of them and columns c is at (4 r + i) * 2 + c. At most 2 x 2 blocks.
+// An invocation's blocks: row 4 r + i of them and columns c is at (4 r + i) * COLUMNS + c. At most four blocks.
 alias Sums = array<vec4<f32>, 16>;
 
 // The first row of a workgroup's tile, and an invocation's row i of its blocks of rows r.
@@ -168,13 +168,14 @@ fn d_at(b: u32, g: u32, n: u32) -> f32 {
 fn multiply(local: vec2<u32>, sums: ptr<function, Sums>) {
     for (var k = 0u; k < DEPTH; k++) {
         for (var r = 0u; r < ROWS; r++) {
-            let a = left[(k * ROWS + r) * HEIGHT + local.y];
+            // The same for a whole workgroup of height 1, which it tells a compiler so.
+            let a = left[(k * ROWS + r) * HEIGHT + select(local.y, 0u, HEIGHT == 1u)];
             for (var c = 0u; c < COLUMNS; c++) {
                 let b = right[(k * COLUMNS + c) * WIDTH + local.x];
-                (*sums)[r * 8u + c] += a.x * b;
-                (*sums)[r * 8u + 2u + c] += a.y * b;
-                (*sums)[r * 8u + 4u + c] += a.z * b;
-                (*sums)[r * 8u + 6u + c] += a.w * b;
+                (*sums)[(r * 4u) * COLUMNS + c] += a.x * b;
+                (*sums)[(r * 4u + 1u) * COLUMNS + c] += a.y * b;
+                (*sums)[(r * 4u + 2u) * COLUMNS + c] += a.z * b;
+                (*sums)[(r * 4u + 3u) * COLUMNS + c] += a.w * b;
             }
         }
     }
@@ -219,7 +220,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id
             let n = column_of(first_column(group), id.xy, c);
             for (var i = 0u; i < 4u; i++) {
                 let b = row_of(first_row(group), id.xy, r) + i;
-                let sum = sums[r * 8u + i * 2u + c];
+                let sum = sums[(r * 4u + i) * COLUMNS + c];
                 for (var j = 0u; j < 4u; j++) {
                     if b < params.rows && n + j < params.outputs {
                         y[(b * params.groups + g) * params.outputs + n + j] = activated(biased(sum[j], g, n + j)).x;
@@ -240,7 +241,7 @@ fn forward_keeping(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invoc
             let n = column_of(first_column(group), id.xy, c);
             for (var i = 0u; i < 4u; i++) {
                 let b = row_of(first_row(group), id.xy, r) + i;
-                let sum = sums[r * 8u + i * 2u + c];
+                let sum = sums[(r * 4u + i) * COLUMNS + c];
                 for (var j = 0u; j < 4u; j++) {
                     if b < params.rows && n + j < params.outputs {
                         let at = (b * params.groups + g) * params.outputs + n + j;
@@ -286,7 +287,7 @@ fn input_gradient(
             let k = column_of(column, id.xy, c);
             for (var i = 0u; i < 4u; i++) {
                 let b = row_of(row, id.xy, r) + i;
-                let sum = sums[r * 8u + i * 2u + c];
+                let sum = sums[(r * 4u + i) * COLUMNS + c];
                 for (var j = 0u; j < 4u; j++) {
                     if b < params.rows && k + j < params.inputs {
                         let at = (b * params.groups + g) * params.inputs + k + j;
@@ -329,7 +330,7 @@ fn weight_gradient(
                     for (var i = 0u; i < 4u; i++) {
                         let k = row_of(row, id.xy, r) + i;
                         if k < params.inputs {
-                            sums[r * 8u + i * 2u + c][j] = dw[(out * params.inputs + k) * params.outputs + n + j];
+                            sums[(r * 4u + i) * COLUMNS + c][j] = dw[(out * params.inputs + k) * params.outputs + n + j];
                         }
                     }
                 }
@@ -377,7 +378,7 @@ fn weight_gradient(
                 for (var i = 0u; i < 4u; i++) {
                     let k = row_of(row, id.xy, r) + i;
                     if k < params.inputs {
-                        dw[(out * params.inputs + k) * params.outputs + n + j] = sums[r * 8u + i * 2u + c][j];
+                        dw[(out * params.inputs + k) * params.outputs + n + j] = sums[(r * 4u + i) * COLUMNS + c][j];
                     }
                 }
             }

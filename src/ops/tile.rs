@@ -15,9 +15,9 @@ pub struct Tile {
     pub height: u32,
     /// Invocations along its columns.
     pub width: u32,
-    /// Blocks of 4 x 4 that an invocation makes along rows: 1 or 2.
+    /// Blocks of 4 x 4 that an invocation makes along rows.
     pub rows: u32,
-    /// The same along columns.
+    /// The same along columns; at most four blocks in all.
     pub columns: u32,
     /// Summed index that lies in workgroup memory at a time.
     pub depth: u32,
@@ -32,8 +32,11 @@ const DENSE: Tile = Tile { height: 8, width: 8, rows: 2, columns: 2, depth: 16 }
 const TALL: Tile = Tile { height: 16, width: 16, rows: 2, columns: 1, depth: 16 };
 const LARGE: Tile = Tile { height: 16, width: 16, rows: 2, columns: 2, depth: 16 };
 
+/// For processors: all invocations read the same rows, so a vector of invocations reads each once.
+const FLAT: Tile = Tile { height: 1, width: 16, rows: 4, columns: 1, depth: 16 };
+
 /// All tiles: each within WebGPU's 256 invocations and 16 KiB of workgroup memory.
-pub const TILES: [Tile; 6] = [NARROW, SMALL, MIDDLE, DENSE, TALL, LARGE];
+pub const TILES: [Tile; 7] = [NARROW, SMALL, MIDDLE, DENSE, TALL, LARGE, FLAT];
 
 /// Numbers of slices that are tried.
 pub const SLICES: [usize; 6] = [1, 2, 4, 8, 16, 32];
@@ -228,7 +231,7 @@ mod tests {
             assert!(tile.height * tile.width <= 256, "{tile:?}");
             let vectors = tile.depth * (tile.height * tile.rows + tile.width * tile.columns);
             assert!(16 * vectors <= 16 << 10, "{tile:?} takes {} bytes", 16 * vectors);
-            assert!((1..=2).contains(&tile.rows) && (1..=2).contains(&tile.columns));
+            assert!((1..=4).contains(&(tile.rows * tile.columns)), "{tile:?}");
         }
     }
 
