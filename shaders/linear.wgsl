@@ -61,8 +61,8 @@ override DEPTH: u32 = 16u;
 var<workgroup> left: array<vec4<f32>, DEPTH * HEIGHT * ROWS>;
 var<workgroup> right: array<vec4<f32>, DEPTH * WIDTH * COLUMNS>;
 
-// An invocation's blocks: row 4 r + i of them and columns c is at (4 r + i) * COLUMNS + c. At most four blocks.
-alias Sums = array<vec4<f32>, 16>;
+// An invocation's blocks: row 4 r + i of them and columns c is at (4 r + i) * COLUMNS + c. At most eight blocks.
+alias Sums = array<vec4<f32>, 32>;
 
 // The first row of a workgroup's tile, and an invocation's row i of its blocks of rows r.
 fn first_row(group: vec3<u32>) -> u32 {
@@ -98,47 +98,52 @@ fn w_at(g: u32, k: u32, n: u32) -> f32 {
 
 // The normal distribution from its upper tail, whose relative error is below 1.2e-7 for x >= 0: half of the complementary error
 // function at x / sqrt(2) (Press et al., Numerical Recipes, 6.2).
-fn normal_tail(x: f32) -> f32 {
+fn normal_tail(x: vec4<f32>) -> vec4<f32> {
     let a = x * 0.70710678;
     let t = 1.0 / (1.0 + 0.5 * a);
     let p = -1.26551223 + t * (1.00002368 + t * (0.37409196 + t * (0.09678418 + t * (-0.18628806 + t * (0.27886807
         + t * (-1.13520398 + t * (1.48851587 + t * (-0.82215223 + t * 0.17087277))))))));
-    return 0.5 * t * exp(max(p - a * a, -87.0));
+    return 0.5 * t * exp(max(p - a * a, vec4(-87.0)));
 }
 
 // tanh by its series near 0, where the quotient would lose digits; elsewhere no exponential grows.
-fn tanh_of(z: f32) -> f32 {
-    if abs(z) < 0.2 {
-        let s = z * z;
-        return z * (1.0 + s * (-0.33333333 + s * (0.13333333 + s * -0.053968254)));
-    }
-    let e = exp(max(-2.0 * abs(z), -87.0));
-    return sign(z) * (1.0 - e) / (1.0 + e);
+fn tanh_of(z: vec4<f32>) -> vec4<f32> {
+    let s = z * z;
+    let series = z * (1.0 + s * (-0.33333333 + s * (0.13333333 + s * -0.053968254)));
+    let e = exp(max(-2.0 * abs(z), vec4(-87.0)));
+    return select(sign(z) * (1.0 - e) / (1.0 + e), series, abs(z) < vec4(0.2));
 }
 
-// (act(z), act'(z)).
-fn activated(z: f32) -> vec2<f32> {
+struct Activated {
+    y: vec4<f32>,
+    slope: vec4<f32>,
+}
+
+// act(z) and act'(z).
+fn activated(z: vec4<f32>) -> Activated {
+    let zero = vec4(0.0);
+    let one = vec4(1.0);
     switch params.activation {
         case 1u: {
-            return vec2(max(z, 0.0), select(0.0, 1.0, z > 0.0));
+            return Activated(max(z, zero), select(zero, one, z > zero));
         }
         case 2u: {
             let y = tanh_of(z);
-            return vec2(y, 1.0 - y * y);
+            return Activated(y, 1.0 - y * y);
         }
         case 3u: {
             let tail = normal_tail(abs(z));
-            let below = select(tail, 1.0 - tail, z > 0.0);
-            return vec2(z * below, below + z * (0.39894228 * exp(max(-0.5 * z * z, -87.0))));
+            let below = select(tail, 1.0 - tail, z > zero);
+            return Activated(z * below, below + z * (0.39894228 * exp(max(-0.5 * z * z, vec4(-87.0)))));
         }
         case 4u: {
-            let e = exp(max(-abs(z), -87.0));
-            let s = select(e, 1.0, z > 0.0) / (1.0 + e);
-            let rest = select(1.0, e, z > 0.0) / (1.0 + e);
-            return vec2(z * s, s * (1.0 + z * rest));
+            let e = exp(max(-abs(z), vec4(-87.0)));
+            let s = select(e, one, z > zero) / (1.0 + e);
+            let rest = select(one, e, z > zero) / (1.0 + e);
+            return Activated(z * s, s * (1.0 + z * rest));
         }
         default: {
-            return vec2(z, 1.0);
+            return Activated(z, one);
         }
     }
 }
@@ -147,38 +152,32 @@ fn activated(z: f32) -> vec2<f32> {
 fn d_at(b: u32, g: u32, n: u32) -> f32 {
     if b < params.rows && n < params.outputs {
         let i = (b * params.groups + g) * params.outputs + n;
-        switch params.activation {
-            case 0u: {
-                return dy[i];
-            }
-            case 1u: {
-                return select(0.0, dy[i], y_read[i] > 0.0);
-            }
-            case 2u: {
-                return dy[i] * (1.0 - y_read[i] * y_read[i]);
-            }
-            default: {
-                return dy[i] * y_read[i];
-            }
+        if params.activation == 0u {
+            return dy[i];
         }
+        let kept = y_read[i];
+        let slope = select(kept, select(0.0, 1.0, kept > 0.0), params.activation == 1u);
+        return dy[i] * select(slope, 1.0 - kept * kept, params.activation == 2u);
     }
     return 0.0;
 }
 
+// The sums are a copy while they grow, which compilers keep in registers.
 fn multiply(local: vec2<u32>, sums: ptr<function, Sums>) {
+    var s = *sums;
     for (var k = 0u; k < DEPTH; k++) {
         for (var r = 0u; r < ROWS; r++) {
-            // The same for a whole workgroup of height 1, which it tells a compiler so.
-            let a = left[(k * ROWS + r) * HEIGHT + select(local.y, 0u, HEIGHT == 1u)];
+            let a = left[(k * ROWS + r) * HEIGHT + local.y];
             for (var c = 0u; c < COLUMNS; c++) {
                 let b = right[(k * COLUMNS + c) * WIDTH + local.x];
-                (*sums)[(r * 4u) * COLUMNS + c] += a.x * b;
-                (*sums)[(r * 4u + 1u) * COLUMNS + c] += a.y * b;
-                (*sums)[(r * 4u + 2u) * COLUMNS + c] += a.z * b;
-                (*sums)[(r * 4u + 3u) * COLUMNS + c] += a.w * b;
+                s[(r * 4u) * COLUMNS + c] += a.x * b;
+                s[(r * 4u + 1u) * COLUMNS + c] += a.y * b;
+                s[(r * 4u + 2u) * COLUMNS + c] += a.z * b;
+                s[(r * 4u + 3u) * COLUMNS + c] += a.w * b;
             }
         }
     }
+    *sums = s;
 }
 
 // Sums of the tile whose first row and column these are.
@@ -202,12 +201,15 @@ fn product(g: u32, row: u32, column: u32, local: vec2<u32>, sums: ptr<function, 
     }
 }
 
-// The sum behind y[b, g, n] with its bias.
-fn biased(sum: f32, g: u32, n: u32) -> f32 {
-    if (params.flags & 1u) != 0u {
-        return sum + bias[g * params.outputs + n];
+// The biases of four columns.
+fn biases(g: u32, n: u32) -> vec4<f32> {
+    var all = vec4<f32>();
+    for (var j = 0u; j < 4u; j++) {
+        if (params.flags & 1u) != 0u && n + j < params.outputs {
+            all[j] = bias[g * params.outputs + n + j];
+        }
     }
-    return sum;
+    return all;
 }
 
 @compute @workgroup_size(WIDTH, HEIGHT)
@@ -215,15 +217,16 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id
     let g = group.z;
     var sums = Sums();
     product(g, first_row(group), first_column(group), id.xy, &sums);
-    for (var r = 0u; r < ROWS; r++) {
-        for (var c = 0u; c < COLUMNS; c++) {
-            let n = column_of(first_column(group), id.xy, c);
+    for (var c = 0u; c < COLUMNS; c++) {
+        let n = column_of(first_column(group), id.xy, c);
+        let added = biases(g, n);
+        for (var r = 0u; r < ROWS; r++) {
             for (var i = 0u; i < 4u; i++) {
                 let b = row_of(first_row(group), id.xy, r) + i;
-                let sum = sums[(r * 4u + i) * COLUMNS + c];
+                let value = activated(sums[(r * 4u + i) * COLUMNS + c] + added);
                 for (var j = 0u; j < 4u; j++) {
                     if b < params.rows && n + j < params.outputs {
-                        y[(b * params.groups + g) * params.outputs + n + j] = activated(biased(sum[j], g, n + j)).x;
+                        y[(b * params.groups + g) * params.outputs + n + j] = value.y[j];
                     }
                 }
             }
@@ -236,18 +239,18 @@ fn forward_keeping(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invoc
     let g = group.z;
     var sums = Sums();
     product(g, first_row(group), first_column(group), id.xy, &sums);
-    for (var r = 0u; r < ROWS; r++) {
-        for (var c = 0u; c < COLUMNS; c++) {
-            let n = column_of(first_column(group), id.xy, c);
+    for (var c = 0u; c < COLUMNS; c++) {
+        let n = column_of(first_column(group), id.xy, c);
+        let added = biases(g, n);
+        for (var r = 0u; r < ROWS; r++) {
             for (var i = 0u; i < 4u; i++) {
                 let b = row_of(first_row(group), id.xy, r) + i;
-                let sum = sums[(r * 4u + i) * COLUMNS + c];
+                let value = activated(sums[(r * 4u + i) * COLUMNS + c] + added);
                 for (var j = 0u; j < 4u; j++) {
                     if b < params.rows && n + j < params.outputs {
                         let at = (b * params.groups + g) * params.outputs + n + j;
-                        let value = activated(biased(sum[j], g, n + j));
-                        y[at] = value.x;
-                        slope[at] = value.y;
+                        y[at] = value.y[j];
+                        slope[at] = value.slope[j];
                     }
                 }
             }
@@ -433,7 +436,7 @@ fn activate(
 ) {
     let i = element(group, groups, t);
     if i < elements() {
-        y[i] = activated(x[i]).x;
+        y[i] = activated(vec4(x[i])).y.x;
     }
 }
 
@@ -447,7 +450,7 @@ fn activate_backward(
     if i >= elements() {
         return;
     }
-    var gradient = dy[i] * activated(x[i]).y;
+    var gradient = dy[i] * activated(vec4(x[i])).slope.x;
     if (params.flags & 2u) != 0u {
         gradient += dx[i];
     }

@@ -17,7 +17,7 @@ pub struct Tile {
     pub width: u32,
     /// Blocks of 4 x 4 that an invocation makes along rows.
     pub rows: u32,
-    /// The same along columns; at most four blocks in all.
+    /// The same along columns; at most eight blocks in all.
     pub columns: u32,
     /// Summed index that lies in workgroup memory at a time.
     pub depth: u32,
@@ -32,11 +32,11 @@ const DENSE: Tile = Tile { height: 8, width: 8, rows: 2, columns: 2, depth: 16 }
 const TALL: Tile = Tile { height: 16, width: 16, rows: 2, columns: 1, depth: 16 };
 const LARGE: Tile = Tile { height: 16, width: 16, rows: 2, columns: 2, depth: 16 };
 
-/// For processors: all invocations read the same rows, so a vector of invocations reads each once.
-const FLAT: Tile = Tile { height: 1, width: 16, rows: 4, columns: 1, depth: 16 };
+/// For processors, to which reading workgroup memory costs more than the operations: an invocation makes 16 x 8 numbers.
+const BROAD: Tile = Tile { height: 4, width: 8, rows: 4, columns: 2, depth: 16 };
 
 /// All tiles: each within WebGPU's 256 invocations and 16 KiB of workgroup memory.
-pub const TILES: [Tile; 7] = [NARROW, SMALL, MIDDLE, DENSE, TALL, LARGE, FLAT];
+pub const TILES: [Tile; 7] = [NARROW, SMALL, MIDDLE, DENSE, TALL, LARGE, BROAD];
 
 /// Numbers of slices that are tried.
 pub const SLICES: [usize; 6] = [1, 2, 4, 8, 16, 32];
@@ -201,9 +201,8 @@ impl Tiles {
         };
         let count = |tile: Tile| tile.workgroups(rows, columns).iter().product::<usize>() * shape.groups;
         let tile = match self.kind {
-            // What an invocation makes counts for nothing there, and smaller code runs faster.
-            Kind::Software => MIDDLE,
             _ if columns <= 16 => NARROW,
+            Kind::Software => BROAD,
             _ => [LARGE, DENSE, SMALL].into_iter().find(|&tile| count(tile) >= enough).unwrap_or(SMALL),
         };
         let slices = match shape.product {
@@ -231,7 +230,7 @@ mod tests {
             assert!(tile.height * tile.width <= 256, "{tile:?}");
             let vectors = tile.depth * (tile.height * tile.rows + tile.width * tile.columns);
             assert!(16 * vectors <= 16 << 10, "{tile:?} takes {} bytes", 16 * vectors);
-            assert!((1..=4).contains(&(tile.rows * tile.columns)), "{tile:?}");
+            assert!((1..=8).contains(&(tile.rows * tile.columns)), "{tile:?}");
         }
     }
 
@@ -249,7 +248,7 @@ mod tests {
     fn small_results_are_cut_finer_where_the_device_is_larger() {
         let of = |kind, shape| Tiles { kind, tuned: None }.choose(shape);
         let experts = shape(Product::WeightGradient, 8192, 1, 320, 512);
-        assert_eq!(of(Kind::Software, experts), Chosen { tile: MIDDLE, slices: 1 });
+        assert_eq!(of(Kind::Software, experts), Chosen { tile: BROAD, slices: 1 });
         assert_eq!(of(Kind::Discrete, experts), Chosen { tile: SMALL, slices: 2 });
         assert_eq!(of(Kind::Integrated, experts), Chosen { tile: SMALL, slices: 1 });
         assert_eq!(of(Kind::Discrete, shape(Product::Forward, 8192, 1, 320, 512)).tile, LARGE);
