@@ -118,6 +118,7 @@ fn help_tells_of_every_flag() {
             "profile",
             &["[CONFIG]", "--data", "--device", "--steps", "--mode", "--out", "--kernel", "--shape", "--set", "--json"],
         ),
+        ("tune", &["[CONFIG]", "--device", "--steps", "--out", "--set", "--json"]),
         ("predict", &["<RUN>", "<INPUTS>...", "--out", "--keep", "--checkpoint", "--device"]),
     ] {
         let ended = well(tauten(&[name, "--help"]));

@@ -18,10 +18,13 @@ use tauten::data::prepare::prepare;
 use tauten::data::simulate::simulate;
 use tauten::data::write::Format;
 use tauten::device::Choice;
+use tauten::device::gpu::tuned;
 use tauten::device::timeline::{Activity, Clock, Mode};
 use tauten::ops::check::Setup;
+use tauten::ops::tile::{Product, Tiles};
 use tauten::profile::lines::{Node, lines};
 use tauten::profile::roofs::{Rate, Roofs};
+use tauten::profile::tune::{layers, tune};
 use tauten::profile::{Profile, Recorded, sweep, train};
 use tauten::report::progress::Progress;
 
@@ -350,4 +353,45 @@ fn shaders_are_read_from_a_folder_in_a_debug_build() {
         let (code, _, err) = run();
         assert_eq!((code, err.lines().last().unwrap()), (2, "error: DIR/probe.wgsl: No such file or directory (os error 2)"));
     });
+}
+
+#[test]
+fn tiles_are_measured_kept_and_taken() {
+    let file = place().join("tiles.json");
+    for_each_adapter(|_, adapter| {
+        let choice = Choice::Gpu(Box::new(adapter()));
+        let found = tune(&choice, &[[70, 2, 9, 5]], 1, &Progress::new(true)).unwrap();
+        let products: Vec<Product> = found.iter().map(|f| f.tuned.shape.product).collect();
+        assert_eq!(products, [Product::Forward, Product::InputGradient, Product::WeightGradient]);
+        for f in &found {
+            assert!(f.tuned.chosen.is_possible() && f.best_us > 0.0 && f.best_us <= f.fixed_us, "{f:?}");
+        }
+        let choices: Vec<_> = found.iter().map(|f| f.tuned).collect();
+        tuned::write(&file, &choices).unwrap();
+        let kept = tuned::read(&file).unwrap();
+        assert_eq!(*kept, *choices);
+        let tiles = Tiles { tuned: Some(kept), ..choice.limits().tiles };
+        assert_eq!(tiles.choose(choices[2].shape), choices[2].chosen);
+    });
+    // The layers of a model need no data: experts and gates, hidden layers, towers, heads, each for training and evaluation.
+    let layers = layers(&loaded(place()).config, Choice::Cpu.limits()).unwrap();
+    assert!(layers.iter().all(|sizes| sizes[0] == 128) && layers.len() > 4, "{layers:?}");
+}
+
+#[test]
+fn a_damaged_choice_of_tiles_is_the_users_error() {
+    let file = place().join("damaged.json");
+    let failure = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let e = tuned::read(&file).unwrap_err();
+        assert_eq!(e.exit_code(), 2);
+        e.to_string().replace(&place().display().to_string(), "PLACE")
+    };
+    insta::assert_snapshot!(failure("{"), @"PLACE/damaged.json: no choice of tiles (EOF while parsing an object at line 1 column 1); delete it, or run `tauten tune` again");
+    let shape = r#"{ "product": "forward", "rows": 1, "groups": 1, "inputs": 1, "outputs": 1 }"#;
+    let tile = r#"{ "height": 9, "width": 9, "rows": 1, "columns": 1, "depth": 16 }"#;
+    let text = format!(r#"[{{ "shape": {shape}, "chosen": {{ "tile": {tile}, "slices": 1 }} }}]"#);
+    insta::assert_snapshot!(failure(&text), @"PLACE/damaged.json: there is no tile of 9 x 9 invocations, 1 x 1 blocks, depth 16 in 1 slices; delete the file, or run `tauten tune` again");
+    let cpu = tauten(&["tune", "--device", "cpu", "-q"]);
+    insta::assert_snapshot!(error(cpu), @"2: error: the CPU has no tiles to choose; name an adapter with --device");
 }

@@ -33,8 +33,12 @@ pub fn read(file: &Path) -> Result<Arc<[Tuned]>> {
         Error::user(format!("{}: no choice of tiles ({e}); delete it, or run `tauten tune` again", file.display()))
     })?;
     if let Some(wrong) = tuned.iter().find(|t| !t.chosen.is_possible()) {
-        let (file, tile) = (file.display(), wrong.chosen);
-        return Err(Error::user(format!("{file}: there is no tile {tile:?}; delete the file, or run `tauten tune` again")));
+        let (file, tile, slices) = (file.display(), wrong.chosen.tile, wrong.chosen.slices);
+        return Err(Error::user(format!(
+            "{file}: there is no tile of {} x {} invocations, {} x {} blocks, depth {} in {slices} slices; delete the file, or run \
+             `tauten tune` again",
+            tile.height, tile.width, tile.rows, tile.columns, tile.depth
+        )));
     }
     Ok(tuned.into())
 }
