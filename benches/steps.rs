@@ -19,7 +19,7 @@ use tauten::{Error, Result};
 /// Step times, their independence of the table's size, and the batch builder's speed.
 #[derive(clap::Parser)]
 struct Options {
-    /// Which parts run: any of `kuairand`, `design`, `table`, `batch`; all by default.
+    /// Which parts run: any of `kuairand`, `design`, `infer`, `table`, `batch`; all by default.
     parts: Vec<String>,
     /// `cpu`, `gpu`, `auto` or part of an adapter's name.
     #[arg(long, default_value = "cpu")]
@@ -188,7 +188,7 @@ impl Trainer {
             .collect::<Result<Vec<_>>>()?;
         let choice = if options.profile { choice.with_timestamps() } else { choice };
         let mut plan_line = |text: String| println!("{}: {line}; {text}", shape.name);
-        let roles = [Role::Train(shape.rows)];
+        let roles = [Role::Train(shape.rows), Role::Infer(shape.rows)];
         let mut session = Session::open(&config, &shape.schema(), choice, &roles, &mut plan_line)?;
         session.initialize()?;
         let mut trainer = Trainer { session, batches, step: 0, outputs: Vec::new(), seconds: Vec::new(), last: Instant::now() };
@@ -293,6 +293,39 @@ fn whole_step(shape: &Shape, options: &Options) -> Result<Value> {
     Ok(figures)
 }
 
+/// Training steps and inference over the same rows, in turns.
+fn inference(shape: &Shape, options: &Options) -> Result<Value> {
+    let source = Rows::zipf(BATCHES * shape.rows, &shape.vocabulary, shape.numeric);
+    let mut trainer = Trainer::new(shape, &source, options)?;
+    let mut seconds = Vec::new();
+    let turns = 10;
+    for _ in 0..turns {
+        trainer.run(options.seconds / f64::from(turns) / 2.0)?;
+        trainer.drain()?;
+        let end = Instant::now() + Duration::from_secs_f64(options.seconds / f64::from(turns) / 2.0);
+        let mut last = Instant::now();
+        while Instant::now() < end {
+            trainer.session.infer(1, &trainer.batches[seconds.len() % trainer.batches.len()])?;
+            if trainer.session.in_flight(1) > 1 {
+                trainer.session.receive(1, &mut trainer.outputs)?;
+            }
+            seconds.push(last.elapsed().as_secs_f64());
+            last = Instant::now();
+        }
+        while trainer.session.in_flight(1) > 0 {
+            trainer.session.receive(1, &mut trainer.outputs)?;
+        }
+    }
+    let (_, training) = best_and_median(&mut trainer.seconds);
+    let (_, inference) = best_and_median(&mut seconds);
+    let [training, inference] = [training, inference].map(|s| shape.rows as f64 / s);
+    let ratio = inference / training;
+    println!("{}: training {training:.0} rows/s, inference {inference:.0}, {ratio:.2} times as many", shape.name);
+    Ok(
+        json!({ "name": shape.name, "training_rows_per_second": training, "inference_rows_per_second": inference, "ratio": ratio }),
+    )
+}
+
 /// The same minibatches against a small and a large table, step times taken in turns, and the large table's own.
 fn table_size(options: &Options) -> Result<Value> {
     let (small, large) = (Shape::table(100_000), Shape::table(10_000_000));
@@ -379,7 +412,7 @@ fn date() -> String {
 }
 
 fn run(options: &Options) -> Result<()> {
-    const PARTS: [&str; 4] = ["kuairand", "design", "table", "batch"];
+    const PARTS: [&str; 5] = ["kuairand", "design", "infer", "table", "batch"];
     if let Some(wrong) = options.parts.iter().find(|p| !PARTS.contains(&p.as_str())) {
         return Err(Error::user(format!("{wrong}: no part of this bench; there are {}", PARTS.join(", "))));
     }
@@ -395,6 +428,10 @@ fn run(options: &Options) -> Result<()> {
     if wanted("design") {
         results["design"] =
             [2048, 8192].map(|rows| whole_step(&Shape::design(rows), options)).into_iter().collect::<Result<Value>>()?;
+    }
+    if wanted("infer") {
+        let shapes = [Shape::kuairand(options.rows), Shape::design(2048)];
+        results["inference"] = shapes.iter().map(|shape| inference(shape, options)).collect::<Result<Value>>()?;
     }
     if wanted("table") {
         results["table_size"] = table_size(options)?;

@@ -5,7 +5,7 @@ use crate::device::timeline::{Activity, Mode, Span};
 use crate::graph::{Phase, Plan, PlannedNode};
 use crate::ops::Cost;
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Smallest, middle and 95th percentile (nearest rank) of some times, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -35,6 +35,8 @@ pub struct Node {
     pub kernel: &'static str,
     /// How large the dispatch is: the names and values of its dimensions.
     pub shape: Vec<(&'static str, u64)>,
+    /// Values of the shader's constants: the tile of a product.
+    pub constants: Vec<(&'static str, f64)>,
     /// Where in the model it stands.
     pub label: String,
     /// Its phase.
@@ -65,8 +67,8 @@ impl Node {
         if let (None, Some(columns @ 1..), Some(gradient)) = (value("rows"), value("columns"), node.args.first()) {
             shape.insert(0, ("rows", gradient.len as u64 / columns));
         }
-        shape.extend(node.op.overrides().iter().map(|&(name, value)| (name, value as u64)));
-        Node { kernel: kernel.name, shape, label: node.label.clone(), phase: node.phase, cost: node.op.cost() }
+        let constants = node.op.overrides().to_vec();
+        Node { kernel: kernel.name, shape, constants, label: node.label.clone(), phase: node.phase, cost: node.op.cost() }
     }
 
     /// All of a plan.
@@ -94,6 +96,8 @@ pub struct Line {
     pub shape: String,
     /// What the sizes are of.
     pub dimensions: String,
+    /// Values of the shader's constants; empty for a phase.
+    pub constants: BTreeMap<&'static str, f64>,
     /// Where in the model its dispatches stand.
     pub labels: Vec<String>,
     /// Dispatches in a step; of a phase: 1.
@@ -131,7 +135,8 @@ pub fn lines(nodes: &[Node], spans: &[Span], mode: Mode, roofs: &Roofs) -> Vec<L
         let found = groups.iter().position(|g| g.line.name == name && g.line.shape == shape);
         let at = found.unwrap_or_else(|| {
             let dimensions = if mode == Mode::Cheap { String::new() } else { node.dimensions() };
-            groups.push(Group::new(name, shape, dimensions));
+            let constants = if mode == Mode::Cheap { BTreeMap::new() } else { node.constants.iter().copied().collect() };
+            groups.push(Group::new(name, shape, dimensions, constants));
             groups.len() - 1
         });
         groups[at].add(node);
@@ -163,11 +168,12 @@ struct Group {
 }
 
 impl Group {
-    fn new(name: &str, shape: String, dimensions: String) -> Group {
+    fn new(name: &str, shape: String, dimensions: String, constants: BTreeMap<&'static str, f64>) -> Group {
         let line = Line {
             name: name.into(),
             shape,
             dimensions,
+            constants,
             labels: Vec::new(),
             calls: 0,
             times: None,
