@@ -387,7 +387,7 @@ fn a_damaged_choice_of_tiles_is_the_users_error() {
         assert_eq!(e.exit_code(), 2);
         e.to_string().replace(&place().display().to_string(), "PLACE")
     };
-    insta::assert_snapshot!(failure("{"), @"PLACE/damaged.json: no choice of tiles (EOF while parsing an object at line 1 column 1); delete it, or run `tauten tune` again");
+    insta::assert_snapshot!(failure("{"), @"PLACE/damaged.json: no choice of tiles (invalid type: map, expected a sequence at line 1 column 0); delete it, or run `tauten tune` again");
     let shape = r#"{ "product": "forward", "rows": 1, "groups": 1, "inputs": 1, "outputs": 1 }"#;
     let tile = r#"{ "height": 9, "width": 9, "rows": 1, "columns": 1, "depth": 16 }"#;
     let text = format!(r#"[{{ "shape": {shape}, "chosen": {{ "tile": {tile}, "slices": 1 }} }}]"#);
