@@ -172,7 +172,7 @@ struct Trainer {
 }
 
 impl Trainer {
-    fn new(shape: &Shape, source: &Rows, options: &Options) -> Result<Trainer> {
+    fn new(shape: &Shape, source: &Rows, options: &Options, roles: &[Role]) -> Result<Trainer> {
         let (choice, line) = Choice::new(&options.device)?;
         let config = shape.config()?;
         let model = Model::new(&config, &shape.schema(), choice.limits())?;
@@ -188,8 +188,7 @@ impl Trainer {
             .collect::<Result<Vec<_>>>()?;
         let choice = if options.profile { choice.with_timestamps() } else { choice };
         let mut plan_line = |text: String| println!("{}: {line}; {text}", shape.name);
-        let roles = [Role::Train(shape.rows), Role::Infer(shape.rows)];
-        let mut session = Session::open(&config, &shape.schema(), choice, &roles, &mut plan_line)?;
+        let mut session = Session::open(&config, &shape.schema(), choice, roles, &mut plan_line)?;
         session.initialize()?;
         let mut trainer = Trainer { session, batches, step: 0, outputs: Vec::new(), seconds: Vec::new(), last: Instant::now() };
         for _ in 0..WARM_UP {
@@ -279,7 +278,7 @@ fn best_and_median(seconds: &mut [f64]) -> (f64, f64) {
 
 fn whole_step(shape: &Shape, options: &Options) -> Result<Value> {
     let source = Rows::zipf(BATCHES.min(65_536 / shape.rows).max(2) * shape.rows, &shape.vocabulary, shape.numeric);
-    let mut trainer = Trainer::new(shape, &source, options)?;
+    let mut trainer = Trainer::new(shape, &source, options, &[Role::Train(shape.rows)])?;
     trainer.run(options.seconds)?;
     let mut figures = trainer.figures(shape.rows);
     println!(
@@ -296,7 +295,7 @@ fn whole_step(shape: &Shape, options: &Options) -> Result<Value> {
 /// Training steps and inference over the same rows, in turns.
 fn inference(shape: &Shape, options: &Options) -> Result<Value> {
     let source = Rows::zipf(BATCHES * shape.rows, &shape.vocabulary, shape.numeric);
-    let mut trainer = Trainer::new(shape, &source, options)?;
+    let mut trainer = Trainer::new(shape, &source, options, &[Role::Train(shape.rows), Role::Infer(shape.rows)])?;
     let mut seconds = Vec::new();
     let turns = 10;
     for _ in 0..turns {
@@ -331,8 +330,8 @@ fn table_size(options: &Options) -> Result<Value> {
     let (small, large) = (Shape::table(100_000), Shape::table(10_000_000));
     let same = Rows::uniform(BATCHES * small.rows, &small.vocabulary, 0);
     let spread = Rows::uniform(BATCHES * small.rows, &large.vocabulary, 0);
-    let mut list =
-        [(&small, &same), (&large, &same), (&large, &spread)].map(|(shape, source)| Trainer::new(shape, source, options));
+    let mut list = [(&small, &same), (&large, &same), (&large, &spread)]
+        .map(|(shape, source)| Trainer::new(shape, source, options, &[Role::Train(shape.rows)]));
     // In turns, so that whatever else the machine does meets all alike.
     let turns = 20;
     for _ in 0..turns {

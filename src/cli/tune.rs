@@ -3,8 +3,8 @@
 use crate::config::Loaded;
 use crate::device::Choice;
 use crate::device::gpu::tuned;
-use crate::profile::table::columns;
 use crate::profile::tune::{COMMON, Finding, layers, tune};
+use crate::report::columns::columns;
 use crate::report::progress::Progress;
 use crate::{Error, Result};
 use std::path::PathBuf;
@@ -88,5 +88,6 @@ fn table(findings: &[Finding]) -> String {
         row.push(format!("{:.2}", fixed_us / best_us));
         rows.push(row);
     }
-    columns(&rows, 1)
+    let last = rows[0].len() - 1;
+    columns(&rows, "  ", |c| c == 0 || c == last)
 }

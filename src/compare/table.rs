@@ -4,6 +4,7 @@ use super::folder::Measured;
 use super::statistics::{Gap, SIGNIFICANT_BELOW, Spread};
 use super::suite::Suite;
 use crate::data::dataset::Split;
+use crate::report::columns::columns;
 use crate::train::metrics::{Evaluation, TaskMetrics};
 use crate::{Error, Result};
 use serde::Serialize;
@@ -135,15 +136,9 @@ impl Table {
             let cell = |cell: &Cell| if cell.best { format!("{}*", cell.text) } else { format!("{} ", cell.text) };
             rows.extend(block.rows.iter().map(|row| row.iter().map(cell).collect()));
             rows[0].iter_mut().for_each(|head| head.push(' '));
-            let width = |c: usize| rows.iter().map(|row| row[c].chars().count()).max().unwrap_or(0);
-            let widths: Vec<usize> = (0..block.head.len()).map(width).collect();
             // Writing to a String cannot fail.
             let _ = writeln!(text, "{}", block.title);
-            for row in &rows {
-                let cells = row.iter().zip(&widths).enumerate();
-                let cells = cells.map(|(c, (cell, &w))| if c == 0 { format!("{cell:<w$}") } else { format!("{cell:>w$}") });
-                let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join(" ").trim_end());
-            }
+            text += &columns(&rows, " ", |c| c == 0);
             text.push('\n');
         }
         for note in self.notes("*") {

@@ -7,7 +7,7 @@ use crate::data::batch::TableLayout;
 use crate::device::Limits;
 use crate::graph::{Initial, Input, Parameter, ParameterKind, Part, StateId, StateLayout, Words};
 use crate::ops::columns::copy;
-use crate::ops::embedding_update::{ShardState, embedding_update};
+use crate::ops::embedding_update::{ShardState, embedding_update, moment_width};
 use crate::ops::gather::{Columns, Shard, gather};
 use crate::{Error, Result};
 
@@ -36,16 +36,6 @@ struct Buffers {
     rows: StateId,
     moments: Option<StateId>,
     steps: Option<StateId>,
-}
-
-/// Words of moments a row of `dim` columns.
-fn moment_width(rule: EmbeddingRule, dim: usize) -> usize {
-    match rule {
-        EmbeddingRule::Adam => 2 * dim,
-        EmbeddingRule::Adagrad => dim,
-        EmbeddingRule::RowwiseAdagrad => 1,
-        EmbeddingRule::Sgd => 0,
-    }
 }
 
 impl Embedding {

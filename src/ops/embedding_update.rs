@@ -23,6 +23,16 @@ pub struct ShardState {
     pub steps: Option<TensorId>,
 }
 
+/// Words of moments that `rule` keeps for a row of `dim` columns.
+pub fn moment_width(rule: EmbeddingRule, dim: usize) -> usize {
+    match rule {
+        EmbeddingRule::Adam => 2 * dim,
+        EmbeddingRule::Adagrad => dim,
+        EmbeddingRule::RowwiseAdagrad => 1,
+        EmbeddingRule::Sgd => 0,
+    }
+}
+
 params! {
     struct Params {
         features: u32,
@@ -383,12 +393,7 @@ pub fn cases() -> Vec<Case> {
                 let mut first = 0;
                 let mut states = Vec::new();
                 for (i, &count) in shards.iter().enumerate() {
-                    let width = match kind {
-                        Adam => 2 * dim,
-                        Adagrad => dim,
-                        RowwiseAdagrad => 1,
-                        Sgd => 0,
-                    };
+                    let width = moment_width(kind, dim);
                     states.push(ShardState {
                         shard: Shard { first, count },
                         table: s.state_tensor("table", &normals(3 + i as u64, count * dim, 1.0)),

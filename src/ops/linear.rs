@@ -137,26 +137,20 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
         slices: 1,
     };
     let of = move |block: Block, params: Params| Params { rows: block.rows as u32, slice: block.rows as u32, ..params };
-    let chosen = move |g: &Graph, product, rows| g.limits().tiles.choose(Shape { product, rows, groups, inputs, outputs });
-    let forward_op = |g: &Graph, kernel| {
-        let tile = chosen(g, Product::Forward, rows).tile;
-        move |block: Block| Tiled::new(kernel, of(block, params), tile, [block.rows, outputs], groups, forward)
-    };
+    let chosen = move |g: &Graph, product| g.limits().tiles.choose(Shape { product, rows, groups, inputs, outputs });
     // Without a bias, something must be bound in its place; it is not read.
     let mut args = vec![Arg::Rows(x), Arg::Whole(w), Arg::Whole(bias.unwrap_or(w)), Arg::Rows(y)];
     // What tells the activation's slope to the backward pass: y, or where y does not, the slope itself. It is kept in the place of
     // what stood before the activation, which takes as much memory and would have it computed again by every tile.
     let known_by_y = matches!(shape.activation, Activation::Identity | Activation::Relu | Activation::Tanh);
-    let mut slope = y;
-    if known_by_y || !g.may_go_backward() {
-        let op = forward_op(g, &FORWARD);
-        g.push_rows(rows, &args, op);
-    } else {
+    let (mut kernel, mut slope) = (&FORWARD, y);
+    if !known_by_y && g.may_go_backward() {
         slope = g.transient("slope", rows * groups * outputs);
         args.push(Arg::Rows(slope));
-        let op = forward_op(g, &FORWARD_KEEPING);
-        g.push_rows(rows, &args, op);
+        kernel = &FORWARD_KEEPING;
     }
+    let tile = chosen(g, Product::Forward).tile;
+    g.push_rows(rows, &args, |block| Tiled::new(kernel, of(block, params), tile, [block.rows, outputs], groups, forward));
     g.on_backward(move |g| {
         let Some(dy) = g.gradient(y) else { return };
         let (dw, accumulate) = g.gradient_target(w);
@@ -164,9 +158,9 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
             Some(bias) => g.gradient_target(bias).0,
             None => g.transient("unused", groups * outputs),
         };
-        let chosen_here = chosen(g, Product::WeightGradient, rows);
-        let (tile, result) = (chosen_here.tile, [inputs, outputs]);
-        let (slice, slices) = chosen_here.slices(rows);
+        let choice = chosen(g, Product::WeightGradient);
+        let (tile, result) = (choice.tile, [inputs, outputs]);
+        let (slice, slices) = choice.slices(rows);
         let weights = groups * inputs * outputs;
         // Blocks of rows are slices already, one after the other.
         let fits =
@@ -195,7 +189,7 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
             let (dx, accumulate) = g.gradient_target(x);
             let args = [Arg::Rows(dy), Arg::Rows(slope), Arg::Whole(w), Arg::Rows(dx)];
             let params = params.adding(accumulate);
-            let tile = chosen(g, Product::InputGradient, rows).tile;
+            let tile = chosen(g, Product::InputGradient).tile;
             g.push_rows(rows, &args, |block| {
                 let result = [block.rows, inputs];
                 Tiled::new(&INPUT_GRADIENT, of(block, params), tile, result, groups, input_gradient)

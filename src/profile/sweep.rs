@@ -275,12 +275,7 @@ fn embedding(s: &mut Setup, d: &[usize], kind: EmbeddingRule) {
     s.input_as(Input::Step, &[Step { embedding_lr: 0.01, ..Step::zeroed() }]);
     let dx = s.state_tensor("dx", &normals(2, d[0] * d[1] * dim, 0.1));
     let health = s.state_tensor("health", &[0u32]);
-    let width = match kind {
-        EmbeddingRule::Adam => 2 * dim,
-        EmbeddingRule::Adagrad => dim,
-        EmbeddingRule::RowwiseAdagrad => 1,
-        EmbeddingRule::Sgd => 0,
-    };
+    let width = embedding_update::moment_width(kind, dim);
     let state = ShardState {
         shard: Shard { first: 0, count },
         table: s.state_tensor("table", &normals(3, count * dim, 1.0)),
@@ -371,6 +366,13 @@ pub struct Kernel {
     family: usize,
 }
 
+impl Kernel {
+    /// The first of its own sizes.
+    fn example(&self) -> String {
+        FAMILIES[self.family].sizes[0].iter().map(ToString::to_string).collect::<Vec<_>>().join("x")
+    }
+}
+
 /// Every kernel that there is, by name.
 pub fn kernels() -> Vec<Kernel> {
     let mut kernels: Vec<Kernel> = Vec::new();
@@ -393,10 +395,7 @@ pub fn kernels() -> Vec<Kernel> {
 
 /// A line a kernel: name, what its sizes are of, an example.
 pub fn list() -> String {
-    let line = |k: Kernel| {
-        let example: Vec<String> = FAMILIES[k.family].sizes[0].iter().map(ToString::to_string).collect();
-        format!("{:<32} --shape {:<28} {}\n", k.name, example.join("x"), k.dimensions)
-    };
+    let line = |k: Kernel| format!("{:<32} --shape {:<28} {}\n", k.name, k.example(), k.dimensions);
     kernels().into_iter().map(line).collect()
 }
 
@@ -410,8 +409,7 @@ fn sizes(text: &str, kernel: &Kernel) -> Result<Vec<usize>> {
         text.split('x').filter_map(|size| Some(size.parse::<u32>().ok().filter(|&n| n > 0)? as usize)).collect();
     let wanted = kernel.dimensions.split(" x ").count();
     if sizes.len() != wanted || text.split('x').count() != wanted {
-        let example: Vec<String> = FAMILIES[kernel.family].sizes[0].iter().map(ToString::to_string).collect();
-        let (name, dimensions, example) = (kernel.name, kernel.dimensions, example.join("x"));
+        let (name, dimensions, example) = (kernel.name, kernel.dimensions, kernel.example());
         return Err(Error::user(format!("--shape {text}: {name} takes {dimensions}, like {example}")));
     }
     if kernel.dimensions.ends_with("sampled rows") && sizes.last() >= sizes.first() {

@@ -3,6 +3,7 @@
 use super::lines::{Line, Times};
 use super::roofs::Bound;
 use super::{Mode, Profile, Step};
+use crate::report::columns::columns;
 use std::fmt::Write as _;
 
 /// Most characters of the places in the model that a line shows.
@@ -30,27 +31,10 @@ fn times(times: Option<Times>) -> [String; 3] {
     [times.map(|t| t.min_us), times.map(|t| t.median_us), times.map(|t| t.p95_us)].map(|us| number(us, 1))
 }
 
-/// Columns as wide as their widest cell, the first `left` of them and the last flush left.
-pub fn columns(rows: &[Vec<String>], left: usize) -> String {
+/// Columns of which the first `left` and the last are flush left.
+fn aligned(rows: &[Vec<String>], left: usize) -> String {
     let count = rows.first().map_or(0, Vec::len);
-    let width = |c: usize| rows.iter().filter_map(|row| row.get(c)).map(|cell| cell.chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..count).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(&widths)
-            .enumerate()
-            .map(
-                |(c, (cell, &width))| {
-                    if c < left || c + 1 == count { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
-                },
-            )
-            .collect();
-        text += cells.join("  ").trim_end();
-        text.push('\n');
-    }
-    text
+    columns(rows, "  ", |c| c < left || c + 1 == count)
 }
 
 /// Places in the model, the first ones that fit.
@@ -135,7 +119,7 @@ impl Profile {
                 row.pop();
             });
         }
-        columns(&rows, 2) + &self.legend()
+        aligned(&rows, 2) + &self.legend()
     }
 
     /// What the sizes of each kernel are of.
@@ -185,6 +169,6 @@ impl Step {
             Some(bytes) => format!("{:.3} MB a step", bytes / 1e6),
             None => NONE.into(),
         };
-        columns(&rows, 1) + &format!("read from disks: {disk}\n")
+        aligned(&rows, 1) + &format!("read from disks: {disk}\n")
     }
 }

@@ -39,7 +39,8 @@ pub struct Finding {
     pub fixed_us: f64,
 }
 
-/// The layers of the model of `config` in training and evaluation, each once. No data is needed: what tables hold changes no layer.
+/// The layers of the model of `config` in training, each once; those of evaluation are among them but for their rows. No data is needed:
+/// what tables hold changes no layer.
 ///
 /// # Errors
 ///
@@ -50,9 +51,9 @@ pub fn layers(config: &Config, limits: Limits) -> Result<Vec<Sizes>> {
         numeric: config.features.numeric.len(),
     };
     let model = Model::new(config, &schema, limits)?;
-    let plans = [model.training_plan(config.train.batch_size), model.inference_plan(config.train.batch_size)];
+    let plan = model.training_plan(config.train.batch_size);
     let mut sizes = Vec::new();
-    for node in plans.iter().flat_map(Node::all).filter(|n| n.kernel.starts_with("linear") && n.kernel != "linear_merge") {
+    for node in Node::all(&plan).iter().filter(|n| n.kernel.starts_with("linear") && n.kernel != "linear_merge") {
         let of = |name: &str| node.shape.iter().find(|s| s.0 == name).map_or(1, |s| s.1 as usize);
         let layer = [of("rows"), of("groups"), of("inputs"), of("outputs")];
         if !sizes.contains(&layer) {

@@ -16,6 +16,7 @@ use crate::{Error, Result};
 use adapter::{Fault, Needs, report};
 use pipelines::Pipelines;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -31,6 +32,15 @@ const TRANSFER: usize = 16 << 20;
 const ROUND_TRIPS: usize = 8;
 /// WebGPU's guarantee for the offset of a binding.
 const ALIGN: u64 = 256;
+
+/// Tauten's own folder in the first that is named: a variable's value, and a folder in it.
+fn user_folder(named: [(&str, &str); 3]) -> Option<PathBuf> {
+    let folder = |(variable, inner): (&str, &str)| {
+        let value = std::env::var_os(variable).filter(|value| !value.is_empty())?;
+        Some(PathBuf::from(value).join(inner).join("tauten"))
+    };
+    named.into_iter().find_map(folder)
+}
 
 /// Whether shaders run with the checks that naga injects (bounds, endless loops, division).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Pipelines: made in parallel, one for each kernel with its constants, through the driver's pipeline cache where there is one.
 
-use super::{Checks, report};
+use super::{Checks, report, user_folder};
 use crate::error::io;
 use crate::ops::{Access, Kernel, Op, Shader};
 use crate::{Error, Result};
@@ -196,13 +196,8 @@ impl Cache {
         if !device.features().contains(wgpu::Features::PIPELINE_CACHE) {
             return None;
         }
-        let folder = match (std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME"), std::env::var_os("LOCALAPPDATA")) {
-            (Some(cache), ..) if !cache.is_empty() => PathBuf::from(cache),
-            (_, Some(home), _) => PathBuf::from(home).join(".cache"),
-            (.., Some(local)) => PathBuf::from(local),
-            _ => return None,
-        };
-        let file = folder.join("tauten").join(wgpu::util::pipeline_cache_key(info)?);
+        let folder = user_folder([("XDG_CACHE_HOME", ""), ("HOME", ".cache"), ("LOCALAPPDATA", "")])?;
+        let file = folder.join(wgpu::util::pipeline_cache_key(info)?);
         let data = std::fs::read(&file).ok();
         // SAFETY: the file is only ever written by `save` under the same adapter key; the driver checks its own header, and
         // `fallback` has it start empty on a mismatch.

@@ -1,6 +1,7 @@
 //! The file in which the tiles that were measured on an adapter are kept: its own, in the user's folder for settings, to be kept or
 //! deleted.
 
+use super::user_folder;
 use crate::data::write::replace;
 use crate::error::io;
 use crate::ops::tile::Tuned;
@@ -13,13 +14,11 @@ const ASIDE: &str = ".tauten-tiles-";
 
 /// The file of the adapter of this name.
 pub(super) fn file(adapter: &str) -> Option<PathBuf> {
-    let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let folder =
-        named("XDG_CONFIG_HOME").or_else(|| named("APPDATA")).or_else(|| named("HOME").map(|home| home.join(".config")))?;
+    let folder = user_folder([("XDG_CONFIG_HOME", ""), ("APPDATA", ""), ("HOME", ".config")])?;
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
     let name: String = adapter.chars().map(plain).collect();
     let words: Vec<&str> = name.split('-').filter(|word| !word.is_empty()).collect();
-    Some(folder.join("tauten").join(format!("tiles-{}.json", words.join("-"))))
+    Some(folder.join(format!("tiles-{}.json", words.join("-"))))
 }
 
 /// What stands in `file`.
