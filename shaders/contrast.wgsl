@@ -4,40 +4,48 @@
 // round. For anchor i of a direction with S_ij = <anchor i, candidate j>, tau_i and N(i) (i itself and every j whose key is 0
 // or another than i's; every j without `masked`):
 //
-// stats     (lse_i, m_i, n_i, S_ii): lse_i = log sum_{j in N(i)} exp(S_ij / tau_i), m_i = sum_{j in N(i)} p_ij S_ij with
-//           p_ij = exp(S_ij / tau_i - lse_i), n_i = |N(i)|. Online log-sum-exp over tiles: S is never stored.
-//           Beside it margin_i = S_ii - max S_ij over the others in N(i), 0 where there are none.
-// anchors   n_i = 0 for rows without a click: such a row is no anchor, and has neither loss nor gradient as one.
-// losses    infonce: lse_i - S_ii / tau_i; robust: tau_i (lse_i - S_ii / tau_i - log n_i) + rho tau_i; the two directions'
-//           mean where both are on. Beside it (hits, pairs): in how many directions the own other representation is the
-//           nearest, margin_i > 0 (a tie is none), of those in which i is an anchor with another candidate.
+// stats     of each slice of the candidates: (h, sum exp(x - h), sum exp(x - h) S, n) over the slice's part of N(i), where x =
+//           S_ij / tau_i and h is the highest x, and (S_ii or 0, highest S of another than i). Online over tiles: S is never stored.
+// finish    (lse_i, m_i, n_i, S_ii) of all slices: lse_i = log sum_{j in N(i)} exp(S_ij / tau_i), m_i = sum_{j in N(i)} p_ij S_ij
+//           with p_ij = exp(S_ij / tau_i - lse_i), n_i = |N(i)|; with `clicked`, n_i = 0 for rows without a click: such a row is no
+//           anchor, and has neither loss nor gradient as one. Then
+//           losses   infonce: lse_i - S_ii / tau_i; robust: tau_i (lse_i - S_ii / tau_i - log n_i) + rho tau_i; the two
+//                    directions' mean where both are on;
+//           pairing  (hits, pairs): in how many directions the own other representation is nearer than every other in N(i) (a tie
+//                    is none), of those in which i is an anchor with another candidate.
 // gradient  dz of both sides. With w_d the weight of direction d over the rows and k = 1 / tau (infonce) or 1 (robust):
 //           d(own i) = sum_j G_ij other_j, G_ij = w_side (p_ij - [i = j]) k_i + w_{1 - side} (p'_ji - [i = j]) k_j
 //           where p' is the other direction's p, in which j is the anchor. Tiles of S are computed anew.
+// merge     dz of sums over slices, which gradient has left one after the other.
 // slopes    dtau. infonce: (S_ii - m_i) / tau_i^2; robust: lse_i - S_ii / tau_i - log n_i - (m_i - S_ii) / tau_i + rho;
 //           weighted as above, both directions added.
 //
 // A row whose N(i) is i alone has p_ii = 1 exactly: no loss but rho tau, and no gradient to S.
 //
-// Workgroup: 16 x 16 invocations on tiles of 64 own rows x 32 others, 4 x 2 numbers each, with 16 columns of z in workgroup
-//            memory at a time (15.2 KB with the tile of G). anchors, losses, slopes: 64 invocations, one a row.
-// Dispatch:  stats: directions * ceil(rows / 64) workgroups; gradient: 2 sides * ceil(rows / 64) * ceil(width / 64); anchors,
-//            losses, slopes: ceil(rows / 64); all folded into x and y.
-// Deterministic: one owner an element; others go by in order, invocations of a row are folded in order.
+// Workgroup: tiles as in tile.wgsl, which is a part of this module: of S by own rows and others, where 4 HEIGHT ROWS own rows stay and
+//            others go by, 4 WIDTH COLUMNS at a time; of dz by the same own rows and columns, to which DEPTH columns of the tile of G are
+//            the left part at a time. finish, slopes: 64 invocations, one a row; merge: 256, one an element.
+// Dispatch:  stats: directions * slices * tiles of own rows; gradient: 2 sides * slices * tiles of dz; the others by rows or elements;
+//            all folded into x and y.
+// Deterministic: one owner an element; others go by in order, invocations of a row and slices are folded in order.
 
 struct Params {
     rows: u32,
     width: u32, // of z_ctr and of z_cvr
     masked: u32, // 1: rows with the anchor's key are no candidates
+    clicked: u32, // 1: rows without a click are no anchors
     robust: u32, // 0: infonce
     first: u32, // first direction that is on
     directions: u32, // how many are on
-    accumulate: u32, // gradient, slopes: 1 adds to what is there
+    accumulate: u32, // gradient, merge, slopes: 1 adds to what is there
     scale: f32, // gradient, slopes: lambda / (rows * directions)
     rho: f32,
     offsets: u32, // sampled candidates; unused here
+    slice: u32, // candidates of a slice
+    slices: u32,
     pad0: u32,
     pad1: u32,
+    pad2: u32,
 }
 
 struct Step {
@@ -58,244 +66,269 @@ const LOWEST: f32 = -1.0e30;
 @group(0) @binding(1) var<storage, read> z: array<f32>; // (rows, 2 * width)
 @group(0) @binding(2) var<storage, read> tau: array<f32>; // (rows)
 @group(0) @binding(3) var<storage, read> keys: array<u32>; // (rows), any buffer without `masked`
-@group(0) @binding(4) var<storage, read_write> stats_out: array<vec4<f32>>; // (directions, rows): lse, m, n, S_ii
-@group(0) @binding(5) var<storage, read> stats_in: array<vec4<f32>>; // (directions, rows)
-@group(0) @binding(6) var<storage, read_write> row_losses: array<f32>; // (rows)
-@group(0) @binding(7) var<storage, read_write> dz: array<f32>; // (rows, 2 * width)
-@group(0) @binding(8) var<storage, read_write> dtau: array<f32>; // (rows)
-@group(0) @binding(9) var<uniform> step: Step;
-@group(0) @binding(10) var<storage, read> labels: array<vec2<f32>>; // (rows): click, conversion
-@group(0) @binding(11) var<storage, read_write> stats_inout: array<vec4<f32>>; // (directions, rows)
-@group(0) @binding(12) var<storage, read_write> margins_out: array<f32>; // (directions, rows)
-@group(0) @binding(13) var<storage, read> margins_in: array<f32>; // (directions, rows)
-@group(0) @binding(14) var<storage, read_write> pairing: array<vec2<f32>>; // (rows): hits, pairs
+@group(0) @binding(4) var<storage, read_write> sums_out: array<vec4<f32>>; // (slices, directions, rows): h, sums, n
+@group(0) @binding(5) var<storage, read_write> peaks_out: array<vec2<f32>>; // (slices, directions, rows): S_ii, highest other S
+@group(0) @binding(6) var<storage, read> sums_in: array<vec4<f32>>;
+@group(0) @binding(7) var<storage, read> peaks_in: array<vec2<f32>>;
+@group(0) @binding(8) var<storage, read> labels: array<vec2<f32>>; // (rows): click, conversion; any buffer without `clicked`
+@group(0) @binding(9) var<storage, read_write> stats_out: array<vec4<f32>>; // (directions, rows): lse, m, n, S_ii
+@group(0) @binding(10) var<storage, read_write> row_losses: array<f32>; // (rows)
+@group(0) @binding(11) var<storage, read_write> pairing: array<vec2<f32>>; // (rows): hits, pairs
+@group(0) @binding(12) var<storage, read> stats_in: array<vec4<f32>>; // (directions, rows)
+@group(0) @binding(13) var<uniform> step: Step;
+@group(0) @binding(14) var<storage, read_write> dz: array<f32>; // (rows, 2 * width); of more than one slice, (slices, rows, 2 * width)
+@group(0) @binding(15) var<storage, read> dz_parts: array<f32>; // (slices, rows, 2 * width)
+@group(0) @binding(16) var<storage, read_write> dtau: array<f32>; // (rows)
 
-// Index 17 * a + b: the column of 17 keeps invocations with different a apart in the banks.
-var<workgroup> own: array<vec4<f32>, 272>; // (column, own rows by 4), or in turns (other, columns c, c + 16, ..)
-var<workgroup> others: array<vec2<f32>, 272>; // (column, other rows by 2)
-var<workgroup> weights: array<vec4<f32>, 544>; // (other, own rows by 4): a tile of G
-
-fn load_z(row: u32, side: u32, column: u32) -> f32 {
-    if (row < params.rows && column < params.width) {
-        return z[(row * 2u + side) * params.width + column];
-    }
-    return 0.0;
+// Index of the first number of a row; the last row stands for all after it, whose numbers do not count.
+fn z_row(row: u32, side: u32) -> u32 {
+    return (min(row, params.rows - 1u) * 2u + side) * params.width;
 }
 
-// S of own rows own_row + 4 * local.y .. + 3 with other rows other_row + 2 * local.x (first) and the next (second).
-struct Scores {
-    first: vec4<f32>,
-    second: vec4<f32>,
+// A column of four rows. The last column stands for all after it.
+fn rows_of_z(row: u32, side: u32, column: u32) -> vec4<f32> {
+    let k = min(column, params.width - 1u);
+    return vec4(
+        z[z_row(row, side) + k],
+        z[z_row(row + 1u, side) + k],
+        z[z_row(row + 2u, side) + k],
+        z[z_row(row + 3u, side) + k],
+    );
 }
 
-fn scores(side: u32, own_row: u32, other_row: u32, local: vec2<u32>) -> Scores {
-    var s = Scores(vec4<f32>(0.0), vec4<f32>(0.0));
-    for (var k0 = 0u; k0 < params.width; k0 += 16u) {
-        let column = k0 + local.x;
-        let r = own_row + local.y * 4u;
-        let o = other_row + local.y * 2u;
+// Four columns of a row, alike.
+fn columns_of_z(row: u32, side: u32, column: u32) -> vec4<f32> {
+    let at = z_row(row, side);
+    let last = params.width - 1u;
+    return vec4(
+        z[at + min(column, last)],
+        z[at + min(column + 1u, last)],
+        z[at + min(column + 2u, last)],
+        z[at + min(column + 3u, last)],
+    );
+}
+
+// S of an invocation's blocks, own rows by others.
+fn scores(side: u32, own: u32, other: u32, local: vec2<u32>) -> Sums {
+    let t = local.y * WIDTH + local.x;
+    var s = Sums();
+    for (var k0 = 0u; k0 < params.width; k0 += DEPTH) {
         workgroupBarrier();
-        own[local.x * 17u + local.y] = vec4<f32>(
-            load_z(r, side, column),
-            load_z(r + 1u, side, column),
-            load_z(r + 2u, side, column),
-            load_z(r + 3u, side, column),
-        );
-        others[local.x * 17u + local.y] = vec2<f32>(load_z(o, 1u - side, column), load_z(o + 1u, 1u - side, column));
-        workgroupBarrier();
-        for (var k = 0u; k < 16u; k++) {
-            let a = own[k * 17u + local.y];
-            let b = others[k * 17u + local.x];
-            s.first += a * b.x;
-            s.second += a * b.y;
+        for (var i = t; i < DEPTH * HEIGHT * ROWS; i += WIDTH * HEIGHT) {
+            let k = k0 + i % DEPTH;
+            // Columns past the last add nothing.
+            left[i % DEPTH * HEIGHT * ROWS + i / DEPTH] =
+                select(vec4(0.0), rows_of_z(own + i / DEPTH * 4u, side, k), k < params.width);
         }
+        for (var i = t; i < DEPTH * WIDTH * COLUMNS; i += WIDTH * HEIGHT) {
+            right[i % DEPTH * WIDTH * COLUMNS + i / DEPTH] = rows_of_z(other + i / DEPTH * 4u, 1u - side, k0 + i % DEPTH);
+        }
+        workgroupBarrier();
+        multiply(local, &s);
     }
     return s;
 }
 
 fn key_of(row: u32) -> u32 {
-    if (params.masked != 0u && row < params.rows) {
+    if params.masked != 0u && row < params.rows {
         return keys[row];
     }
     return 0u;
 }
 
 fn keys_of(row: u32) -> vec4<u32> {
-    return vec4<u32>(key_of(row), key_of(row + 1u), key_of(row + 2u), key_of(row + 3u));
+    return vec4(key_of(row), key_of(row + 1u), key_of(row + 2u), key_of(row + 3u));
 }
 
-fn tau_of(row: u32) -> f32 {
-    if (row < params.rows) {
-        return tau[row];
-    }
-    return 1.0;
+// Which of others j .. + 3, whose keys are `theirs`, are before `end` and candidates of own row `row`; the relation is symmetric.
+fn candidates(row: u32, key: u32, j: u32, theirs: vec4<u32>, end: u32) -> vec4<bool> {
+    let others = four(j);
+    return ((theirs != vec4(key)) | vec4(key == 0u) | (others == vec4(row))) & (others < vec4(end));
 }
 
-fn taus_of(row: u32) -> vec4<f32> {
-    return vec4<f32>(tau_of(row), tau_of(row + 1u), tau_of(row + 2u), tau_of(row + 3u));
+fn four(first: u32) -> vec4<u32> {
+    return vec4(first, first + 1u, first + 2u, first + 3u);
 }
 
-// Which of rows own_row .. + 3 have row j among their candidates; the relation is symmetric.
-fn candidates(own_row: u32, own_keys: vec4<u32>, j: u32) -> vec4<bool> {
-    if (j >= params.rows) {
-        return vec4<bool>(false);
-    }
-    let rows = vec4<u32>(own_row) + vec4<u32>(0u, 1u, 2u, 3u);
-    return (own_keys == vec4<u32>(0u)) | (own_keys != vec4<u32>(key_of(j))) | (rows == vec4<u32>(j));
+fn total(v: vec4<f32>) -> f32 {
+    return (v.x + v.y) + (v.z + v.w);
 }
 
-// A running log-sum-exp of four anchors.
+fn highest_of(v: vec4<f32>) -> f32 {
+    return max(max(v.x, v.y), max(v.z, v.w));
+}
+
+// A running log-sum-exp of an anchor.
 struct Online {
-    highest: vec4<f32>,
-    sum: vec4<f32>, // of exp(x - highest)
-    product: vec4<f32>, // of exp(x - highest) * S
-    count: vec4<f32>,
-    positive: vec4<f32>, // S_ii
-    rival: vec4<f32>, // highest S of another candidate
+    highest: f32, // exponent
+    sum: f32, // of exp(x - highest)
+    product: f32, // of exp(x - highest) * S
+    count: f32,
+    positive: f32, // S_ii
+    rival: f32, // highest S of another candidate
 }
 
-fn add(state: Online, s: vec4<f32>, inverse: vec4<f32>, member: vec4<bool>, itself: vec4<bool>) -> Online {
-    let x = select(vec4<f32>(LOWEST), s * inverse, member);
-    let highest = max(state.highest, x);
-    let keep = exp(state.highest - highest);
-    let e = select(vec4<f32>(0.0), exp(x - highest), member);
-    return Online(
-        highest,
-        state.sum * keep + e,
-        state.product * keep + e * s,
-        state.count + select(vec4<f32>(0.0), vec4<f32>(1.0), member),
-        select(state.positive, s, itself),
-        select(state.rival, max(state.rival, s), member & !itself),
-    );
-}
-
-// The sum over the 16 invocations of own rows, in order, in every one.
-fn row_sum(value: vec4<f32>, local: vec2<u32>) -> vec4<f32> {
+// The same of all invocations that go over others of own rows that they have in common, in order, by the first of them.
+fn folded(state: Online, local: vec2<u32>) -> Online {
+    var all = state;
     workgroupBarrier();
-    own[local.x * 17u + local.y] = value;
+    left[local.y * WIDTH + local.x] = vec4(state.highest, state.sum, state.product, state.count);
     workgroupBarrier();
-    var sum = vec4<f32>(0.0);
-    for (var l = 0u; l < 16u; l++) {
-        sum += own[l * 17u + local.y];
+    for (var l = 1u; l < WIDTH; l++) {
+        let next = left[local.y * WIDTH + l];
+        let highest = max(all.highest, next.x);
+        let mine = exp(all.highest - highest);
+        let theirs = exp(next.x - highest);
+        all.sum = all.sum * mine + next.y * theirs;
+        all.product = all.product * mine + next.z * theirs;
+        all.count += next.w;
+        all.highest = highest;
     }
-    return sum;
-}
-
-fn row_max(value: vec4<f32>, local: vec2<u32>) -> vec4<f32> {
     workgroupBarrier();
-    own[local.x * 17u + local.y] = value;
+    left[local.y * WIDTH + local.x] = vec4(state.positive, state.rival, 0.0, 0.0);
     workgroupBarrier();
-    var highest = own[local.y];
-    for (var l = 1u; l < 16u; l++) {
-        highest = max(highest, own[l * 17u + local.y]);
+    // One invocation of one slice holds S_ii, the others 0.
+    for (var l = 1u; l < WIDTH; l++) {
+        let next = left[local.y * WIDTH + l];
+        all.positive += next.x;
+        all.rival = max(all.rival, next.y);
     }
-    return highest;
+    return all;
 }
 
-@compute @workgroup_size(16, 16)
+@compute @workgroup_size(WIDTH, HEIGHT)
 fn stats(
-    @builtin(local_invocation_id) local: vec3<u32>,
+    @builtin(local_invocation_id) id: vec3<u32>,
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
-    let tiles = (params.rows + 63u) / 64u;
+    let local = id.xy;
+    let tiles = (params.rows + tile_row(1u) - 1u) / tile_row(1u);
     let flat = group.y * groups.x + group.x;
-    if (flat >= tiles * params.directions) {
+    if flat >= tiles * params.directions * params.slices {
         return;
     }
-    let direction = flat / tiles;
+    let direction = flat / tiles % params.directions;
+    let slice = flat / tiles / params.directions;
     let side = params.first + direction;
-    let tile = (flat % tiles) * 64u;
-    let row = tile + local.y * 4u;
-    let rows = vec4<u32>(row) + vec4<u32>(0u, 1u, 2u, 3u);
-    let own_keys = keys_of(row);
-    let inverse = vec4<f32>(1.0) / taus_of(row);
-    let zero = vec4<f32>(0.0);
-    var state = Online(vec4<f32>(LOWEST), zero, zero, zero, zero, vec4<f32>(LOWEST));
-    for (var j0 = 0u; j0 < params.rows; j0 += 32u) {
-        let s = scores(side, tile, j0, local.xy);
-        let j = j0 + local.x * 2u;
-        state = add(state, s.first, inverse, candidates(row, own_keys, j), rows == vec4<u32>(j));
-        state = add(state, s.second, inverse, candidates(row, own_keys, j + 1u), rows == vec4<u32>(j + 1u));
+    let own = tile_row(flat % tiles);
+    // By own rows, of which there are at most four blocks.
+    var states: array<Online, 16>;
+    var inverses: array<f32, 16>; // 1 / tau
+    for (var n = 0u; n < 4u * ROWS; n++) {
+        states[n] = Online(LOWEST, 0.0, 0.0, 0.0, 0.0, LOWEST);
+        inverses[n] = 1.0 / tau[min(row_of(own, local, n / 4u) + n % 4u, params.rows - 1u)];
     }
-    let highest = row_max(state.highest, local.xy);
-    let keep = exp(state.highest - highest);
-    let sum = row_sum(state.sum * keep, local.xy);
-    let product = row_sum(state.product * keep, local.xy);
-    let count = row_sum(state.count, local.xy);
-    // One invocation holds S_ii, the others 0.
-    let positive = row_sum(state.positive, local.xy);
-    let rival = row_max(state.rival, local.xy);
-    if (local.x == 0u) {
-        for (var r = 0u; r < 4u; r++) {
-            if (row + r < params.rows) {
-                let lse = highest[r] + log(sum[r]);
-                let at = direction * params.rows + row + r;
-                stats_out[at] = vec4<f32>(lse, product[r] / sum[r], count[r], positive[r]);
-                margins_out[at] = select(positive[r] - rival[r], 0.0, count[r] < 1.5);
+    let end = min((slice + 1u) * params.slice, params.rows);
+    for (var j0 = slice * params.slice; j0 < end; j0 += tile_column(1u)) {
+        var s = scores(side, own, j0, local);
+        for (var n = 0u; n < 4u * ROWS; n++) {
+            let row = row_of(own, local, n / 4u) + n % 4u;
+            let key = key_of(row);
+            let inverse = inverses[n];
+            var state = states[n];
+            var top = vec4(state.highest);
+            var rival = vec4(state.rival);
+            var count = vec4(0.0);
+            var positive = vec4(0.0);
+            for (var c = 0u; c < COLUMNS; c++) {
+                let at = n * COLUMNS + c;
+                let j = column_of(j0, local, c);
+                let member = candidates(row, key, j, keys_of(j), end);
+                let itself = member & (four(j) == vec4(row));
+                top = select(top, max(top, s[at] * inverse), member);
+                rival = select(rival, max(rival, s[at]), member & !itself);
+                count += select(vec4(0.0), vec4(1.0), member);
+                positive += select(vec4(0.0), s[at], itself);
+                s[at] = select(vec4(LOWEST), s[at], member);
             }
+            let highest = highest_of(top);
+            var sum = vec4(0.0);
+            var product = vec4(0.0);
+            for (var c = 0u; c < COLUMNS; c++) {
+                let value = s[n * COLUMNS + c];
+                let e = select(vec4(0.0), exp(value * inverse - highest), value != vec4(LOWEST));
+                sum += e;
+                product += e * value;
+            }
+            let keep = exp(state.highest - highest);
+            states[n] = Online(highest, state.sum * keep + total(sum), state.product * keep + total(product),
+                state.count + total(count), state.positive + total(positive), highest_of(rival));
         }
     }
-}
-
-@compute @workgroup_size(64)
-fn anchors(
-    @builtin(local_invocation_id) local: vec3<u32>,
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-) {
-    let i = (group.y * groups.x + group.x) * 64u + local.x;
-    if (i >= params.rows || labels[i].x != 0.0) {
-        return;
-    }
-    for (var d = 0u; d < params.directions; d++) {
-        stats_inout[d * params.rows + i].z = 0.0;
+    for (var n = 0u; n < 4u * ROWS; n++) {
+        let state = folded(states[n], local);
+        let row = row_of(own, local, n / 4u) + n % 4u;
+        if local.x == 0u && row < params.rows {
+            let at = (slice * params.directions + direction) * params.rows + row;
+            sums_out[at] = vec4(state.highest, state.sum, state.product, state.count);
+            peaks_out[at] = vec2(state.positive, state.rival);
+        }
     }
 }
 
 // Loss of one anchor.
 fn loss_of(s: vec4<f32>, t: f32) -> f32 {
-    if (s.z == 0.0) {
+    if s.z == 0.0 {
         return 0.0;
     }
     let alone = s.z < 1.5;
-    if (params.robust != 0u) {
+    if params.robust != 0u {
         return select(t * (s.x - s.w / t - log(s.z)), 0.0, alone) + params.rho * t;
     }
     return select(s.x - s.w / t, 0.0, alone);
 }
 
-// Hit and pair of one anchor.
-fn pair_of(s: vec4<f32>, margin: f32) -> vec2<f32> {
-    return select(vec2<f32>(select(0.0, 1.0, margin > 0.0), 1.0), vec2<f32>(0.0), s.z < 1.5);
-}
-
 @compute @workgroup_size(64)
-fn losses(
+fn finish(
     @builtin(local_invocation_id) local: vec3<u32>,
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
     let i = (group.y * groups.x + group.x) * 64u + local.x;
-    if (i >= params.rows) {
+    if i >= params.rows {
         return;
     }
-    var loss = loss_of(stats_in[i], tau[i]);
-    var pair = pair_of(stats_in[i], margins_in[i]);
-    if (params.directions > 1u) {
-        loss = 0.5 * (loss + loss_of(stats_in[params.rows + i], tau[i]));
-        pair += pair_of(stats_in[params.rows + i], margins_in[params.rows + i]);
+    var loss = 0.0;
+    var pair = vec2(0.0);
+    for (var d = 0u; d < params.directions; d++) {
+        let at = d * params.rows + i;
+        let apart = params.directions * params.rows;
+        var highest = LOWEST;
+        for (var slice = 0u; slice < params.slices; slice++) {
+            highest = max(highest, sums_in[slice * apart + at].x);
+        }
+        var sums = vec3(0.0); // of e, e S and 1
+        var positive = 0.0;
+        var rival = LOWEST;
+        for (var slice = 0u; slice < params.slices; slice++) {
+            let part = sums_in[slice * apart + at];
+            let peaks = peaks_in[slice * apart + at];
+            let keep = exp(part.x - highest);
+            sums += vec3(part.y * keep, part.z * keep, part.w);
+            positive += peaks.x;
+            rival = max(rival, peaks.y);
+        }
+        if params.clicked != 0u && labels[i].x == 0.0 {
+            sums.z = 0.0;
+        }
+        let stat = vec4(highest + log(sums.x), sums.y / sums.x, sums.z, positive);
+        stats_out[at] = stat;
+        loss += loss_of(stat, tau[i]);
+        if sums.z > 1.5 {
+            pair += vec2(select(0.0, 1.0, positive - rival > 0.0), 1.0);
+        }
     }
-    row_losses[i] = loss;
+    row_losses[i] = select(loss, 0.5 * loss, params.directions > 1u);
     pairing[i] = pair;
 }
 
 fn slope_of(s: vec4<f32>, t: f32) -> f32 {
-    if (s.z == 0.0) {
+    if s.z == 0.0 {
         return 0.0;
     }
     let alone = s.z < 1.5;
-    if (params.robust != 0u) {
+    if params.robust != 0u {
         return select(s.x - s.w / t - log(s.z) - (s.y - s.w) / t, 0.0, alone) + params.rho;
     }
     return select((s.w - s.y) / t / t, 0.0, alone);
@@ -308,15 +341,15 @@ fn slopes(
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
     let i = (group.y * groups.x + group.x) * 64u + local.x;
-    if (i >= params.rows) {
+    if i >= params.rows {
         return;
     }
     var slope = slope_of(stats_in[i], tau[i]);
-    if (params.directions > 1u) {
+    if params.directions > 1u {
         slope += slope_of(stats_in[params.rows + i], tau[i]);
     }
     let gradient = params.scale * step.contrast * slope;
-    if (params.accumulate != 0u) {
+    if params.accumulate != 0u {
         dtau[i] += gradient;
     } else {
         dtau[i] = gradient;
@@ -325,109 +358,129 @@ fn slopes(
 
 // What the gradient needs of an anchor: 1 / tau, lse, w k (0 where the direction is off or N(i) is i alone).
 fn anchor(row: u32, direction: u32) -> vec3<f32> {
-    if (row >= params.rows || direction < params.first || direction >= params.first + params.directions) {
-        return vec3<f32>(0.0);
+    if row >= params.rows || direction < params.first || direction >= params.first + params.directions {
+        return vec3(0.0);
     }
     let s = stats_in[(direction - params.first) * params.rows + row];
     let inverse = 1.0 / tau[row];
     let weight = params.scale * step.contrast * select(inverse, 1.0, params.robust != 0u);
-    return vec3<f32>(inverse, s.x, select(weight, 0.0, s.z < 1.5));
+    return vec3(inverse, s.x, select(weight, 0.0, s.z < 1.5));
 }
 
-// G of four own rows (columns of `mine`: 1 / tau, lse, weight) with other row j.
-fn weights_of(s: vec4<f32>, mine: mat3x4<f32>, row: u32, own_keys: vec4<u32>, j: u32, theirs: vec3<f32>) -> vec4<f32> {
-    let member = candidates(row, own_keys, j);
-    let itself = (vec4<u32>(row) + vec4<u32>(0u, 1u, 2u, 3u)) == vec4<u32>(j);
-    let one = select(vec4<f32>(0.0), vec4<f32>(1.0), itself);
+// The same of four rows: 1 / tau, lse and w k.
+fn anchors(row: u32, direction: u32) -> mat3x4<f32> {
+    return transpose(mat4x3(
+        anchor(row, direction),
+        anchor(row + 1u, direction),
+        anchor(row + 2u, direction),
+        anchor(row + 3u, direction),
+    ));
+}
+
+// G of an own row with four others, of which `member` are its candidates and `one` is 1 where it is the row itself.
+fn weights_of(s: vec4<f32>, mine: vec3<f32>, theirs: mat3x4<f32>, member: vec4<bool>, one: vec4<f32>) -> vec4<f32> {
     // No pair outside of N may reach exp: nothing bounds it there. A member's exponent is at most a rounding above 0.
-    let mine_x = select(vec4<f32>(LOWEST), s * mine[0] - mine[1], member & (mine[2] != vec4<f32>(0.0)));
-    let their_x = select(vec4<f32>(LOWEST), s * theirs.x - theirs.y, member & vec4<bool>(theirs.z != 0.0));
-    let g = mine[2] * (exp(mine_x) - one) + theirs.z * (exp(their_x) - one);
-    return select(vec4<f32>(0.0), g, member);
+    let mine_x = select(vec4(LOWEST), s * mine.x - mine.y, member & vec4(mine.z != 0.0));
+    let their_x = select(vec4(LOWEST), s * theirs[0] - theirs[1], member & (theirs[2] != vec4(0.0)));
+    let g = mine.z * (exp(mine_x) - one) + theirs[2] * (exp(their_x) - one);
+    return select(vec4(0.0), g, member);
 }
 
-fn four(row: u32, side: u32, column: u32) -> vec4<f32> {
-    return vec4<f32>(
-        load_z(row, side, column),
-        load_z(row, side, column + 16u),
-        load_z(row, side, column + 32u),
-        load_z(row, side, column + 48u),
-    );
-}
-
-fn store(row: u32, side: u32, column: u32, value: vec4<f32>) {
-    if (column >= params.width) {
+@compute @workgroup_size(WIDTH, HEIGHT)
+fn gradient(
+    @builtin(local_invocation_id) id: vec3<u32>,
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+) {
+    let local = id.xy;
+    let t = local.y * WIDTH + local.x;
+    let tiles = (params.rows + tile_row(1u) - 1u) / tile_row(1u);
+    let chunks = (params.width + tile_column(1u) - 1u) / tile_column(1u);
+    let flat = group.y * groups.x + group.x;
+    if flat >= 2u * params.slices * tiles * chunks {
         return;
     }
-    for (var r = 0u; r < 4u; r++) {
-        if (row + r < params.rows) {
-            let at = ((row + r) * 2u + side) * params.width + column;
-            if (params.accumulate != 0u) {
-                dz[at] += value[r];
-            } else {
-                dz[at] = value[r];
+    let slice = flat / chunks / tiles / 2u;
+    let side = flat / chunks / tiles % 2u;
+    let own = tile_row(flat / chunks % tiles);
+    let column = tile_column(flat % chunks);
+    var mine: array<vec3<f32>, 16>; // by own rows, of which there are at most four blocks
+    for (var n = 0u; n < 4u * ROWS; n++) {
+        mine[n] = anchor(row_of(own, local, n / 4u) + n % 4u, side);
+    }
+    var sums = Sums();
+    let end = min((slice + 1u) * params.slice, params.rows);
+    for (var j0 = slice * params.slice; j0 < end; j0 += tile_column(1u)) {
+        var s = scores(side, own, j0, local);
+        for (var c = 0u; c < COLUMNS; c++) {
+            let j = column_of(j0, local, c);
+            let theirs = anchors(j, 1u - side);
+            let their_keys = keys_of(j);
+            for (var n = 0u; n < 4u * ROWS; n++) {
+                let row = row_of(own, local, n / 4u) + n % 4u;
+                let member = candidates(row, key_of(row), j, their_keys, end);
+                let one = select(vec4(0.0), vec4(1.0), four(j) == vec4(row));
+                s[n * COLUMNS + c] = weights_of(s[n * COLUMNS + c], mine[n], theirs, member, one);
+            }
+        }
+        for (var part = 0u; part < tile_column(1u); part += DEPTH) {
+            workgroupBarrier();
+            for (var c = 0u; c < COLUMNS; c++) {
+                // Where this block's others lie in the part; far outside if they do not.
+                let first = column_of(0u, local, c) - part;
+                if first < DEPTH {
+                    for (var r = 0u; r < ROWS; r++) {
+                        let at = r * 4u * COLUMNS + c;
+                        let g = transpose(mat4x4(s[at], s[at + COLUMNS], s[at + 2u * COLUMNS], s[at + 3u * COLUMNS]));
+                        for (var i = 0u; i < 4u; i++) {
+                            left[((first + i) * ROWS + r) * HEIGHT + local.y] = g[i];
+                        }
+                    }
+                }
+            }
+            for (var i = t; i < DEPTH * WIDTH * COLUMNS; i += WIDTH * HEIGHT) {
+                right[i] =
+                    columns_of_z(j0 + part + i / (WIDTH * COLUMNS), 1u - side, column + i % (WIDTH * COLUMNS) * 4u);
+            }
+            workgroupBarrier();
+            multiply(local, &sums);
+        }
+    }
+    for (var n = 0u; n < 4u * ROWS; n++) {
+        let row = row_of(own, local, n / 4u) + n % 4u;
+        for (var c = 0u; c < COLUMNS; c++) {
+            for (var j = 0u; j < 4u; j++) {
+                let k = column_of(column, local, c) + j;
+                if row < params.rows && k < params.width {
+                    let at = ((slice * params.rows + row) * 2u + side) * params.width + k;
+                    var value = sums[n * COLUMNS + c][j];
+                    if params.accumulate != 0u {
+                        value += dz[at];
+                    }
+                    dz[at] = value;
+                }
             }
         }
     }
 }
 
-@compute @workgroup_size(16, 16)
-fn gradient(
+@compute @workgroup_size(256)
+fn merge(
     @builtin(local_invocation_id) local: vec3<u32>,
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
-    let tiles = (params.rows + 63u) / 64u;
-    let chunks = (params.width + 63u) / 64u;
-    let flat = group.y * groups.x + group.x;
-    if (flat >= 2u * tiles * chunks) {
+    let i = (group.y * groups.x + group.x) * 256u + local.x;
+    let elements = 2u * params.rows * params.width;
+    if i >= elements {
         return;
     }
-    let side = flat / (tiles * chunks);
-    let tile = ((flat / chunks) % tiles) * 64u;
-    let column = (flat % chunks) * 64u + local.x;
-    // Groups of 16 columns in this chunk: narrow rows skip the rest.
-    let parts = min((params.width - (flat % chunks) * 64u + 15u) / 16u, 4u);
-    let row = tile + local.y * 4u;
-    let own_keys = keys_of(row);
-    let mine = transpose(mat4x3<f32>(
-        anchor(row, side),
-        anchor(row + 1u, side),
-        anchor(row + 2u, side),
-        anchor(row + 3u, side),
-    ));
-    var sum0 = vec4<f32>(0.0);
-    var sum1 = vec4<f32>(0.0);
-    var sum2 = vec4<f32>(0.0);
-    var sum3 = vec4<f32>(0.0);
-    for (var j0 = 0u; j0 < params.rows; j0 += 32u) {
-        let s = scores(side, tile, j0, local.xy);
-        let j = j0 + local.x * 2u;
-        // The tile before is still read until the first barrier of `scores`, which lies between.
-        weights[(local.x * 2u) * 17u + local.y] =
-            weights_of(s.first, mine, row, own_keys, j, anchor(j, 1u - side));
-        weights[(local.x * 2u + 1u) * 17u + local.y] =
-            weights_of(s.second, mine, row, own_keys, j + 1u, anchor(j + 1u, 1u - side));
-        for (var half = 0u; half < 32u; half += 16u) {
-            workgroupBarrier();
-            own[local.y * 17u + local.x] = four(j0 + half + local.y, 1u - side, column);
-            workgroupBarrier();
-            for (var l = 0u; l < 16u; l++) {
-                let w = weights[(half + l) * 17u + local.y];
-                let v = own[l * 17u + local.x];
-                sum0 += w * v.x;
-                if (parts > 1u) {
-                    sum1 += w * v.y;
-                }
-                if (parts > 2u) {
-                    sum2 += w * v.z;
-                    sum3 += w * v.w;
-                }
-            }
-        }
+    var sum = 0.0;
+    if params.accumulate != 0u {
+        sum = dz[i];
     }
-    store(row, side, column, sum0);
-    store(row, side, column + 16u, sum1);
-    store(row, side, column + 32u, sum2);
-    store(row, side, column + 48u, sum3);
+    for (var slice = 0u; slice < params.slices; slice++) {
+        sum += dz_parts[slice * elements + i];
+    }
+    dz[i] = sum;
 }

@@ -1,8 +1,8 @@
 // contrast with sampled candidates: anchor i has the candidates i and (i + c_k) mod rows, the same K offsets c_k in
-// [1, rows) for all anchors of a step; rows with the anchor's key are left out as in contrast.wgsl, whose kernels `anchors`,
-// `losses` and `slopes` go with these two.
+// [1, rows) for all anchors of a step; rows with the anchor's key are left out as in contrast.wgsl, whose kernels `finish` and
+// `slopes` go with these two.
 //
-// stats     (lse_i, m_i, n_i, S_ii) and margin_i of each anchor and direction, as in contrast.wgsl.
+// stats     sums and peaks of each anchor and direction, as in contrast.wgsl, of one slice.
 // gradient  dz of both sides. Row i of a side gathers as anchor of its direction from j = (i + c) mod rows, and as candidate
 //           of the other direction from the anchors j = (i - c) mod rows, c in {0, c_1, .., c_K}:
 //           G = w (p - [c = 0]) k of the anchor, d(own i) = sum G other_j. No two rows write one place.
@@ -16,6 +16,7 @@ struct Params {
     rows: u32,
     width: u32, // of z_ctr and of z_cvr
     masked: u32, // 1: rows with the anchor's key are no candidates
+    clicked: u32, // unused here
     robust: u32, // 0: infonce
     first: u32, // first direction that is on
     directions: u32, // how many are on
@@ -23,8 +24,11 @@ struct Params {
     scale: f32, // gradient: lambda / (rows * directions)
     rho: f32, // unused here
     offsets: u32, // K
+    slice: u32, // unused here, as the next
+    slices: u32,
     pad0: u32,
     pad1: u32,
+    pad2: u32,
 }
 
 struct Step {
@@ -45,12 +49,12 @@ const LOWEST: f32 = -1.0e30;
 @group(0) @binding(1) var<storage, read> z: array<f32>; // (rows, 2 * width)
 @group(0) @binding(2) var<storage, read> tau: array<f32>; // (rows)
 @group(0) @binding(3) var<storage, read> keys: array<u32>; // (rows), any buffer without `masked`
-@group(0) @binding(4) var<storage, read_write> stats_out: array<vec4<f32>>; // (directions, rows): lse, m, n, S_ii
+@group(0) @binding(4) var<storage, read_write> sums_out: array<vec4<f32>>; // (directions, rows): h, sums, n
 @group(0) @binding(5) var<storage, read> stats_in: array<vec4<f32>>; // (directions, rows)
 @group(0) @binding(6) var<storage, read> offsets: array<u32>; // (K)
 @group(0) @binding(7) var<storage, read_write> dz: array<f32>; // (rows, 2 * width)
 @group(0) @binding(8) var<uniform> step: Step;
-@group(0) @binding(9) var<storage, read_write> margins_out: array<f32>; // (directions, rows)
+@group(0) @binding(9) var<storage, read_write> peaks_out: array<vec2<f32>>; // (directions, rows): S_ii, highest other S
 
 var<workgroup> part: array<f32, 256>; // (own rows, lanes)
 var<workgroup> rows_of: array<u32, 256>; // (own rows, lanes): the other row behind `part`
@@ -155,8 +159,8 @@ fn stats(
     rival = lanes_max(rival, local.xy);
     if (local.x == 0u && i < params.rows) {
         let at = direction * params.rows + i;
-        stats_out[at] = vec4<f32>(top + log(sum), product / sum, count, positive);
-        margins_out[at] = select(positive - rival, 0.0, count < 1.5);
+        sums_out[at] = vec4<f32>(top, sum, product, count);
+        peaks_out[at] = vec2<f32>(positive, rival);
     }
 }
 

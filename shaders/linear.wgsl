@@ -19,10 +19,8 @@
 // y tells the slopes of the first two. Those of the last two are kept by forward_keeping and bound in y's place by the gradients.
 //
 // Activations are [B, columns] row-major with a group's columns together.
-// A workgroup of WIDTH x HEIGHT invocations makes a tile of the result, an invocation ROWS x COLUMNS blocks of 4 x 4 of it, HEIGHT (WIDTH) blocks
-// apart, over chunks of DEPTH of the summed index through workgroup memory. The host chooses these constants by shape and adapter; no
-// element's sum depends on them. Dispatch: (tiles of columns, tiles of rows, groups; of weight_gradient times slices). Of the
-// activation and of merge: an invocation an element, 256 a workgroup, workgroups folded into x and y.
+// Workgroup: tiles of the result as in tile.wgsl, which is a part of this module. Dispatch: (tiles of columns, tiles of rows, groups; of
+// weight_gradient times slices). Of the activation and of merge: an invocation an element, 256 a workgroup, workgroups folded into x and y.
 // Deterministic: one owner an element, chunks and slices in order. The sums of weight_gradient and merge start from what they are added
 // to, so blocks of rows one after the other give the bits of all rows at once, where there is one slice.
 
@@ -37,12 +35,6 @@ struct Params {
     slices: u32,     // S; above 1: the sums of weight_gradient are [S] of dw and dbias
 }
 
-override WIDTH: u32 = 16u;
-override HEIGHT: u32 = 16u;
-override ROWS: u32 = 1u;
-override COLUMNS: u32 = 1u;
-override DEPTH: u32 = 16u;
-
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;            // (B, G, K)
 @group(0) @binding(2) var<storage, read> w: array<f32>;            // (G, K, N)
@@ -56,31 +48,6 @@ override DEPTH: u32 = 16u;
 @group(0) @binding(10) var<storage, read_write> slope: array<f32>; // (B, G, N)
 @group(0) @binding(11) var<storage, read> dw_parts: array<f32>;    // (S, G, K, N)
 @group(0) @binding(12) var<storage, read> dbias_parts: array<f32>; // (S, G, N)
-
-// The chunk's part of the left matrix: [DEPTH][HEIGHT * ROWS] vectors of four rows; of the right one: [DEPTH][WIDTH * COLUMNS] of four columns.
-var<workgroup> left: array<vec4<f32>, DEPTH * HEIGHT * ROWS>;
-var<workgroup> right: array<vec4<f32>, DEPTH * WIDTH * COLUMNS>;
-
-// An invocation's blocks: row 4 r + i of them and columns c is at (4 r + i) * COLUMNS + c. At most eight blocks.
-alias Sums = array<vec4<f32>, 32>;
-
-// The first row of a workgroup's tile, and an invocation's row i of its blocks of rows r.
-fn first_row(group: vec3<u32>) -> u32 {
-    return group.y * 4u * HEIGHT * ROWS;
-}
-
-fn row_of(first: u32, local: vec2<u32>, r: u32) -> u32 {
-    return first + 4u * (local.y + r * HEIGHT);
-}
-
-// The same for columns.
-fn first_column(group: vec3<u32>) -> u32 {
-    return group.x * 4u * WIDTH * COLUMNS;
-}
-
-fn column_of(first: u32, local: vec2<u32>, c: u32) -> u32 {
-    return first + 4u * (local.x + c * WIDTH);
-}
 
 fn x_at(b: u32, g: u32, k: u32) -> f32 {
     if b < params.rows && k < params.inputs {
@@ -162,24 +129,6 @@ fn d_at(b: u32, g: u32, n: u32) -> f32 {
     return 0.0;
 }
 
-// The sums are a copy while they grow, which compilers keep in registers.
-fn multiply(local: vec2<u32>, sums: ptr<function, Sums>) {
-    var s = *sums;
-    for (var k = 0u; k < DEPTH; k++) {
-        for (var r = 0u; r < ROWS; r++) {
-            let a = left[(k * ROWS + r) * HEIGHT + local.y];
-            for (var c = 0u; c < COLUMNS; c++) {
-                let b = right[(k * COLUMNS + c) * WIDTH + local.x];
-                s[(r * 4u) * COLUMNS + c] += a.x * b;
-                s[(r * 4u + 1u) * COLUMNS + c] += a.y * b;
-                s[(r * 4u + 2u) * COLUMNS + c] += a.z * b;
-                s[(r * 4u + 3u) * COLUMNS + c] += a.w * b;
-            }
-        }
-    }
-    *sums = s;
-}
-
 // Sums of the tile whose first row and column these are.
 fn product(g: u32, row: u32, column: u32, local: vec2<u32>, sums: ptr<function, Sums>) {
     let t = local.y * WIDTH + local.x;
@@ -216,13 +165,13 @@ fn biases(g: u32, n: u32) -> vec4<f32> {
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) id: vec3<u32>) {
     let g = group.z;
     var sums = Sums();
-    product(g, first_row(group), first_column(group), id.xy, &sums);
+    product(g, tile_row(group.y), tile_column(group.x), id.xy, &sums);
     for (var c = 0u; c < COLUMNS; c++) {
-        let n = column_of(first_column(group), id.xy, c);
+        let n = column_of(tile_column(group.x), id.xy, c);
         let added = biases(g, n);
         for (var r = 0u; r < ROWS; r++) {
             for (var i = 0u; i < 4u; i++) {
-                let b = row_of(first_row(group), id.xy, r) + i;
+                let b = row_of(tile_row(group.y), id.xy, r) + i;
                 let value = activated(sums[(r * 4u + i) * COLUMNS + c] + added);
                 for (var j = 0u; j < 4u; j++) {
                     if b < params.rows && n + j < params.outputs {
@@ -238,13 +187,13 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id
 fn forward_keeping(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) id: vec3<u32>) {
     let g = group.z;
     var sums = Sums();
-    product(g, first_row(group), first_column(group), id.xy, &sums);
+    product(g, tile_row(group.y), tile_column(group.x), id.xy, &sums);
     for (var c = 0u; c < COLUMNS; c++) {
-        let n = column_of(first_column(group), id.xy, c);
+        let n = column_of(tile_column(group.x), id.xy, c);
         let added = biases(g, n);
         for (var r = 0u; r < ROWS; r++) {
             for (var i = 0u; i < 4u; i++) {
-                let b = row_of(first_row(group), id.xy, r) + i;
+                let b = row_of(tile_row(group.y), id.xy, r) + i;
                 let value = activated(sums[(r * 4u + i) * COLUMNS + c] + added);
                 for (var j = 0u; j < 4u; j++) {
                     if b < params.rows && n + j < params.outputs {
@@ -265,8 +214,8 @@ fn input_gradient(
     @builtin(local_invocation_index) t: u32,
 ) {
     let g = group.z;
-    let row = first_row(group);
-    let column = first_column(group);
+    let row = tile_row(group.y);
+    let column = tile_column(group.x);
     var sums = Sums();
     for (var n = 0u; n < params.outputs; n += DEPTH) {
         for (var i = t; i < DEPTH * HEIGHT * ROWS; i += WIDTH * HEIGHT) {
@@ -317,8 +266,8 @@ fn weight_gradient(
     let g = out % params.groups;
     let first = out / params.groups * params.slice;
     let end = min(first + params.slice, params.rows);
-    let row = first_row(group);
-    let column = first_column(group);
+    let row = tile_row(group.y);
+    let column = tile_column(group.x);
     let sums_bias = group.y == 0u && id.y == 0u;
     var sums = Sums();
     var bias_sums = array<vec4<f32>, 2>();

@@ -5,29 +5,27 @@ use naga::back::{self, PipelineConstants};
 use naga::valid::{Capabilities, GlobalUse, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ShaderStage, StorageAccess, TypeInner};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use tauten::graph::Plan;
 use tauten::ops::check::cases;
-use tauten::ops::{Access, Kernel};
+use tauten::ops::{Access, Kernel, Shader};
 
-/// File and text of every shader.
-fn shaders() -> Vec<(PathBuf, String)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
-        .expect("the folder of the shaders")
-        .map(|entry| entry.expect("a file").path())
-        .filter(|path| path.extension().is_some_and(|e| e == "wgsl"))
-        .collect();
-    files.sort();
-    assert!(!files.is_empty(), "there are no shaders");
-    files.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path).expect("a readable shader"))).collect()
+/// Name and source of every module that a case uses.
+fn modules() -> BTreeMap<&'static str, String> {
+    used().into_iter().map(|used| (used.shader.name, used.shader.text())).collect()
 }
 
-/// Parses and validates with nothing but what every WebGPU device has.
+/// Whether a shader needs subgroup operations.
+fn by_subgroups(source: &str) -> bool {
+    source.contains("subgroup")
+}
+
+/// Parses and validates with nothing but what every WebGPU device has, and subgroup operations where they are asked for by name.
 fn parse(source: &str) -> Result<(Module, ModuleInfo), String> {
     let module = naga::front::wgsl::parse_str(source).map_err(|e| e.emit_to_string(source))?;
-    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::empty());
+    let capabilities = if by_subgroups(source) { Capabilities::SUBGROUP } else { Capabilities::empty() };
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     let info = validator.validate(&module).map_err(|e| e.emit_to_string(source))?;
     Ok((module, info))
 }
@@ -35,17 +33,19 @@ fn parse(source: &str) -> Result<(Module, ModuleInfo), String> {
 /// A kernel with one set of values for its constants.
 struct Used {
     kernel: &'static Kernel,
+    shader: Shader,
     constants: Vec<(&'static str, f64)>,
 }
 
 impl Used {
     fn describe(&self) -> String {
-        format!("kernel {} (entry point {}, constants {:?})", self.kernel.name, self.kernel.entry, self.constants)
+        let Used { kernel, shader, constants } = self;
+        format!("kernel {} ({}, entry point {}, constants {constants:?})", kernel.name, shader.name, kernel.entry)
     }
 
     /// The module with this kernel's constants put in.
     fn module(&self) -> Result<(Module, ModuleInfo), String> {
-        let (module, info) = parse(self.kernel.shader.text)?;
+        let (module, info) = parse(&self.shader.text())?;
         let mut constants = PipelineConstants::default();
         constants.extend(self.constants.iter().map(|&(name, value)| (name.to_string(), value)));
         let entry = Some((ShaderStage::Compute, self.kernel.entry));
@@ -60,9 +60,9 @@ fn used() -> Vec<Used> {
     let mut used = BTreeMap::new();
     for case in cases() {
         for node in Plan::new(case.setup().graph).nodes {
-            let (kernel, constants) = (node.op.kernel(), node.op.overrides().to_vec());
+            let (kernel, shader, constants) = (node.op.kernel(), node.op.shader(), node.op.overrides().to_vec());
             let bits: Vec<(&str, u64)> = constants.iter().map(|&(name, value)| (name, value.to_bits())).collect();
-            used.insert((kernel.shader.file, kernel.entry, kernel.name, bits), Used { kernel, constants });
+            used.insert((shader.name, kernel.entry, kernel.name, bits), Used { kernel, shader, constants });
         }
     }
     used.into_values().collect()
@@ -87,9 +87,20 @@ fn run(command: &mut Command) -> Result<(), String> {
 }
 
 #[test]
+fn every_file_is_a_part_of_a_module() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    let files: BTreeSet<String> = std::fs::read_dir(folder)
+        .expect("the folder of the shaders")
+        .map(|entry| entry.expect("a file").file_name().to_string_lossy().into_owned())
+        .collect();
+    let parts: BTreeSet<String> = used().iter().flat_map(|used| used.shader.files).map(|file| file.name.to_string()).collect();
+    assert_eq!(files, parts);
+}
+
+#[test]
 fn every_shader_is_valid_for_naga() {
     let failures: Vec<String> =
-        shaders().iter().filter_map(|(path, source)| parse(source).err().map(|e| format!("{}: {e}", path.display()))).collect();
+        modules().iter().filter_map(|(name, source)| parse(source).err().map(|e| format!("{name}: {e}"))).collect();
     report(&failures);
 }
 
@@ -100,8 +111,15 @@ fn every_shader_is_valid_for_tint() {
         println!("NOT CHECKED: tint is not on PATH, so nobody has looked at the uniformity of barriers");
         return;
     }
+    let check = |source: &str| {
+        // What naga has without being asked, and does not know the word for.
+        let enable = if by_subgroups(source) { "enable subgroups;\n" } else { "" };
+        let file = tempfile::Builder::new().suffix(".wgsl").tempfile().map_err(|e| e.to_string())?;
+        std::fs::write(file.path(), enable.to_string() + source).map_err(|e| e.to_string())?;
+        run(Command::new("tint").args(["--format", "wgsl"]).arg(file.path()))
+    };
     let failures: Vec<String> =
-        shaders().iter().filter_map(|(path, _)| run(Command::new("tint").args(["--format", "wgsl"]).arg(path)).err()).collect();
+        modules().iter().filter_map(|(name, source)| check(source).err().map(|e| format!("{name}: {e}"))).collect();
     report(&failures);
 }
 
@@ -109,11 +127,13 @@ fn every_shader_is_valid_for_tint() {
 fn every_entry_point_is_used_by_a_case() {
     let used = used();
     let mut failures = Vec::new();
-    for (path, source) in shaders() {
+    for (name, source) in modules() {
         let Ok((module, _)) = parse(&source) else { continue };
         for entry in module.entry_points {
-            if !used.iter().any(|u| u.kernel.shader.text == source && u.kernel.entry == entry.name) {
-                failures.push(format!("{}: no case of ops::check::cases() runs {}", path.display(), entry.name));
+            // The last file has the entry points, whatever it is multiplied by.
+            let file = |name: &'static str| name.split('+').next_back();
+            if !used.iter().any(|u| file(u.shader.name) == file(name) && u.kernel.entry == entry.name) {
+                failures.push(format!("{name}: no case of ops::check::cases() runs {}", entry.name));
             }
         }
     }

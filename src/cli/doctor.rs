@@ -66,7 +66,9 @@ fn examine(args: &Args, cases: Vec<Case>) -> Result<()> {
     let device = choice.describe();
     let tested = match &choice {
         Choice::Cpu => Vec::new(),
-        Choice::Gpu(adapter) => self_test(adapter, cases, &progress)?,
+        Choice::Gpu(adapter) => {
+            self_test(adapter, cases.into_iter().filter(|case| case.runs_on(adapter)).collect(), &progress)?
+        }
     };
     if !args.json && !tested.is_empty() {
         print(&table(&tested))?;

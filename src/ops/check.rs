@@ -150,6 +150,12 @@ impl Case {
         (self.build)(setup);
     }
 
+    /// Whether the adapter has the operations that its tiles need.
+    pub fn runs_on(&self, adapter: &Adapter) -> bool {
+        let tiles = adapter.limits().tiles;
+        self.limits.tiles.tuned.iter().flat_map(|tuned| tuned.iter()).all(|tuned| tiles.runs(tuned.chosen.tile))
+    }
+
     /// Words of its inputs, state and activations.
     pub fn words(&self) -> usize {
         let setup = self.setup();

@@ -7,12 +7,14 @@
 //! - robust: L_i = tau_i log mean_{N(i)} exp((S_ij - S_ii) / tau_i) + rho tau_i, dL_i/dS_ij = p_ij - \[i=j\],
 //!   dL_i/dtau_i = log mean_j exp((S_ij - S_ii) / tau_i) - (sum_j p_ij S_ij - S_ii) / tau_i + rho.
 //!
-//! The B x B matrix is never stored: `stats` keeps five numbers an anchor, the gradient computes tiles of S anew.
+//! The B x B matrix is never stored: `stats` keeps six numbers an anchor and slice of the candidates, `finish` four of them an anchor,
+//! and the gradient computes tiles of S anew.
 
 use super::check::{Case, integers, normals};
 use super::product::{Matrix, Threads, product};
+use super::tile::{Chosen, Product, SLICES, Shape, TILES, Tile, Tiles};
 use super::vector::{exp, highest, sums};
-use super::{Access, Args, Cost, Dispatch, Kernel, Shader, fold, params, shader};
+use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Tiled, cost, fold, params, shader};
 use crate::config::{Direction, Objective};
 use crate::graph::{Graph, Input, Step, TensorId};
 use crate::processor::vectorised;
@@ -20,7 +22,8 @@ use bytemuck::Zeroable;
 use rayon::prelude::*;
 use std::ops::Range;
 
-const TILED: Shader = shader!("contrast");
+const TILED: Shader = shader!("tile", "multiply", "contrast");
+const BY_SUBGROUPS: Shader = shader!("tile", "multiply_subgroup", "contrast");
 const SAMPLED: Shader = shader!("contrast_sampled");
 
 /// The CPU twins compute S in tiles of so many rows and columns; groups of rows sum over columns side by side. Fixed, so that
@@ -36,6 +39,7 @@ params! {
         rows: u32,
         width: u32,
         masked: u32,
+        clicked: u32,
         robust: u32,
         first: u32,
         directions: u32,
@@ -43,8 +47,11 @@ params! {
         scale: f32,
         rho: f32,
         offsets: u32,
+        slice: u32,
+        slices: u32,
         pad0: u32,
         pad1: u32,
+        pad2: u32,
     }
 }
 
@@ -84,6 +91,7 @@ impl Contrast {
             rows: self.rows as u32,
             width: self.width as u32,
             masked: self.masked.into(),
+            clicked: self.clicked_anchors.into(),
             robust: (self.objective == Objective::Robust).into(),
             first,
             directions,
@@ -91,30 +99,36 @@ impl Contrast {
             scale: (f64::from(self.weight) / (self.rows as f64 * f64::from(directions))) as f32,
             rho: self.rho,
             offsets: self.negatives as u32,
+            slice: self.rows as u32,
+            slices: 1,
             pad0: 0,
             pad1: 0,
+            pad2: 0,
         }
     }
 }
 
 use Access::{Read, Uniform, Update, Write};
-static STATS: Kernel = Params::kernel("contrast", TILED, "stats", &[(1, Read), (2, Read), (3, Read), (4, Write), (12, Write)]);
+static STATS: Kernel = Params::kernel("contrast", TILED, "stats", &[(1, Read), (2, Read), (3, Read), (4, Write), (5, Write)]);
 static STATS_SAMPLED: Kernel = Params::kernel(
     "contrast, sampled",
     SAMPLED,
     "stats",
     &[(1, Read), (2, Read), (3, Read), (6, Read), (4, Write), (9, Write)],
 );
-static ANCHORS: Kernel = Params::kernel("contrast anchors", TILED, "anchors", &[(10, Read), (11, Update)]);
-static LOSSES: Kernel =
-    Params::kernel("contrast losses", TILED, "losses", &[(2, Read), (5, Read), (13, Read), (6, Write), (14, Write)]);
+static FINISH: Kernel = Params::kernel(
+    "contrast losses",
+    TILED,
+    "finish",
+    &[(2, Read), (6, Read), (7, Read), (8, Read), (9, Write), (10, Write), (11, Write)],
+);
 static SLOPES: Kernel =
-    Params::kernel("contrast backward to tau", TILED, "slopes", &[(2, Read), (5, Read), (9, Uniform), (8, Update)]);
+    Params::kernel("contrast backward to tau", TILED, "slopes", &[(2, Read), (12, Read), (13, Uniform), (16, Update)]);
 static GRADIENT: Kernel = Params::kernel(
     "contrast backward",
     TILED,
     "gradient",
-    &[(1, Read), (2, Read), (3, Read), (5, Read), (9, Uniform), (7, Update)],
+    &[(1, Read), (2, Read), (3, Read), (12, Read), (13, Uniform), (14, Update)],
 );
 static GRADIENT_SAMPLED: Kernel = Params::kernel(
     "contrast backward, sampled",
@@ -122,6 +136,7 @@ static GRADIENT_SAMPLED: Kernel = Params::kernel(
     "gradient",
     &[(1, Read), (2, Read), (3, Read), (5, Read), (8, Uniform), (6, Read), (7, Update)],
 );
+static MERGE: Kernel = Params::kernel("contrast merge", TILED, "merge", &[(15, Read), (14, Update)]);
 
 impl Params {
     fn sampled(&self) -> bool {
@@ -142,6 +157,21 @@ impl Params {
     fn read_bytes(&self) -> f64 {
         let rows = f64::from(self.rows);
         4.0 * (self.numbers() + rows * (1.0 + f64::from(self.masked) + 4.0 * f64::from(self.directions)))
+    }
+
+    fn stats_cost(&self) -> Cost {
+        let directions = f64::from(self.directions);
+        let parts = 24.0 * f64::from(self.rows) * directions * f64::from(self.slices);
+        let flops = self.pairs() * directions * (2.0 * f64::from(self.width) + 8.0);
+        Cost { bytes: self.read_bytes() + parts, flops }
+    }
+
+    fn gradient_cost(&self) -> Cost {
+        // Both sides go over the pairs, sampled ones in both roles where both directions are on.
+        let roles = if self.sampled() { f64::from(self.directions) } else { 1.0 };
+        let flops = 2.0 * roles * self.pairs() * (4.0 * f64::from(self.width) + 10.0);
+        let written = 4.0 * self.numbers() * (f64::from(self.slices) + f64::from(self.accumulate));
+        Cost { bytes: self.read_bytes() + written, flops }
     }
 
     /// The row range of side `side` of z, from its first number on; rows are `2 * width` apart.
@@ -255,42 +285,29 @@ impl Online {
         self.highest = most;
     }
 
-    fn stats(&self) -> [f32; 4] {
-        [self.highest + self.sum.ln(), self.product / self.sum, self.count, self.positive]
-    }
-
-    /// S_ii less the highest S of another candidate, 0 without any.
-    fn margin(&self) -> f32 {
-        if self.count < 1.5 { 0.0 } else { self.positive - self.rival }
+    /// What `stats` writes of it.
+    fn parts(&self) -> ([f32; 4], [f32; 2]) {
+        ([self.highest, self.sum, self.product, self.count], [self.positive, self.rival])
     }
 }
 
-fn stats_op(params: Params) -> Dispatch<Params> {
-    Dispatch {
-        kernel: if params.sampled() { &STATS_SAMPLED } else { &STATS },
-        params,
-        workgroups: {
-            let own = if params.sampled() { 16 } else { 64 };
-            fold(params.rows.div_ceil(own) as usize * params.directions as usize)
-        },
-        cost: {
-            let (pairs, directions) = (params.pairs(), f64::from(params.directions));
-            let margins = 4.0 * f64::from(params.rows) * directions;
-            Cost { bytes: params.read_bytes() + margins, flops: pairs * directions * (2.0 * f64::from(params.width) + 8.0) }
-        },
-        twin: stats,
-    }
+fn stats_op(params: Params, tile: Tile) -> Tiled<Params> {
+    let tiles = (params.rows as usize).div_ceil(tile.size()[0]);
+    let workgroups = fold(tiles * (params.directions * params.slices) as usize);
+    let dispatch = Dispatch { kernel: &STATS, params, workgroups, cost: params.stats_cost(), twin: stats_tiled };
+    Tiled::new(dispatch, tile, BY_SUBGROUPS)
 }
 
-fn stats(p: &Params, args: &mut Args) {
-    if p.sampled() { stats_sampled(p, args) } else { stats_tiled(p, args) }
+fn stats_sampled_op(params: Params) -> Dispatch<Params> {
+    let workgroups = fold((params.rows.div_ceil(16) * params.directions) as usize);
+    Dispatch { kernel: &STATS_SAMPLED, params, workgroups, cost: params.stats_cost(), twin: stats_sampled }
 }
 
 fn stats_sampled(p: &Params, args: &mut Args) {
     let rows = p.rows as usize;
     let (z, tau, keys, offsets) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<u32>(2), args.read::<u32>(3));
-    let (stats, margins) = (args.write::<[f32; 4]>(4), args.write::<f32>(5));
-    stats.par_iter_mut().zip(margins).enumerate().for_each(|(at, (stats, margin))| {
+    let (sums, peaks) = (args.write::<[f32; 4]>(4), args.write::<[f32; 2]>(5));
+    sums.par_iter_mut().zip(peaks).enumerate().for_each(|(at, (sums, peaks))| {
         let (side, i) = (p.first as usize + at / rows, at % rows);
         let inverse = 1.0 / tau[i];
         let mut online = Online::EMPTY;
@@ -300,30 +317,35 @@ fn stats_sampled(p: &Params, args: &mut Args) {
                 online.add(dot(p, z, side, i, j), inverse, c == 0);
             }
         }
-        (*stats, *margin) = (online.stats(), online.margin());
+        (*sums, *peaks) = online.parts();
     });
 }
 
-/// Rows of S are those of one side; where both directions are on, the other's sums are those of the columns.
+/// Rows of S are those of one side; where both directions are on, the other's sums are those of the columns. The first slice gets
+/// all sums.
 fn stats_tiled(p: &Params, args: &mut Args) {
     let rows = p.rows as usize;
     let (z, tau, keys) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<u32>(2));
-    let (stats, margins) = (args.write::<[f32; 4]>(3), args.write::<f32>(4));
+    let (sums, peaks) = (args.write::<[f32; 4]>(3), args.write::<[f32; 2]>(4));
+    let (sums, empty) = sums.split_at_mut(p.directions as usize * rows);
+    let (peaks, empty_peaks) = peaks.split_at_mut(sums.len());
+    empty.fill(Online::EMPTY.parts().0);
+    empty_peaks.fill([0.0, LEFT_OUT]);
     let (own, both) = (p.group_rows(), p.directions > 1);
     let groups = rows.div_ceil(own);
     let (inverses, scratch) = args.scratch(rows + groups * (STRIPE * PANEL + 4 * rows)).split_at_mut(rows);
     inverses.iter_mut().zip(tau).for_each(|(inverse, tau)| *inverse = 1.0 / tau);
     let (tiles, columns) = scratch.split_at_mut(groups * STRIPE * PANEL);
-    let (of_rows, of_columns) = stats.split_at_mut(rows);
-    let (margins, margins_of_columns) = margins.split_at_mut(rows);
-    let of_groups = of_rows.par_chunks_mut(own).zip(margins.par_chunks_mut(own));
+    let (of_rows, of_columns) = sums.split_at_mut(rows);
+    let (peaks, peaks_of_columns) = peaks.split_at_mut(rows);
+    let of_groups = of_rows.par_chunks_mut(own).zip(peaks.par_chunks_mut(own));
     let tasks = of_groups.zip(tiles.par_chunks_mut(STRIPE * PANEL)).zip(columns.par_chunks_mut(4 * rows));
-    tasks.enumerate().for_each(|(group, (((stats, margins), s), columns))| {
+    tasks.enumerate().for_each(|(group, (((sums, peaks), s), columns))| {
         columns[..2 * rows].fill(LEFT_OUT);
         columns[2 * rows..].fill(0.0);
-        for (stripe, (stats, margins)) in stats.chunks_mut(STRIPE).zip(margins.chunks_mut(STRIPE)).enumerate() {
+        for (stripe, (sums, peaks)) in sums.chunks_mut(STRIPE).zip(peaks.chunks_mut(STRIPE)).enumerate() {
             let start = group * own + stripe * STRIPE;
-            let own = start..start + stats.len();
+            let own = start..start + sums.len();
             let mut online = [Online::EMPTY; STRIPE];
             for from in (0..rows).step_by(PANEL) {
                 let others = from..(from + PANEL).min(rows);
@@ -359,23 +381,23 @@ fn stats_tiled(p: &Params, args: &mut Args) {
                     add_to_columns(columns, &inverses[others.clone()], from, &s[..own.len() * PANEL], &most);
                 }
             }
-            for ((stats, margin), online) in stats.iter_mut().zip(margins).zip(&mut online) {
+            for ((sums, peaks), online) in sums.iter_mut().zip(peaks).zip(&mut online) {
                 if p.masked == 0 {
                     online.count = rows as f32;
                 }
-                (*stats, *margin) = (online.stats(), online.margin());
+                (*sums, *peaks) = online.parts();
             }
         }
     });
     // With both directions the candidates of an anchor and its own pair are the same.
-    let of_columns = of_columns.par_iter_mut().zip(margins_of_columns);
-    of_columns.zip(&*of_rows).enumerate().with_min_len(512).for_each(|(j, ((stats, margin), other))| {
-        let mut online = Online { count: other[2], positive: other[3], ..Online::EMPTY };
+    let of_columns = of_columns.par_iter_mut().zip(peaks_of_columns);
+    of_columns.zip(of_rows.par_iter().zip(peaks)).enumerate().with_min_len(512).for_each(|(j, ((sums, peaks), other))| {
+        let mut online = Online { count: other.0[3], positive: other.1[0], ..Online::EMPTY };
         for columns in columns.chunks(4 * rows) {
             online.rival = online.rival.max(columns[rows + j]);
             online.join(columns[j], [columns[2 * rows + j], columns[3 * rows + j]]);
         }
-        (*stats, *margin) = (online.stats(), online.margin());
+        (*sums, *peaks) = online.parts();
     });
 }
 
@@ -450,42 +472,23 @@ fn dot(p: &Params, z: &[f32], side: usize, i: usize, j: usize) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-fn anchors_op(params: Params) -> Dispatch<Params> {
+fn finish_op(params: Params) -> Dispatch<Params> {
+    let (rows, anchors) = (params.rows as usize, (params.rows * params.directions) as usize);
+    let slices = params.slices as usize;
     Dispatch {
-        kernel: &ANCHORS,
+        kernel: &FINISH,
         params,
-        workgroups: fold(params.rows.div_ceil(64) as usize),
-        cost: {
-            let rows = f64::from(params.rows);
-            Cost { bytes: 4.0 * rows * (2.0 + f64::from(params.directions)), flops: 0.0 }
-        },
-        twin: anchors,
+        workgroups: fold(rows.div_ceil(64)),
+        cost: cost(rows * (4 + 2 * params.clicked as usize) + anchors * (4 + 6 * slices), anchors * (10 + 8 * slices)),
+        twin: finish,
     }
 }
 
-fn anchors(p: &Params, args: &mut Args) {
-    let (labels, stats) = (args.read::<[f32; 2]>(0), args.write::<[f32; 4]>(1));
-    for stats in stats.chunks_exact_mut(p.rows as usize) {
-        stats.iter_mut().zip(labels).filter(|(_, label)| label[0] == 0.0).for_each(|(stats, _)| stats[2] = 0.0);
-    }
-}
-
-fn losses_op(params: Params) -> Dispatch<Params> {
-    Dispatch {
-        kernel: &LOSSES,
-        params,
-        workgroups: fold(params.rows.div_ceil(64) as usize),
-        cost: {
-            let (rows, directions) = (f64::from(params.rows), f64::from(params.directions));
-            Cost { bytes: 4.0 * rows * (4.0 + 5.0 * directions), flops: 7.0 * rows * directions }
-        },
-        twin: losses,
-    }
-}
-
-fn losses(p: &Params, args: &mut Args) {
-    let (tau, stats, margins) = (args.read::<f32>(0), args.read::<[f32; 4]>(1), args.read::<f32>(2));
-    let (losses, pairing) = (args.write::<f32>(3), args.write::<[f32; 2]>(4));
+fn finish(p: &Params, args: &mut Args) {
+    let (tau, sums, peaks) = (args.read::<f32>(0), args.read::<[f32; 4]>(1), args.read::<[f32; 2]>(2));
+    let labels = if p.clicked != 0 { args.read::<[f32; 2]>(3) } else { &[] };
+    let (stats, losses, pairing) = (args.write::<[f32; 4]>(4), args.write::<f32>(5), args.write::<[f32; 2]>(6));
+    let (rows, apart) = (p.rows as usize, (p.rows * p.directions) as usize);
     let of = |[lse, _, n, positive]: [f32; 4], tau: f32| {
         let alone = n < 1.5;
         if n == 0.0 {
@@ -499,14 +502,30 @@ fn losses(p: &Params, args: &mut Args) {
             lse - positive / tau
         }
     };
-    let rows = p.rows as usize;
+    let parts = |at: usize| (at..sums.len()).step_by(apart);
+    stats.par_iter_mut().enumerate().with_min_len(1024).for_each(|(at, stat)| {
+        let top = parts(at).fold(LEFT_OUT, |top, at| top.max(sums[at][0]));
+        let (mut sum, mut product, mut count, mut positive) = (0.0, 0.0, 0.0, 0.0);
+        for at in parts(at) {
+            let keep = (sums[at][0] - top).exp();
+            sum += sums[at][1] * keep;
+            product += sums[at][2] * keep;
+            count += sums[at][3];
+            positive += peaks[at][0];
+        }
+        if labels.get(at % rows).is_some_and(|label| label[0] == 0.0) {
+            count = 0.0;
+        }
+        *stat = [top + sum.ln(), product / sum, count, positive];
+    });
     losses.par_iter_mut().zip(pairing).enumerate().with_min_len(4096).for_each(|(i, (loss, pairing))| {
         *loss = of(stats[i], tau[i]);
         if p.directions > 1 {
             *loss = 0.5 * (*loss + of(stats[rows + i], tau[i]));
         }
-        let pairs = (i..stats.len()).step_by(rows).filter(|&at| stats[at][2] > 1.5);
-        *pairing = pairs.fold([0.0; 2], |[hits, n], at| [hits + if margins[at] > 0.0 { 1.0 } else { 0.0 }, n + 1.0]);
+        let rival = |at| parts(at).fold(LEFT_OUT, |rival, at| rival.max(peaks[at][1]));
+        let pairs = (i..apart).step_by(rows).filter(|&at| stats[at][2] > 1.5);
+        *pairing = pairs.fold([0.0; 2], |[hits, n], at| [hits + if stats[at][3] > rival(at) { 1.0 } else { 0.0 }, n + 1.0]);
     });
 }
 
@@ -550,27 +569,16 @@ fn slopes(p: &Params, args: &mut Args) {
     });
 }
 
-fn gradient_op(params: Params) -> Dispatch<Params> {
-    Dispatch {
-        kernel: if params.sampled() { &GRADIENT_SAMPLED } else { &GRADIENT },
-        params,
-        workgroups: {
-            let own = if params.sampled() { 16 } else { 64 };
-            fold(2 * params.rows.div_ceil(own) as usize * params.width.div_ceil(64) as usize)
-        },
-        cost: {
-            // Both sides go over the pairs, sampled ones in both roles where both directions are on.
-            let roles = if params.sampled() { f64::from(params.directions) } else { 1.0 };
-            let flops = 2.0 * roles * params.pairs() * (4.0 * f64::from(params.width) + 10.0);
-            let written = 4.0 * params.numbers() * (1.0 + f64::from(params.accumulate));
-            Cost { bytes: params.read_bytes() + written, flops }
-        },
-        twin: gradient,
-    }
+fn gradient_op(params: Params, tile: Tile) -> Tiled<Params> {
+    let [rows, columns] = tile.workgroups(params.rows as usize, params.width as usize);
+    let workgroups = fold(2 * params.slices as usize * rows * columns);
+    let dispatch = Dispatch { kernel: &GRADIENT, params, workgroups, cost: params.gradient_cost(), twin: gradient_tiled };
+    Tiled::new(dispatch, tile, BY_SUBGROUPS)
 }
 
-fn gradient(p: &Params, args: &mut Args) {
-    if p.sampled() { gradient_sampled(p, args) } else { gradient_tiled(p, args) }
+fn gradient_sampled_op(params: Params) -> Dispatch<Params> {
+    let workgroups = fold(2 * (params.rows.div_ceil(16) * params.width.div_ceil(64)) as usize);
+    Dispatch { kernel: &GRADIENT_SAMPLED, params, workgroups, cost: params.gradient_cost(), twin: gradient_sampled }
 }
 
 fn gradient_sampled(p: &Params, args: &mut Args) {
@@ -602,6 +610,8 @@ fn gradient_tiled(p: &Params, args: &mut Args) {
     let (rows, width) = (p.rows as usize, p.width as usize);
     let (z, tau, keys, stats) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<u32>(2), args.read::<[f32; 4]>(3));
     let (factor, dz) = (args.uniform::<Step>(4).contrast, args.write::<f32>(5));
+    let (dz, empty) = dz.split_at_mut(2 * rows * width);
+    empty.fill(0.0);
     let own = p.group_rows();
     let groups = rows.div_ceil(own);
     let (anchors, scratch) = args.scratch(3 * rows + groups * (STRIPE * PANEL + rows * width)).split_at_mut(3 * rows);
@@ -653,6 +663,28 @@ fn gradient_tiled(p: &Params, args: &mut Args) {
     });
 }
 
+fn merge_op(params: Params) -> Dispatch<Params> {
+    let elements = 2 * (params.rows * params.width) as usize;
+    let slices = params.slices as usize;
+    Dispatch {
+        kernel: &MERGE,
+        params,
+        workgroups: fold(elements.div_ceil(256)),
+        cost: cost(elements * (slices + 1 + params.accumulate as usize), elements * slices),
+        twin: merge,
+    }
+}
+
+fn merge(p: &Params, args: &mut Args) {
+    let (parts, dz) = (args.read::<f32>(0), args.write::<f32>(1));
+    if p.accumulate == 0 {
+        dz.fill(0.0);
+    }
+    for part in parts.chunks_exact(dz.len()) {
+        dz.iter_mut().zip(part).for_each(|(dz, part)| *dz += part);
+    }
+}
+
 vectorised! {
     /// Replaces the scores `s` of a row by the slopes of both losses that they stand in, positive pairs aside.
     #[allow(clippy::needless_range_loop, reason = "as above")]
@@ -694,28 +726,41 @@ pub fn contrast(g: &mut Graph, z: TensorId, tau: TensorId, spec: Contrast) -> Co
     assert_eq!(g.get(tau).len, rows, "contrast: {} is not [{rows}]", g.get(tau).name);
     assert!(negatives == 0 || negatives < rows, "contrast: {negatives} other rows of {rows} cannot be drawn");
     let params = spec.params();
-    // Without a mask the kernels never read their keys, but something must be bound.
+    // Without a mask the kernels never read their keys, nor labels unless clicks matter, but something must be bound in their places.
     let keys = if spec.masked { g.input(Input::MaskKey, rows) } else { tau };
     let offsets = (negatives > 0).then(|| g.input(Input::Offsets, negatives));
     let anchors = params.directions as usize * rows;
-    let (stats, margins) = (g.transient("contrast statistics", anchors * 4), g.transient("contrast margins", anchors));
+    let numbers = 2 * rows * width;
+    let shape = Shape { product: Product::Contrast, rows, groups: 2, inputs: rows, outputs: width };
+    let chosen = g.limits().tiles.choose(shape);
+    let tile = chosen.tile;
+    let (slice, slices) = match chosen.slices(rows) {
+        (slice, slices) if offsets.is_none() && !g.exceeds_binding(slices * numbers) => (slice, slices),
+        _ => (rows, 1),
+    };
+    let params = Params { slice: slice as u32, slices: slices as u32, ..params };
+    let (sums, peaks) =
+        (g.transient("contrast sums", slices * anchors * 4), g.transient("contrast peaks", slices * anchors * 2));
+    let labels = if spec.clicked_anchors { g.input(Input::Labels, 2 * rows) } else { peaks };
+    let stats = g.transient("contrast statistics", anchors * 4);
     let (losses, pairing) = (g.transient("contrast losses", rows), g.transient("contrast pairing", 2 * rows));
     match offsets {
-        Some(offsets) => g.push(stats_op(params), &[z, tau, keys, offsets, stats, margins]),
-        None => g.push(stats_op(params), &[z, tau, keys, stats, margins]),
+        Some(offsets) => g.push(stats_sampled_op(params), &[z, tau, keys, offsets, sums, peaks]),
+        None => g.push(stats_op(params, tile), &[z, tau, keys, sums, peaks]),
     }
-    if spec.clicked_anchors {
-        let labels = g.input(Input::Labels, 2 * rows);
-        g.push(anchors_op(params), &[labels, stats]);
-    }
-    g.push(losses_op(params), &[tau, stats, margins, losses, pairing]);
+    g.push(finish_op(params), &[tau, sums, peaks, labels, stats, losses, pairing]);
     g.on_backward(move |g| {
         let step = g.step();
         let (dz, accumulate) = g.gradient_target(z);
-        let op = gradient_op(Params { accumulate: accumulate.into(), ..params });
+        let adding = Params { accumulate: accumulate.into(), ..params };
         match offsets {
-            Some(offsets) => g.push(op, &[z, tau, keys, stats, step, offsets, dz]),
-            None => g.push(op, &[z, tau, keys, stats, step, dz]),
+            Some(offsets) => g.push(gradient_sampled_op(adding), &[z, tau, keys, stats, step, offsets, dz]),
+            None if slices > 1 => {
+                let parts = g.transient("contrast gradients of slices", slices * numbers);
+                g.push(gradient_op(params, tile), &[z, tau, keys, stats, step, parts]);
+                g.push(merge_op(adding), &[parts, dz]);
+            }
+            None => g.push(gradient_op(adding, tile), &[z, tau, keys, stats, step, dz]),
         }
         if spec.tau_gradient {
             let (dtau, accumulate) = g.gradient_target(tau);
@@ -755,10 +800,12 @@ struct Try {
     keys: u32,
     equal: bool,
     accumulate: bool,
+    tiles: Tiles,
 }
 
 fn case(name: String, t: Try) -> Case {
     let Contrast { rows, width, negatives, masked, .. } = t.spec;
+    let tiles = t.tiles.clone();
     let mut case = Case::new(name, rows.max(width), move |s| {
         let mut z = units(1, rows, width);
         if t.equal {
@@ -801,6 +848,7 @@ fn case(name: String, t: Try) -> Case {
             }
         }
     });
+    case.limits.tiles = tiles;
     // A rounding of S, some 2^-23, is multiplied by 1 / tau in the exponent.
     case.rel = super::check::REL.max(3e-7 / t.tau.0);
     case
@@ -840,16 +888,26 @@ pub fn cases() -> Vec<Case> {
                 let spec = Contrast { rows, width, negatives, direction, objective, masked, ..usual };
                 let (on, to) = (if masked { " masked" } else { "" }, if accumulate { " accumulated" } else { "" });
                 let name = format!("contrast {rows}x{width} K={negatives} {direction:?} {objective:?}{on}{to}");
-                cases.push(case(name, Try { spec, tau: (0.05, 20.0), keys: 9, equal: false, accumulate }));
+                let usual = Try { spec, tau: (0.05, 20.0), keys: 9, equal: false, accumulate, tiles: Tiles::SOFTWARE };
+                cases.push(case(name, usual));
             }
         }
+    }
+    // Every tile, the candidates in slices.
+    for (i, tile) in TILES.into_iter().enumerate() {
+        let (rows, width) = [(150, 70), (420, 16), (129, 33)][i % 3];
+        let (slices, accumulate) = (SLICES[1 + i % 2], i % 2 == 0);
+        let spec = Contrast { rows, width, masked: accumulate, ..usual };
+        let name = format!("contrast by tiles of {}, {slices} slices", tile.describe());
+        let tiles = Tiles::always(Chosen { tile, slices });
+        cases.push(case(name, Try { spec, tau: (0.05, 20.0), keys: 9, equal: false, accumulate, tiles }));
     }
     for negatives in [0, 7] {
         for objective in [Objective::Robust, Objective::Infonce] {
             let spec = Contrast { rows: 66, width: 32, negatives, objective, ..usual };
             let name = |what: &str| format!("contrast K={negatives} {objective:?} {what}");
             // Equal rows have a gradient of nothing but roundings, so theirs is added to numbers of a known size.
-            let tried = |spec, tau, keys, equal| Try { spec, tau, keys, equal, accumulate: equal };
+            let tried = |spec, tau, keys, equal| Try { spec, tau, keys, equal, accumulate: equal, tiles: Tiles::SOFTWARE };
             cases.push(case(name("tau 1e-3"), tried(spec, (1e-3, 1.0), 0, false)));
             cases.push(case(name("tau 1e-3 to 100"), tried(spec, (1e-3, 1e5), 0, false)));
             cases.push(case(name("tau 100"), tried(spec, (100.0, 1.0), 0, false)));

@@ -3,7 +3,7 @@
 use super::check::{Case, normals};
 use super::product::{Matrix, Threads, product};
 use super::tile::{Chosen, Product, SLICES, Shape, TILES, Tile, Tiles};
-use super::{Access, Args, Cost, Dispatch, Kernel, Op, Shader, cost, fold, params, shader};
+use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Tiled, cost, fold, params, shader};
 use crate::config::Activation;
 use crate::graph::{Arg, Block, Graph, TensorId};
 use rayon::prelude::*;
@@ -48,7 +48,8 @@ pub(super) const ACCUMULATE: u32 = 2;
 /// Rows and columns that one task of a twin handles; fixed, so that sums don't depend on the number of threads.
 const BLOCK: usize = 64;
 
-const SOURCE: Shader = shader!("linear");
+const SOURCE: Shader = shader!("tile", "multiply", "linear");
+const BY_SUBGROUPS: Shader = shader!("tile", "multiply_subgroup", "linear");
 static FORWARD: Kernel =
     Params::kernel("linear", SOURCE, "forward", &[(1, Access::Read), (2, Access::Read), (3, Access::Read), (4, Access::Write)]);
 static FORWARD_KEEPING: Kernel = Params::kernel(
@@ -83,43 +84,14 @@ static MERGE: Kernel = Params::kernel(
     &[(11, Access::Read), (12, Access::Read), (8, Access::Update), (9, Access::Update)],
 );
 
-/// A product by tiles.
-struct Tiled {
-    dispatch: Dispatch<Params>,
-    overrides: Vec<(&'static str, f64)>,
-}
-
-impl Tiled {
-    /// The product that gives `result` rows and columns of each of `groups`.
-    fn new(kernel: &'static Kernel, params: Params, tile: Tile, result: [usize; 2], groups: usize, twin: Twin) -> Tiled {
-        let [rows, columns] = tile.workgroups(result[0], result[1]);
-        let workgroups = [columns as u32, rows as u32, groups as u32];
-        Tiled { dispatch: Dispatch { kernel, params, workgroups, cost: params.cost(), twin }, overrides: tile.overrides() }
-    }
+/// The product that gives `result` rows and columns of each of `groups`, by tiles.
+fn tiled(kernel: &'static Kernel, params: Params, tile: Tile, result: [usize; 2], groups: usize, twin: Twin) -> Tiled<Params> {
+    let [rows, columns] = tile.workgroups(result[0], result[1]);
+    let workgroups = [columns as u32, rows as u32, groups as u32];
+    Tiled::new(Dispatch { kernel, params, workgroups, cost: params.cost(), twin }, tile, BY_SUBGROUPS)
 }
 
 type Twin = fn(&Params, &mut Args);
-
-impl Op for Tiled {
-    fn kernel(&self) -> &'static Kernel {
-        self.dispatch.kernel
-    }
-    fn params(&self) -> &[u8] {
-        self.dispatch.params()
-    }
-    fn overrides(&self) -> &[(&'static str, f64)] {
-        &self.overrides
-    }
-    fn workgroups(&self) -> [u32; 3] {
-        self.dispatch.workgroups
-    }
-    fn cost(&self) -> Cost {
-        self.dispatch.cost
-    }
-    fn run(&self, args: &mut Args) {
-        self.dispatch.run(args);
-    }
-}
 
 /// y = activation(x W + bias): x [B, G * K], w [G, K, N], bias [G * N], y [B, G * N]. Layers that read one input are one
 /// layer of one group with their outputs side by side.
@@ -150,7 +122,7 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
         kernel = &FORWARD_KEEPING;
     }
     let tile = chosen(g, Product::Forward).tile;
-    g.push_rows(rows, &args, |block| Tiled::new(kernel, of(block, params), tile, [block.rows, outputs], groups, forward));
+    g.push_rows(rows, &args, |block| tiled(kernel, of(block, params), tile, [block.rows, outputs], groups, forward));
     g.on_backward(move |g| {
         let Some(dy) = g.gradient(y) else { return };
         let (dw, accumulate) = g.gradient_target(w);
@@ -171,7 +143,7 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
                 g.transient("of biases", slices * groups * outputs),
             ];
             let params = Params { slice: slice as u32, slices: slices as u32, ..params };
-            let op = Tiled::new(&WEIGHT_GRADIENT, params, tile, result, groups * slices, weight_gradient);
+            let op = tiled(&WEIGHT_GRADIENT, params, tile, result, groups * slices, weight_gradient);
             g.push(op, &[x, dy, slope, parts[0], parts[1]]);
             let elements = weights + groups * outputs;
             let (workgroups, words) = (fold(elements.div_ceil(256)), (slices + 1) * elements);
@@ -182,7 +154,7 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
             let args = [Arg::Rows(x), Arg::Rows(dy), Arg::Rows(slope), Arg::Whole(dw), Arg::Whole(dbias)];
             g.push_rows(rows, &args, |block| {
                 let params = of(block, params.adding(accumulate || block.first > 0));
-                Tiled::new(&WEIGHT_GRADIENT, params, tile, result, groups, weight_gradient)
+                tiled(&WEIGHT_GRADIENT, params, tile, result, groups, weight_gradient)
             });
         }
         if shape.input_gradient {
@@ -192,7 +164,7 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
             let tile = chosen(g, Product::InputGradient).tile;
             g.push_rows(rows, &args, |block| {
                 let result = [block.rows, inputs];
-                Tiled::new(&INPUT_GRADIENT, of(block, params), tile, result, groups, input_gradient)
+                tiled(&INPUT_GRADIENT, of(block, params), tile, result, groups, input_gradient)
             });
         }
     });

@@ -54,20 +54,46 @@ impl Access {
     }
 }
 
-/// A WGSL module of the folder `shaders`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Shader {
-    /// The file's name: it stands in debuggers, and a debug build may read the file anew.
-    pub file: &'static str,
-    /// The source.
+/// A file of the folder `shaders`.
+#[derive(Debug)]
+pub struct File {
+    /// Its name; a debug build may read it anew.
+    pub name: &'static str,
+    /// What stands in it.
     pub text: &'static str,
 }
 
-/// The [`Shader`] in `shaders/NAME.wgsl`.
+/// A WGSL module: files of the folder `shaders`, one after the other, as WGSL has no other way for modules to share functions. The
+/// last one has the entry points.
+#[derive(Debug, Clone, Copy)]
+pub struct Shader {
+    /// The files' names in one: it stands in debuggers and tells modules apart.
+    pub name: &'static str,
+    /// The files.
+    pub files: &'static [File],
+}
+
+impl Shader {
+    /// The source.
+    pub fn text(&self) -> String {
+        self.files.iter().map(|file| file.text).collect()
+    }
+}
+
+/// The [`Shader`] of `shaders/NAME.wgsl`, one or more.
 macro_rules! shader {
-    ($name:literal) => {
+    ($first:literal $(, $more:literal)*) => {
         $crate::ops::Shader {
-            file: concat!($name, ".wgsl"),
+            name: concat!($first $(, "+", $more)*),
+            files: &[
+                shader!(@file $first),
+                $(shader!(@file $more)),*
+            ],
+        }
+    };
+    (@file $name:literal) => {
+        $crate::ops::File {
+            name: concat!($name, ".wgsl"),
             text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $name, ".wgsl")),
         }
     };
@@ -105,6 +131,10 @@ pub struct Cost {
 pub trait Op: Send + Sync {
     /// The kernel.
     fn kernel(&self) -> &'static Kernel;
+    /// The module, where it is another than the kernel's, with the same entry point and bindings.
+    fn shader(&self) -> Shader {
+        self.kernel().shader
+    }
     /// The bytes of the `Params` uniform.
     fn params(&self) -> &[u8];
     /// Values of the kernel's `override` constants.
@@ -148,6 +178,48 @@ impl<P: bytemuck::Pod + Send + Sync> Op for Dispatch<P> {
     }
     fn run(&self, args: &mut Args) {
         (self.twin)(&self.params, args)
+    }
+}
+
+/// A [`Dispatch`] whose kernel works by tiles.
+pub struct Tiled<P: bytemuck::Pod + Send + Sync> {
+    /// The op.
+    pub dispatch: Dispatch<P>,
+    /// The module.
+    pub shader: Shader,
+    /// Values of its constants.
+    pub overrides: Vec<(&'static str, f64)>,
+}
+
+impl<P: bytemuck::Pod + Send + Sync> Tiled<P> {
+    /// `dispatch` by this tile; `subgroup` is the module of the tiles that multiply by subgroups.
+    pub fn new(dispatch: Dispatch<P>, tile: tile::Tile, subgroup: Shader) -> Tiled<P> {
+        let shader = if tile.subgroup { subgroup } else { dispatch.kernel.shader };
+        Tiled { dispatch, shader, overrides: tile.overrides() }
+    }
+}
+
+impl<P: bytemuck::Pod + Send + Sync> Op for Tiled<P> {
+    fn kernel(&self) -> &'static Kernel {
+        self.dispatch.kernel
+    }
+    fn shader(&self) -> Shader {
+        self.shader
+    }
+    fn params(&self) -> &[u8] {
+        self.dispatch.params()
+    }
+    fn overrides(&self) -> &[(&'static str, f64)] {
+        &self.overrides
+    }
+    fn workgroups(&self) -> [u32; 3] {
+        self.dispatch.workgroups
+    }
+    fn cost(&self) -> Cost {
+        self.dispatch.cost
+    }
+    fn run(&self, args: &mut Args) {
+        self.dispatch.run(args);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The tiles of matrix products: which there are, and which one a product gets.
 //!
-//! A tile is constants of `shaders/linear.wgsl`. No sum depends on them but by slices: a weight gradient's rows may be summed in slices side by
+//! A tile is constants of `shaders/tile.wgsl`, and how a chunk is multiplied: `shaders/multiply.wgsl` or, where the invocations of a subgroup
+//! tell each other what they read, `shaders/multiply_subgroup.wgsl`. No sum depends on them but by slices: a weight gradient's rows may be summed in slices side by
 //! side, where the result alone is too small to fill a device, and the slices in order after that. So the same choice gives the same
 //! bits.
 
@@ -21,22 +22,39 @@ pub struct Tile {
     pub columns: u32,
     /// Summed index that lies in workgroup memory at a time.
     pub depth: u32,
+    /// Whether it multiplies by subgroups, whose sizes must divide the width.
+    #[serde(default)]
+    pub subgroup: bool,
+}
+
+impl Tile {
+    const fn new([height, width]: [u32; 2], [rows, columns]: [u32; 2]) -> Tile {
+        Tile { height, width, rows, columns, depth: 16, subgroup: false }
+    }
+
+    const fn by_subgroups(self) -> Tile {
+        Tile { subgroup: true, ..self }
+    }
 }
 
 /// Rows of a result for every column of few: of heads and gates.
-const NARROW: Tile = Tile { height: 32, width: 4, rows: 1, columns: 1, depth: 16 };
-const SMALL: Tile = Tile { height: 8, width: 8, rows: 1, columns: 1, depth: 16 };
-const MIDDLE: Tile = Tile { height: 16, width: 16, rows: 1, columns: 1, depth: 16 };
-/// As large as [`MIDDLE`] by a quarter of the invocations, each of which reads half as much for an operation.
-const DENSE: Tile = Tile { height: 8, width: 8, rows: 2, columns: 2, depth: 16 };
-const TALL: Tile = Tile { height: 16, width: 16, rows: 2, columns: 1, depth: 16 };
-const LARGE: Tile = Tile { height: 16, width: 16, rows: 2, columns: 2, depth: 16 };
+const NARROW: Tile = Tile::new([32, 4], [1, 1]);
+const SMALL: Tile = Tile::new([8, 8], [1, 1]);
+const MIDDLE: Tile = Tile::new([16, 16], [1, 1]);
+/// As large as [`MIDDLE`] by half and by a quarter of the invocations, each of which reads less for an operation.
+const HALF: Tile = Tile::new([8, 16], [2, 1]);
+const DENSE: Tile = Tile::new([8, 8], [2, 2]);
+const TALL: Tile = Tile::new([16, 16], [2, 1]);
+const LARGE: Tile = Tile::new([16, 16], [2, 2]);
+/// By subgroups of up to 32 invocations.
+const WIDE: Tile = Tile::new([4, 32], [2, 1]).by_subgroups();
 
 /// For processors, to which reading workgroup memory costs more than the operations: an invocation makes 16 x 8 numbers.
-const BROAD: Tile = Tile { height: 4, width: 8, rows: 4, columns: 2, depth: 16 };
+const BROAD: Tile = Tile::new([4, 8], [4, 2]);
+const BROAD_BY_SUBGROUPS: Tile = BROAD.by_subgroups();
 
 /// All tiles: each within WebGPU's 256 invocations and 16 KiB of workgroup memory.
-pub const TILES: [Tile; 7] = [NARROW, SMALL, MIDDLE, DENSE, TALL, LARGE, BROAD];
+pub const TILES: [Tile; 10] = [NARROW, SMALL, MIDDLE, HALF, DENSE, TALL, LARGE, WIDE, BROAD, BROAD_BY_SUBGROUPS];
 
 /// Numbers of slices that are tried.
 pub const SLICES: [usize; 6] = [1, 2, 4, 8, 16, 32];
@@ -66,14 +84,14 @@ impl Tile {
         all.map(|(name, value)| (name, value.into())).to_vec()
     }
 
-    /// `64x64/8x8`: what a workgroup makes, and what an invocation.
+    /// `64x64/8x8`: what a workgroup makes, and what an invocation; an s behind it: by subgroups.
     pub fn describe(self) -> String {
         let [rows, columns] = self.size();
-        format!("{rows}x{columns}/{}x{}", 4 * self.rows, 4 * self.columns)
+        format!("{rows}x{columns}/{}x{}{}", 4 * self.rows, 4 * self.columns, if self.subgroup { "s" } else { "" })
     }
 }
 
-/// A product of a linear layer.
+/// A product of a linear layer, or the products of the contrast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Product {
@@ -83,6 +101,8 @@ pub enum Product {
     InputGradient,
     /// dW = x' d.
     WeightGradient,
+    /// S of both sides and from it dz; rows are those of the minibatch, inputs as well, and outputs the width of a side.
+    Contrast,
 }
 
 /// A product with its sizes.
@@ -105,7 +125,7 @@ impl Shape {
     /// Rows and columns of its result.
     pub fn result(&self) -> [usize; 2] {
         match self.product {
-            Product::Forward => [self.rows, self.outputs],
+            Product::Forward | Product::Contrast => [self.rows, self.outputs],
             Product::InputGradient => [self.rows, self.inputs],
             Product::WeightGradient => [self.inputs, self.outputs],
         }
@@ -124,7 +144,7 @@ impl Shape {
 pub struct Chosen {
     /// The tile.
     pub tile: Tile,
-    /// Slices of the rows that a weight gradient is summed in; 1 for the others.
+    /// Slices of the rows that a weight gradient is summed in, or of the contrast's candidates; 1 for the others.
     pub slices: usize,
 }
 
@@ -167,49 +187,70 @@ pub struct Tuned {
 pub struct Tiles {
     /// The adapter's kind.
     pub kind: Kind,
+    /// Invocations of its largest subgroup; 0 where it has no subgroup operations, or subgroups of less than four invocations.
+    pub subgroup: u32,
     /// What was measured on it, if it was.
     pub tuned: Option<Arc<[Tuned]>>,
 }
 
 impl Tiles {
     /// The fixed table for twins and software adapters.
-    pub const SOFTWARE: Tiles = Tiles { kind: Kind::Software, tuned: None };
+    pub const SOFTWARE: Tiles = Tiles { kind: Kind::Software, subgroup: 0, tuned: None };
 
     /// The same choice for every product.
     pub fn always(chosen: Chosen) -> Tiles {
         let of = |product| Tuned { shape: Shape { product, rows: 1, groups: 1, inputs: 1, outputs: 1 }, chosen };
-        let tuned = [Product::Forward, Product::InputGradient, Product::WeightGradient].map(of);
-        Tiles { kind: Kind::Software, tuned: Some(Arc::new(tuned)) }
+        let tuned = [Product::Forward, Product::InputGradient, Product::WeightGradient, Product::Contrast].map(of);
+        // Large enough for every tile by subgroups.
+        Tiles { kind: Kind::Software, subgroup: 4, tuned: Some(Arc::new(tuned)) }
+    }
+
+    /// Whether the adapter can run this tile.
+    pub fn runs(&self, tile: Tile) -> bool {
+        !tile.subgroup || self.subgroup > 0 && tile.width % self.subgroup == 0
     }
 
     /// What a product gets: the nearest of those that were measured, else what the table says.
     pub fn choose(&self, shape: Shape) -> Chosen {
-        let measured = self.tuned.iter().flat_map(|t| t.iter()).filter(|t| t.shape.product == shape.product);
+        let all = self.tuned.iter().flat_map(|t| t.iter());
+        let measured = all.filter(|t| t.shape.product == shape.product && self.runs(t.chosen.tile));
         match measured.min_by(|a, b| shape.distance(&a.shape).total_cmp(&shape.distance(&b.shape))) {
             Some(nearest) => nearest.chosen,
             None => self.fixed(shape),
         }
     }
 
-    /// The fixed table: the largest tile of which there are enough to fill the device.
-    fn fixed(&self, shape: Shape) -> Chosen {
-        let [rows, columns] = shape.result();
-        let enough = match self.kind {
+    /// Workgroups that fill the device.
+    fn enough(&self) -> usize {
+        match self.kind {
             Kind::Software => 1,
             Kind::Integrated => 64,
             Kind::Discrete => 256,
-        };
+        }
+    }
+
+    /// How often the rows of a sum are cut where `count` workgroups make the whole result: until there are enough.
+    fn slices(&self, count: usize, rows: usize) -> usize {
+        let wanted = self.enough().div_ceil(count).min(rows / SLICE_ROWS);
+        SLICES.into_iter().rfind(|&slices| slices <= wanted).unwrap_or(1)
+    }
+
+    /// The fixed table: the largest tile of which there are enough to fill the device.
+    fn fixed(&self, shape: Shape) -> Chosen {
+        let [rows, columns] = shape.result();
+        let enough = self.enough();
         let count = |tile: Tile| tile.workgroups(rows, columns).iter().product::<usize>() * shape.groups;
         let tile = match self.kind {
-            _ if columns <= 16 => NARROW,
+            _ if columns <= 16 && shape.product != Product::Contrast => NARROW,
+            Kind::Software if self.runs(BROAD_BY_SUBGROUPS) => BROAD_BY_SUBGROUPS,
             Kind::Software => BROAD,
+            // Sums of S and of dz at once: as many as registers hold. Slices make up for the number.
+            Kind::Integrated if shape.product == Product::Contrast => HALF,
+            Kind::Discrete if shape.product == Product::Contrast => DENSE,
             _ => [LARGE, DENSE, SMALL].into_iter().find(|&tile| count(tile) >= enough).unwrap_or(SMALL),
         };
         let slices = match shape.product {
-            Product::WeightGradient => {
-                let wanted = enough.div_ceil(count(tile)).min(shape.rows / SLICE_ROWS);
-                SLICES.into_iter().rfind(|&slices| slices <= wanted).unwrap_or(1)
-            }
+            Product::WeightGradient | Product::Contrast => self.slices(count(tile), shape.rows),
             _ => 1,
         };
         Chosen { tile, slices }
@@ -230,7 +271,9 @@ mod tests {
             assert!(tile.height * tile.width <= 256, "{tile:?}");
             let vectors = tile.depth * (tile.height * tile.rows + tile.width * tile.columns);
             assert!(16 * vectors <= 16 << 10, "{tile:?} takes {} bytes", 16 * vectors);
-            assert!((1..=8).contains(&(tile.rows * tile.columns)), "{tile:?}");
+            assert!((1..=8).contains(&(tile.rows * tile.columns)) && tile.rows <= 4, "{tile:?}");
+            // The contrast's invocations exchange a vector each through the left part.
+            assert!(tile.width <= tile.depth * tile.rows, "{tile:?}");
         }
     }
 
@@ -246,7 +289,7 @@ mod tests {
 
     #[test]
     fn small_results_are_cut_finer_where_the_device_is_larger() {
-        let of = |kind, shape| Tiles { kind, tuned: None }.choose(shape);
+        let of = |kind, shape| Tiles { kind, subgroup: 0, tuned: None }.choose(shape);
         let experts = shape(Product::WeightGradient, 8192, 1, 320, 512);
         assert_eq!(of(Kind::Software, experts), Chosen { tile: BROAD, slices: 1 });
         assert_eq!(of(Kind::Discrete, experts), Chosen { tile: SMALL, slices: 2 });
@@ -263,7 +306,8 @@ mod tests {
             shape: shape(Product::WeightGradient, rows, 1, 64, 64),
             chosen: Chosen { tile, slices },
         };
-        let tiles = Tiles { kind: Kind::Discrete, tuned: Some(Arc::new([tuned(100, SMALL, 1), tuned(10_000, TALL, 8)])) };
+        let tiles =
+            Tiles { kind: Kind::Discrete, subgroup: 0, tuned: Some(Arc::new([tuned(100, SMALL, 1), tuned(10_000, TALL, 8)])) };
         assert_eq!(tiles.choose(shape(Product::WeightGradient, 200, 1, 64, 64)), tuned(100, SMALL, 1).chosen);
         assert_eq!(tiles.choose(shape(Product::WeightGradient, 5000, 2, 64, 64)), tuned(10_000, TALL, 8).chosen);
         // Nothing was measured of the others.

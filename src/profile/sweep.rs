@@ -45,14 +45,21 @@ const DENSE: &[&[usize]] = &[&[65_536], &[1_048_576], &[8_388_608]];
 const LINEAR: &[&[usize]] =
     &[&[2048, 1, 320, 512], &[8192, 1, 320, 512], &[2048, 4, 128, 64], &[8192, 4, 128, 64], &[8192, 2, 64, 1]];
 
-/// Slices in which the weight gradient of [`sliced_layer`] is summed.
+/// Slices in which [`slice`] has sums cut.
 const SLICED: usize = 8;
 
 /// Every kernel is in at least one of them; the first is taken.
 const FAMILIES: &[Family] = &[
     Family { dimensions: "rows x groups x inputs x outputs", sizes: LINEAR, build: |s, d| dense_layer(s, d, Activation::Relu) },
     Family { dimensions: "rows x groups x inputs x outputs", sizes: LINEAR, build: |s, d| dense_layer(s, d, Activation::Gelu) },
-    Family { dimensions: "rows x groups x inputs x outputs", sizes: LINEAR, build: sliced_layer },
+    Family {
+        dimensions: "rows x groups x inputs x outputs",
+        sizes: LINEAR,
+        build: |s, d| {
+            slice(s);
+            dense_layer(s, d, Activation::Relu);
+        },
+    },
     Family {
         dimensions: "rows x columns",
         sizes: ROWS_WIDTH,
@@ -162,6 +169,14 @@ const FAMILIES: &[Family] = &[
     },
     Family { dimensions: "rows x columns", sizes: &[&[2048, 64], &[8192, 64]], build: |s, d| contrasted(s, d, 0) },
     Family {
+        dimensions: "rows x columns",
+        sizes: &[&[2048, 64], &[8192, 64]],
+        build: |s, d| {
+            slice(s);
+            contrasted(s, d, 0);
+        },
+    },
+    Family {
         dimensions: "rows x columns x sampled rows",
         sizes: &[&[2048, 64, 64], &[8192, 64, 64]],
         build: |s, d| contrasted(s, d, d[2]),
@@ -247,11 +262,10 @@ fn dense_layer(s: &mut Setup, d: &[usize], activation: Activation) {
     by_rows(s, rows, groups * inputs, |g, x| linear(g, x, w, Some(bias), shape));
 }
 
-/// The same with the weights' gradient summed in slices, whatever the device.
-fn sliced_layer(s: &mut Setup, d: &[usize]) {
-    let tiles = Tiles::always(Chosen { tile: TILES[0], slices: SLICED });
+/// Has products summed in slices, whatever the device.
+fn slice(s: &mut Setup) {
+    let tiles = Tiles::always(Chosen { tile: TILES[1], slices: SLICED });
     s.graph = Graph::new(Limits { tiles, ..s.graph.limits().clone() });
-    dense_layer(s, d, Activation::Relu);
 }
 
 /// Clicks and conversions, a third of the rows with a click alone, another with both.

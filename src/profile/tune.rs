@@ -5,7 +5,7 @@ use super::sweep;
 use crate::config::Config;
 use crate::device::{Choice, Limits};
 use crate::model::{Model, Schema};
-use crate::ops::tile::{Chosen, Product, SLICES, Shape, TILES, Tiles, Tuned};
+use crate::ops::tile::{Chosen, Product, SLICES, Shape, TILES, Tile, Tiles, Tuned};
 use crate::report::progress::Progress;
 use crate::{Error, Result};
 use serde::Serialize;
@@ -72,7 +72,8 @@ pub fn tune(choice: &Choice, layers: &[Sizes], steps: usize, progress: &Progress
     let choice = choice.clone().with_timestamps();
     let limits = choice.limits();
     let table = Tiles { tuned: None, ..limits.tiles.clone() };
-    let task = progress.task("tuning", (layers.len() * (TILES.len() + SLICES.len())) as u64, "measurements");
+    let tiles: Vec<Tile> = TILES.into_iter().filter(|&tile| table.runs(tile)).collect();
+    let task = progress.task("tuning", (layers.len() * (tiles.len() + SLICES.len())) as u64, "measurements");
     let mut findings = Vec::new();
     for &layer in layers {
         // Median times of the three products under a choice for all of them.
@@ -82,9 +83,9 @@ pub fn tune(choice: &Choice, layers: &[Sizes], steps: usize, progress: &Progress
             task.advance(1);
             Ok(times)
         };
-        let all = TILES
-            .into_iter()
-            .map(|tile| Ok((Chosen { tile, slices: 1 }, measure(Chosen { tile, slices: 1 })?)))
+        let all = tiles
+            .iter()
+            .map(|&tile| Ok((Chosen { tile, slices: 1 }, measure(Chosen { tile, slices: 1 })?)))
             .collect::<Result<Vec<_>>>()?;
         for (i, product) in [Product::Forward, Product::InputGradient, Product::WeightGradient].into_iter().enumerate() {
             let [rows, groups, inputs, outputs] = layer;

@@ -137,6 +137,12 @@ impl Adapter {
         .to_vec()
     }
 
+    /// Invocations of the largest subgroup; 0 where there are no subgroup operations or subgroups of less than four invocations.
+    fn subgroup(&self) -> u32 {
+        let (least, most) = self.subgroups();
+        if least >= 4 && self.adapter.features().contains(wgpu::Features::SUBGROUP) { most } else { 0 }
+    }
+
     /// What graphs for this adapter must stay under.
     pub fn limits(&self) -> Limits {
         let limits = self.adapter.limits();
@@ -147,7 +153,7 @@ impl Adapter {
         };
         Limits {
             binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
-            tiles: Tiles { kind, tuned: self.tuned.clone() },
+            tiles: Tiles { kind, subgroup: self.subgroup(), tuned: self.tuned.clone() },
         }
     }
 
@@ -248,9 +254,10 @@ impl Adapter {
             }
         }
         let timestamps = if self.timestamps { wgpu::Features::TIMESTAMP_QUERY } else { wgpu::Features::empty() };
+        let wanted = wgpu::Features::PIPELINE_CACHE | wgpu::Features::SUBGROUP | timestamps;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("tauten"),
-            required_features: self.adapter.features() & (wgpu::Features::PIPELINE_CACHE | timestamps),
+            required_features: self.adapter.features() & wanted,
             required_limits: required,
             ..Default::default()
         };

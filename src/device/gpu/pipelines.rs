@@ -2,7 +2,7 @@
 
 use super::{Checks, report, user_folder};
 use crate::error::io;
-use crate::ops::{Access, Kernel, Op, Shader};
+use crate::ops::{Access, File, Kernel, Op, Shader};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -37,8 +37,7 @@ pub(super) struct Pipeline {
 type Key = (&'static str, &'static str, Vec<(&'static str, u64)>);
 
 fn key(op: &dyn Op) -> Key {
-    let kernel = op.kernel();
-    (kernel.shader.file, kernel.entry, op.overrides().iter().map(|&(name, value)| (name, value.to_bits())).collect())
+    (op.shader().name, op.kernel().entry, op.overrides().iter().map(|&(name, value)| (name, value.to_bits())).collect())
 }
 
 /// All pipelines of a device.
@@ -64,9 +63,9 @@ impl Pipelines {
         }
         let mut modules: HashMap<&'static str, wgpu::ShaderModule> = HashMap::new();
         for op in wanted.values() {
-            let shader = op.kernel().shader;
-            if !modules.contains_key(shader.file) {
-                modules.insert(shader.file, module(device, shader, checks)?);
+            let shader = op.shader();
+            if !modules.contains_key(shader.name) {
+                modules.insert(shader.name, module(device, shader, checks)?);
             }
         }
         let cache = Cache::open(device, info);
@@ -77,7 +76,7 @@ impl Pipelines {
                 let kernel = op.kernel();
                 // Error scopes are a thread's own.
                 let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
-                let pipeline = compile(device, kernel, &modules[kernel.shader.file], op.overrides(), cache.as_ref());
+                let pipeline = compile(device, kernel, &modules[op.shader().name], op.overrides(), cache.as_ref());
                 match pollster::block_on(scope.pop()) {
                     None => Ok((key, pipeline)),
                     Some(error) if folder().is_some() => {
@@ -101,11 +100,12 @@ impl Pipelines {
 }
 
 #[expect(unsafe_code, reason = "leaves out the checks that naga injects")]
-fn module(device: &wgpu::Device, Shader { file, text }: Shader, checks: Checks) -> Result<wgpu::ShaderModule> {
+fn module(device: &wgpu::Device, shader: Shader, checks: Checks) -> Result<wgpu::ShaderModule> {
     if let Some(folder) = folder() {
-        return read(device, file, &folder.join(file));
+        return read(device, shader, &folder);
     }
-    let descriptor = wgpu::ShaderModuleDescriptor { label: Some(file), source: wgpu::ShaderSource::Wgsl(text.into()) };
+    let source = wgpu::ShaderSource::Wgsl(shader.text().into());
+    let descriptor = wgpu::ShaderModuleDescriptor { label: Some(shader.name), source };
     Ok(match checks {
         Checks::Injected => device.create_shader_module(descriptor),
         // SAFETY: the shaders are the crate's own; each checks its invocation against its shapes, and its loops are bounded
@@ -115,18 +115,28 @@ fn module(device: &wgpu::Device, Shader { file, text }: Shader, checks: Checks) 
 }
 
 /// A shader that somebody is at work on; always with the injected checks.
-fn read(device: &wgpu::Device, label: &str, file: &Path) -> Result<wgpu::ShaderModule> {
-    let text = std::fs::read_to_string(file).map_err(io(file))?;
+fn read(device: &wgpu::Device, shader: Shader, folder: &Path) -> Result<wgpu::ShaderModule> {
+    let read = |file: &File| {
+        let path = folder.join(file.name);
+        std::fs::read_to_string(&path).map(|text| text + "\n").map_err(io(&path))
+    };
+    let texts: Vec<String> = shader.files.iter().map(read).collect::<Result<_>>()?;
     let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
-    let source = wgpu::ShaderSource::Wgsl(text.as_str().into());
-    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(label), source });
+    let source = wgpu::ShaderSource::Wgsl(texts.concat().into());
+    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(shader.name), source });
     let messages = pollster::block_on(module.get_compilation_info()).messages;
     let refused = pollster::block_on(scope.pop());
     if refused.is_none() {
         return Ok(module);
     }
     let message = messages.into_iter().find(|m| m.message_type == wgpu::CompilationMessageType::Error);
-    let line = message.as_ref().and_then(|m| m.location).map_or(String::new(), |at| format!("{}: ", at.line_number));
+    // The line's number in its own file.
+    let (mut line, mut file) = (message.as_ref().and_then(|m| m.location).map(|at| at.line_number as usize), 0);
+    while let (Some(number), true) = (line, file + 1 < texts.len()) {
+        let Some(rest) = number.checked_sub(texts[file].lines().count()).filter(|&rest| rest > 0) else { break };
+        (line, file) = (Some(rest), file + 1);
+    }
+    let (line, file) = (line.map_or(String::new(), |line| format!("{line}: ")), folder.join(shader.files[file].name));
     let words = message.map_or_else(|| refused.map(|e| e.to_string()).unwrap_or_default(), |m| m.message);
     // Behind the message naga draws the line itself.
     let words = words.split('┌').next().unwrap_or_default();
