@@ -5,21 +5,28 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-use tauten::config::Config;
+use tauten::config::{Config, Loaded};
 use tauten::data::batch::{BatchBuilder, Minibatch, RowSource};
+use tauten::data::dataset::Split;
+use tauten::data::prefetch::{Position, Prefetch};
+use tauten::data::prepare::prepare;
 use tauten::device::Choice;
 use tauten::device::timeline::{Activity, Clock, Mode};
 use tauten::model::{Model, Schema};
 use tauten::profile::lines::Node;
+use tauten::profile::sweep::sweep;
 use tauten::random::{Purpose, Stream};
+use tauten::report::progress::Progress;
+use tauten::train::run::schema;
 use tauten::train::session::{Role, Session, batch_layout};
 use tauten::{Error, Result};
 
 /// Step times, their independence of the table's size, and the batch builder's speed.
 #[derive(clap::Parser)]
 struct Options {
-    /// Which parts run: any of `kuairand`, `design`, `infer`, `table`, `batch`; all by default.
+    /// Which parts run: any of `kuairand`, `design`, `infer`, `kernels`, `table`, `batch`, `loader`; all by default.
     parts: Vec<String>,
     /// `cpu`, `gpu`, `auto` or part of an adapter's name.
     #[arg(long, default_value = "cpu")]
@@ -30,6 +37,9 @@ struct Options {
     /// Seconds that a figure may take.
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
+    /// Steps of a kernel alone.
+    #[arg(long, default_value_t = 10)]
+    steps: usize,
     /// Say where a step's time goes, by op and place in the model.
     #[arg(long)]
     profile: bool,
@@ -354,6 +364,67 @@ fn table_size(options: &Options) -> Result<Value> {
         "ratio_spread_ids": spread_ratio }))
 }
 
+/// The kernels that a step of the design shape spends its time in, each alone at its sizes (those of B = 2048 and 8192), against the
+/// device's roofs.
+fn kernels(options: &Options) -> Result<Value> {
+    const KERNELS: [&str; 7] = [
+        "linear",
+        "linear_input_gradient",
+        "linear_weight_gradient",
+        "contrast",
+        "contrast backward",
+        "gather",
+        "embedding_adam",
+    ];
+    let (choice, line) = Choice::new(&options.device)?;
+    println!("kernels: {line}");
+    let profile = sweep(&KERNELS.map(|name| (name, [].as_slice())), choice, options.steps, &Progress::new(true))?;
+    println!("{}", profile.to_text());
+    serde_json::to_value(&profile).map_err(|e| Error::system(format!("kernels: {e}")))
+}
+
+/// Rows a second of shuffled minibatches from a dataset on disk, by the one thread that builds them ahead of a device.
+fn loader(shape: &Shape, options: &Options) -> Result<Value> {
+    const ROWS: usize = 1 << 19;
+    let failed = |e: std::io::Error| Error::system(format!("{}: the log on disk: {e}", shape.name));
+    let folder = tempfile::tempdir().map_err(failed)?;
+    let source = Rows::zipf(ROWS, &shape.vocabulary, 0);
+    let features = shape.vocabulary.len();
+    let mut text = (0..features).map(|f| format!("c{f},")).collect::<String>() + "click,conversion\n";
+    for (ids, (click, conversion)) in source.ids.chunks_exact(features).zip(&source.labels) {
+        ids.iter().for_each(|id| text += &format!("{id},"));
+        text += &format!("{click},{conversion}\n");
+    }
+    std::fs::write(folder.path().join("log.csv"), text).map_err(failed)?;
+    let names: Vec<String> = (0..features).map(|f| format!("\"c{f}\"")).collect();
+    let config = format!(
+        "[data]\ntrain = [\"log.csv\"]\nvalid = [\"log.csv\"]\nclick = \"click\"\nconversion = \"conversion\"\n\
+         [features]\ncategorical = [{}]\n",
+        names.join(", ")
+    );
+    std::fs::write(folder.path().join("log.toml"), config).map_err(failed)?;
+    let loaded = Loaded::read(&folder.path().join("log.toml"), &[])?;
+    let dataset = Arc::new(prepare(&loaded, &folder.path().join("dataset"), &Progress::new(true))?);
+    let schema = schema(dataset.encoding());
+    let layout = batch_layout(&Model::new(&loaded.config, &schema, Choice::Cpu.limits())?);
+    let mut prefetch = Prefetch::train(Arc::new((dataset, Split::Train)), layout, shape.rows, 1, Position::default())?;
+    let mut seconds = Vec::new();
+    let end = Instant::now() + Duration::from_secs_f64(options.seconds.min(5.0));
+    while seconds.len() < 5 || Instant::now() < end {
+        let start = Instant::now();
+        for _ in 0..ROWS / shape.rows {
+            if let Some(batch) = prefetch.next()? {
+                prefetch.recycle(batch);
+            }
+        }
+        seconds.push(start.elapsed().as_secs_f64());
+    }
+    let (best, median) = best_and_median(&mut seconds);
+    let [best, median] = [best, median].map(|s| (ROWS / shape.rows * shape.rows) as f64 / s);
+    println!("loader, {}: median {:.2}, best {:.2} million rows/s from disk", shape.name, median / 1e6, best / 1e6);
+    Ok(json!({ "name": shape.name, "rows_per_second": median, "best_rows_per_second": best }))
+}
+
 /// Rows a second that one thread makes minibatches of.
 fn batches(shape: &Shape, options: &Options) -> Result<Value> {
     let source = Rows::zipf(BATCHES * shape.rows, &shape.vocabulary, shape.numeric);
@@ -411,7 +482,7 @@ fn date() -> String {
 }
 
 fn run(options: &Options) -> Result<()> {
-    const PARTS: [&str; 5] = ["kuairand", "design", "infer", "table", "batch"];
+    const PARTS: [&str; 7] = ["kuairand", "design", "infer", "kernels", "table", "batch", "loader"];
     if let Some(wrong) = options.parts.iter().find(|p| !PARTS.contains(&p.as_str())) {
         return Err(Error::user(format!("{wrong}: no part of this bench; there are {}", PARTS.join(", "))));
     }
@@ -438,6 +509,13 @@ fn run(options: &Options) -> Result<()> {
     if wanted("batch") {
         let shapes = [Shape::kuairand(options.rows), Shape::design(2048)];
         results["batch_builder"] = shapes.iter().map(|shape| batches(shape, options)).collect::<Result<Value>>()?;
+    }
+    if wanted("kernels") {
+        results["kernels"] = kernels(options)?;
+    }
+    if wanted("loader") {
+        results["loader"] =
+            [2048, 8192].map(|rows| loader(&Shape::design(rows), options)).into_iter().collect::<Result<Value>>()?;
     }
     if let Some(file) = &options.json {
         let text = format!("{results:#}\n");

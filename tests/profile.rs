@@ -237,7 +237,7 @@ fn without_timestamps_there_is_no_time() {
 #[test]
 fn a_kernel_alone_has_a_line_a_shape() {
     let shapes = ["64x1x8x4".to_string(), "128x2x8x4".to_string()];
-    let sweep = |choice| sweep::sweep("linear_weight_gradient", &shapes, choice, 2, &Progress::new(true)).unwrap();
+    let sweep = |choice| sweep::sweep(&[("linear_weight_gradient", &shapes)], choice, 2, &Progress::new(true)).unwrap();
     let check = |profile: Profile| {
         let got: Vec<(&str, &str)> = profile.kernels.iter().map(|l| (l.name.as_str(), l.shape.as_str())).collect();
         assert_eq!(got, [("linear_weight_gradient", "64x1x8x4"), ("linear_weight_gradient", "128x2x8x4")]);

@@ -68,7 +68,7 @@ pub fn run(args: &Args) -> Result<()> {
     let profile = match (&args.kernel, &args.config) {
         (Some(kernel), _) => {
             sweep::check(kernel, &args.shape)?;
-            sweep::sweep(kernel, &args.shape, choose(args, &progress)?, args.steps as usize, &progress)?
+            sweep::sweep(&[(kernel, &args.shape)], choose(args, &progress)?, args.steps as usize, &progress)?
         }
         (None, Some(config)) => {
             // The configuration comes first: a mistake in it should not wait for a device or for data.

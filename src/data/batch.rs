@@ -74,6 +74,9 @@ pub trait RowSource: Send + Sync {
     /// Writes row `row < len()`: an id for each categorical feature (0: missing or unseen), each transformed numeric feature.
     /// Returns (click, conversion), each 0 or 1.
     fn read(&self, row: usize, ids: &mut [u32], numeric: &mut [f32]) -> (u8, u8);
+
+    /// Says that these rows are read next, so that a source can have them fetched side by side.
+    fn expect(&self, _rows: &[usize]) {}
 }
 
 /// The rows of a dataset's split.
@@ -84,6 +87,10 @@ impl RowSource for (Arc<Dataset>, Split) {
 
     fn read(&self, row: usize, ids: &mut [u32], numeric: &mut [f32]) -> (u8, u8) {
         self.0.split(self.1).read(row, ids, numeric)
+    }
+
+    fn expect(&self, rows: &[usize]) {
+        self.0.split(self.1).touch(rows);
     }
 }
 
@@ -97,6 +104,9 @@ pub struct BatchLayout {
     /// Index, among the categorical features, of the one that fills [`Minibatch::mask_key`].
     pub mask: Option<usize>,
 }
+
+/// Rows that a source hears of before they are read: few enough to stay in the nearest cache.
+const AHEAD: usize = 32;
 
 /// Words that a segment takes: a row of a table in a minibatch with its list of occurrences.
 pub const SEGMENT: usize = 4;
@@ -171,6 +181,9 @@ impl BatchBuilder {
             part.ids.resize(ids, 0);
         }
         for (b, &row) in rows.iter().enumerate() {
+            if b % AHEAD == 0 {
+                source.expect(&rows[b..rows.len().min(b + AHEAD)]);
+            }
             let numeric = &mut batch.numeric[b * layout.numeric..][..layout.numeric];
             let (click, conversion) = source.read(row, &mut self.row_ids, numeric);
             batch.labels.extend([f32::from(click), f32::from(conversion)]);

@@ -355,6 +355,9 @@ impl SplitWriter {
     }
 }
 
+/// Bytes of a line of a processor's cache.
+const LINE: usize = 64;
+
 /// The rows of a split, in memory only as far as they are touched.
 #[derive(Debug)]
 pub struct Rows {
@@ -410,6 +413,20 @@ impl Rows {
         ids.iter_mut().zip(own).for_each(|(id, &cell)| *id = u32::from_le_bytes(cell));
         numeric.iter_mut().zip(rest).for_each(|(value, &cell)| *value = f32::from_le_bytes(cell));
         (labels[0], labels[1])
+    }
+
+    /// Has the memory of these rows fetched: a row is a page and some lines of its own, and the reads of many overlap, while reading one row
+    /// after the other waits for each.
+    pub(super) fn touch(&self, rows: &[usize]) {
+        let bytes = self.layout.bytes();
+        let map = self.map.as_deref().unwrap_or_default();
+        let mut all = 0;
+        for &row in rows {
+            let record = &map[row * bytes..][..bytes];
+            record.chunks(LINE).for_each(|line| all ^= line[0]);
+            all ^= record[bytes - 1];
+        }
+        std::hint::black_box(all);
     }
 
     /// Click and conversion of a row, without the rest of it.

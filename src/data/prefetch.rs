@@ -136,12 +136,16 @@ impl Prefetch {
         let (used, recycled) = channel::<Minibatch>();
         let work = move || {
             let mut rows = Vec::with_capacity(batch_size.min(source.len()));
+            let mut of_epoch: Option<(u64, O)> = None;
             for Position { epoch, batch: index } in positions {
                 let start = Instant::now();
                 let first = index as usize * batch_size;
-                let row = order(epoch);
+                let (_, row) = match of_epoch.take().filter(|of| of.0 == epoch) {
+                    Some(same) => of_epoch.insert(same),
+                    None => of_epoch.insert((epoch, order(epoch))),
+                };
                 rows.clear();
-                rows.extend((first..source.len().min(first + batch_size)).map(row));
+                rows.extend((first..source.len().min(first + batch_size)).map(&*row));
                 let mut batch = recycled.try_recv().unwrap_or_default();
                 (batch.epoch, batch.index) = (epoch, index);
                 let built = builder.fill(&*source, &rows, &mut batch).map(|()| batch);

@@ -207,7 +207,7 @@ impl Tiles {
 
     /// Whether the adapter can run this tile.
     pub fn runs(&self, tile: Tile) -> bool {
-        !tile.subgroup || self.subgroup > 0 && tile.width % self.subgroup == 0
+        !tile.subgroup || tile.width.is_multiple_of(self.subgroup)
     }
 
     /// What a product gets: the nearest of those that were measured, else what the table says.
@@ -298,6 +298,31 @@ mod tests {
         assert_eq!(of(Kind::Discrete, shape(Product::Forward, 8192, 2, 64, 1)).tile, NARROW);
         // Too few rows for slices.
         assert_eq!(of(Kind::Discrete, shape(Product::WeightGradient, 100, 1, 64, 64)).slices, 1);
+    }
+
+    #[test]
+    fn the_contrast_fills_the_device_by_slices_of_its_candidates() {
+        let of = |kind, rows| {
+            let shape = Shape { product: Product::Contrast, rows, groups: 2, inputs: rows, outputs: 64 };
+            Tiles { kind, subgroup: 0, tuned: None }.choose(shape)
+        };
+        assert_eq!(of(Kind::Software, 8192), Chosen { tile: BROAD, slices: 1 });
+        assert_eq!(of(Kind::Integrated, 2048), Chosen { tile: HALF, slices: 1 });
+        assert_eq!(of(Kind::Discrete, 2048), Chosen { tile: DENSE, slices: 4 });
+        assert_eq!(of(Kind::Discrete, 8192), Chosen { tile: DENSE, slices: 1 });
+    }
+
+    #[test]
+    fn tiles_by_subgroups_are_for_adapters_whose_subgroups_fit() {
+        let experts = shape(Product::Forward, 8192, 1, 320, 512);
+        for (subgroup, tile) in [(0, BROAD), (4, BROAD_BY_SUBGROUPS), (8, BROAD_BY_SUBGROUPS), (16, BROAD)] {
+            assert_eq!(Tiles { kind: Kind::Software, subgroup, tuned: None }.choose(experts).tile, tile, "{subgroup}");
+        }
+        // Tuned where there were other subgroups.
+        let chosen = Chosen { tile: WIDE, slices: 1 };
+        let tuned: Option<Arc<[Tuned]>> = Some(Arc::new([Tuned { shape: experts, chosen }]));
+        let of = |subgroup| Tiles { kind: Kind::Discrete, subgroup, tuned: tuned.clone() }.choose(experts).tile;
+        assert_eq!([of(32), of(64)], [WIDE, LARGE]);
     }
 
     #[test]

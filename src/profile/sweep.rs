@@ -514,21 +514,26 @@ pub fn linear_times(choice: &Choice, limits: Limits, sizes: [usize; 4], steps: u
     Ok([median(&["linear"]), median(&["linear_input_gradient"]), median(&["linear_weight_gradient", "linear_merge"])])
 }
 
-/// Profiles the kernel called `name` at `shapes`, or at its own where there are none: `steps` steps at each.
+/// Profiles kernels, each a name with its shapes, or with the kernel's own where there are none: `steps` steps at each.
 ///
 /// # Errors
 ///
 /// A name or shape that fits nothing; what the device reports.
-pub fn sweep(name: &str, shapes: &[String], choice: Choice, steps: usize, progress: &Progress) -> Result<Profile> {
-    let (family, shapes) = find(name, shapes)?;
+pub fn sweep(kernels: &[(&str, &[String])], choice: Choice, steps: usize, progress: &Progress) -> Result<Profile> {
+    let mut runs = Vec::new();
+    for &(name, shapes) in kernels {
+        let (family, shapes) = find(name, shapes)?;
+        runs.extend(shapes.into_iter().map(|shape| (name, family, shape)));
+    }
     let choice = choice.with_timestamps();
     let task = progress.task("measuring", 2, "roofs");
     let roofs = Roofs::measure(&choice, &task)?;
     task.finish();
-    let task = progress.task(name, shapes.len() as u64, "shapes");
+    let names: Vec<&str> = kernels.iter().map(|kernel| kernel.0).collect();
+    let task = progress.task(&names.join(", "), runs.len() as u64, "shapes");
     let mut all = Recorded::default();
     let mut found: Vec<Line> = Vec::new();
-    for shape in shapes {
+    for (name, family, shape) in runs {
         let (nodes, mut timeline) = record(&choice, choice.limits(), steps, |setup| (family.build)(setup, &shape))?;
         let of_shape = lines(&nodes, &timeline.spans, Mode::Detailed, &roofs).into_iter().filter(|l| l.name == name);
         found.extend(of_shape.map(|line| Line { share: None, ..line }));
