@@ -378,7 +378,8 @@ fn kernels(options: &Options) -> Result<Value> {
     ];
     let (choice, line) = Choice::new(&options.device)?;
     println!("kernels: {line}");
-    let profile = sweep(&KERNELS.map(|name| (name, [].as_slice())), choice, options.steps, &Progress::new(true))?;
+    let kernels = KERNELS.map(|name| (name, [].as_slice()));
+    let profile = sweep(&kernels, choice, options.steps, &Progress::new(true))?;
     println!("{}", profile.to_text());
     serde_json::to_value(&profile).map_err(|e| Error::system(format!("kernels: {e}")))
 }

@@ -247,7 +247,9 @@ fn stats(
             var product = vec4(0.0);
             for (var c = 0u; c < COLUMNS; c++) {
                 let value = s[n * COLUMNS + c];
-                let e = select(vec4(0.0), exp(value * inverse - highest), value != vec4(LOWEST));
+                // No pair outside of N may reach exp: nothing bounds it there.
+                let member = value != vec4(LOWEST);
+                let e = select(vec4(0.0), exp(select(vec4(LOWEST), value * inverse, member) - highest), member);
                 sum += e;
                 product += e * value;
             }
@@ -379,7 +381,7 @@ fn anchors(row: u32, direction: u32) -> mat3x4<f32> {
 
 // G of an own row with four others, of which `member` are its candidates and `one` is 1 where it is the row itself.
 fn weights_of(s: vec4<f32>, mine: vec3<f32>, theirs: mat3x4<f32>, member: vec4<bool>, one: vec4<f32>) -> vec4<f32> {
-    // No pair outside of N may reach exp: nothing bounds it there. A member's exponent is at most a rounding above 0.
+    // As in stats. A member's exponent is at most a rounding above 0.
     let mine_x = select(vec4(LOWEST), s * mine.x - mine.y, member & vec4(mine.z != 0.0));
     let their_x = select(vec4(LOWEST), s * theirs[0] - theirs[1], member & (theirs[2] != vec4(0.0)));
     let g = mine.z * (exp(mine_x) - one) + theirs[2] * (exp(their_x) - one);

@@ -1,7 +1,10 @@
 //! Every op against its CPU twin, on every adapter there is, with and without the injected checks, twice for equal bits.
 
+use tauten::config::Activation;
 use tauten::device::gpu::{Adapter, Checks};
-use tauten::ops::check::{Case, Results, cases};
+use tauten::ops::check::{Case, Results, cases, normals};
+use tauten::ops::linear::{Linear, linear};
+use tauten::ops::tile::{Chosen, TILES, Tile, Tiles};
 
 /// A failure that is known to be a driver's.
 struct Expected {
@@ -96,4 +99,43 @@ fn every_op_equals_its_twin_on_every_adapter() {
         }
     }
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn tiles_by_subgroups_do_not_change_the_bits_of_a_product() {
+    if std::env::var_os("TAUTEN_NO_GPU").is_some_and(|v| v == "1") {
+        println!("skipped: TAUTEN_NO_GPU=1 is set");
+        return;
+    }
+    let (rows, groups, inputs, outputs) = (70, 2, 37, 21);
+    let case = |tile: Tile| {
+        let mut case = Case::new(tile.describe(), rows, move |s| {
+            let x = s.state_tensor("x", &normals(1, rows * groups * inputs, 1.0));
+            let w = s.state_tensor("w", &normals(2, groups * inputs * outputs, 0.5));
+            let b = s.state_tensor("bias", &normals(3, groups * outputs, 0.5));
+            let dy = s.input(&normals(4, rows * groups * outputs, 1.0));
+            let shape = Linear { rows, groups, inputs, outputs, activation: Activation::Tanh, input_gradient: true };
+            let y = linear(&mut s.graph, x, w, Some(b), shape);
+            s.graph.seed(y, dy);
+            s.graph.backward();
+            s.graph.output(y);
+            for t in [x, w, b] {
+                let gradient = s.graph.gradient(t).expect("a gradient");
+                s.graph.output(gradient);
+            }
+        });
+        case.limits.tiles = Tiles::always(Chosen { tile, slices: 1 });
+        case
+    };
+    let cases: Vec<Case> =
+        TILES.into_iter().filter(|tile| tile.subgroup || tile.rows == 1 && tile.width == 8).map(case).collect();
+    assert_eq!(cases.len(), 3);
+    for adapter in Adapter::all() {
+        let cases: Vec<&Case> = cases.iter().filter(|case| case.runs_on(&adapter)).collect();
+        let results = Case::together(&cases, adapter.clone(), Checks::None, 1).expect("the adapter runs them");
+        let results: Vec<Results> = results.into_iter().map(|runs| runs.expect("a result").remove(0)).collect();
+        for (case, result) in cases.iter().zip(&results) {
+            assert!(*result == results[0], "{}: tiles of {} and {}", adapter.describe(), cases[0].name, case.name);
+        }
+    }
 }

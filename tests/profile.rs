@@ -24,7 +24,7 @@ use tauten::ops::check::Setup;
 use tauten::ops::tile::{Product, Tiles};
 use tauten::profile::lines::{Node, lines};
 use tauten::profile::roofs::{Rate, Roofs};
-use tauten::profile::tune::{layers, tune};
+use tauten::profile::tune::{Work, tune, work};
 use tauten::profile::{Profile, Recorded, sweep, train};
 use tauten::report::progress::Progress;
 
@@ -346,7 +346,7 @@ fn shaders_are_read_from_a_folder_in_a_debug_build() {
             format!("{code}: {}", err.lines().last().unwrap())
         };
         insta::allow_duplicates! {
-            insta::assert_snapshot!(failure(&text.replace("to[i] = source[i];", "to[i] = sauce[i];")), @"2: error: DIR/probe.wgsl:33: Shader 'probe.wgsl' parsing error: no definition in scope for identifier: `sauce`");
+            insta::assert_snapshot!(failure(&text.replace("to[i] = source[i];", "to[i] = sauce[i];")), @"2: error: DIR/probe.wgsl:33: Shader 'probe' parsing error: no definition in scope for identifier: `sauce`");
             insta::assert_snapshot!(failure(&text.replace("fn copy(", "fn cope(")), @"2: error: TAUTEN_SHADERS: kernel probe_copy does not fit the program: Validation Error Caused by: In Device::create_compute_pipeline, label = 'probe_copy' Error matching shader requirements against the pipeline Unable to find entry point 'copy'");
         }
         std::fs::remove_file(&file).unwrap();
@@ -360,11 +360,12 @@ fn tiles_are_measured_kept_and_taken() {
     let file = place().join("tiles.json");
     for_each_adapter(|_, adapter| {
         let choice = Choice::Gpu(Box::new(adapter()));
-        let found = tune(&choice, &[[70, 2, 9, 5]], 1, &Progress::new(true)).unwrap();
+        let all = [Work::Layer([70, 2, 9, 5]), Work::Contrast([70, 5])];
+        let found = tune(&choice, &all, 1, &Progress::new(true)).unwrap();
         let products: Vec<Product> = found.iter().map(|f| f.tuned.shape.product).collect();
-        assert_eq!(products, [Product::Forward, Product::InputGradient, Product::WeightGradient]);
+        assert_eq!(products, [Product::Forward, Product::InputGradient, Product::WeightGradient, Product::Contrast]);
         for f in &found {
-            assert!(f.tuned.chosen.is_possible() && f.best_us > 0.0 && f.best_us <= f.fixed_us, "{f:?}");
+            assert!(f.tuned.chosen.is_possible(f.tuned.shape) && f.best_us > 0.0 && f.best_us <= f.fixed_us, "{f:?}");
         }
         let choices: Vec<_> = found.iter().map(|f| f.tuned).collect();
         tuned::write(&file, &choices).unwrap();
@@ -373,9 +374,10 @@ fn tiles_are_measured_kept_and_taken() {
         let tiles = Tiles { tuned: Some(kept), ..choice.limits().tiles };
         assert_eq!(tiles.choose(choices[2].shape), choices[2].chosen);
     });
-    // The layers of a model need no data: experts and gates, hidden layers, towers, heads, each for training and evaluation.
-    let layers = layers(&loaded(place()).config, Choice::Cpu.limits()).unwrap();
-    assert!(layers.iter().all(|sizes| sizes[0] == 128) && layers.len() > 4, "{layers:?}");
+    // The layers of a model need no data: experts and gates, hidden layers, towers, heads.
+    let work = work(&loaded(place()).config, Choice::Cpu.limits()).unwrap();
+    assert!(work.iter().all(|w| w.shapes()[0].rows == 128) && work.len() > 4, "{work:?}");
+    assert_eq!(work.iter().filter(|w| matches!(w, Work::Contrast(_))).count(), 1, "{work:?}");
 }
 
 #[test]

@@ -163,8 +163,9 @@ fn translate(used: &Used, validator: bool) -> Result<(), String> {
     let (module, info) = used.module()?;
     let entry = used.kernel.entry.to_string();
     let options = back::spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: entry.clone() };
-    let words = back::spv::write_vec(&module, &info, &back::spv::Options::default(), Some(&options))
-        .map_err(|e| format!("SPIR-V: {e}"))?;
+    // What Vulkan 1.1 reads, and what subgroup operations need.
+    let version = back::spv::Options { lang_version: (1, 3), ..Default::default() };
+    let words = back::spv::write_vec(&module, &info, &version, Some(&options)).map_err(|e| format!("SPIR-V: {e}"))?;
     if validator {
         let file = tempfile::NamedTempFile::new().map_err(|e| e.to_string())?;
         std::fs::write(file.path(), bytemuck::cast_slice(&words)).map_err(|e| e.to_string())?;

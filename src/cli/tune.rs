@@ -3,7 +3,7 @@
 use crate::config::Loaded;
 use crate::device::Choice;
 use crate::device::gpu::tuned;
-use crate::profile::tune::{COMMON, Finding, layers, tune};
+use crate::profile::tune::{COMMON, Finding, tune, work};
 use crate::report::columns::columns;
 use crate::report::progress::Progress;
 use crate::{Error, Result};
@@ -13,12 +13,12 @@ use std::path::PathBuf;
 /// runs on that adapter. Delete the file that is named to go back to the fixed table.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The configuration whose layers are measured; without it layers of common sizes. The others get the choice of the nearest one.
+    /// The configuration whose layers and contrast are measured; without it those of common sizes. Others get the choice of the nearest one.
     pub config: Option<PathBuf>,
     /// `auto`, `gpu`, or part of an adapter's name.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: String,
-    /// Times that each tile is measured on each layer.
+    /// Times that each tile is measured at each size.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     pub steps: u64,
     /// The file of the choice in place of the adapter's own, which alone is found again.
@@ -50,11 +50,11 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let nowhere = || Error::user("neither XDG_CONFIG_HOME nor HOME names a folder for settings; name a file with --out");
     let file = args.out.clone().or_else(|| adapter.tuned_file()).ok_or_else(nowhere)?;
-    let layers = match &loaded {
-        Some(loaded) => layers(&loaded.config, choice.limits())?,
+    let work = match &loaded {
+        Some(loaded) => work(&loaded.config, choice.limits())?,
         None => COMMON.to_vec(),
     };
-    let findings = tune(&choice, &layers, args.steps as usize, &progress)?;
+    let findings = tune(&choice, &work, args.steps as usize, &progress)?;
     let choices: Vec<_> = findings.iter().map(|f| f.tuned).collect();
     tuned::write(&file, &choices)?;
     progress.line(format!("tiles: {}", file.display()));

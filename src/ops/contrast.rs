@@ -12,7 +12,7 @@
 
 use super::check::{Case, integers, normals};
 use super::product::{Matrix, Threads, product};
-use super::tile::{Chosen, Product, SLICES, Shape, TILES, Tile, Tiles};
+use super::tile::{CONTRAST_TILES, Chosen, SLICES, Shape, Tile, Tiles};
 use super::vector::{exp, highest, sums};
 use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Tiled, cost, fold, params, shader};
 use crate::config::{Direction, Objective};
@@ -731,8 +731,7 @@ pub fn contrast(g: &mut Graph, z: TensorId, tau: TensorId, spec: Contrast) -> Co
     let offsets = (negatives > 0).then(|| g.input(Input::Offsets, negatives));
     let anchors = params.directions as usize * rows;
     let numbers = 2 * rows * width;
-    let shape = Shape { product: Product::Contrast, rows, groups: 2, inputs: rows, outputs: width };
-    let chosen = g.limits().tiles.choose(shape);
+    let chosen = g.limits().tiles.choose(Shape::contrast(rows, width));
     let tile = chosen.tile;
     let (slice, slices) = match chosen.slices(rows) {
         (slice, slices) if offsets.is_none() && !g.exceeds_binding(slices * numbers) => (slice, slices),
@@ -894,7 +893,7 @@ pub fn cases() -> Vec<Case> {
         }
     }
     // Every tile, the candidates in slices.
-    for (i, tile) in TILES.into_iter().enumerate() {
+    for (i, tile) in CONTRAST_TILES.into_iter().enumerate() {
         let (rows, width) = [(150, 70), (420, 16), (129, 33)][i % 3];
         let (slices, accumulate) = (SLICES[1 + i % 2], i % 2 == 0);
         let spec = Contrast { rows, width, masked: accumulate, ..usual };

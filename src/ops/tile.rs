@@ -56,6 +56,12 @@ const BROAD_BY_SUBGROUPS: Tile = BROAD.by_subgroups();
 /// All tiles: each within WebGPU's 256 invocations and 16 KiB of workgroup memory.
 pub const TILES: [Tile; 10] = [NARROW, SMALL, MIDDLE, HALF, DENSE, TALL, LARGE, WIDE, BROAD, BROAD_BY_SUBGROUPS];
 
+/// Those that the contrast is made by: to it a block is two, of S and of dz, and its kernels take the longest to compile.
+pub const CONTRAST_TILES: [Tile; 6] = [SMALL, HALF, DENSE, WIDE, BROAD, BROAD_BY_SUBGROUPS];
+
+/// Operations from which a product is worth a kernel that takes software adapters seconds to compile.
+const WORTH: usize = 100_000_000;
+
 /// Numbers of slices that are tried.
 pub const SLICES: [usize; 6] = [1, 2, 4, 8, 16, 32];
 /// Fewest rows of a slice.
@@ -122,6 +128,32 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// The contrast of `rows` rows, whose representations have `width` numbers each.
+    pub fn contrast(rows: usize, width: usize) -> Shape {
+        Shape { product: Product::Contrast, rows, groups: 2, inputs: rows, outputs: width }
+    }
+
+    /// The three products of a linear layer.
+    pub fn layer([rows, groups, inputs, outputs]: [usize; 4]) -> [Shape; 3] {
+        let of = |product| Shape { product, rows, groups, inputs, outputs };
+        [Product::Forward, Product::InputGradient, Product::WeightGradient].map(of)
+    }
+
+    /// The tiles that it can be made by.
+    pub fn tiles(&self) -> &'static [Tile] {
+        if self.product == Product::Contrast { &CONTRAST_TILES } else { &TILES }
+    }
+
+    /// Multiplications and additions.
+    fn operations(&self) -> usize {
+        2 * self.rows * self.groups * self.inputs * self.outputs
+    }
+
+    /// Whether what it sums over can be cut into slices.
+    pub fn has_slices(&self) -> bool {
+        matches!(self.product, Product::WeightGradient | Product::Contrast)
+    }
+
     /// Rows and columns of its result.
     pub fn result(&self) -> [usize; 2] {
         match self.product {
@@ -149,9 +181,9 @@ pub struct Chosen {
 }
 
 impl Chosen {
-    /// Whether it is one of those that there are.
-    pub fn is_possible(&self) -> bool {
-        TILES.contains(&self.tile) && SLICES.contains(&self.slices)
+    /// Whether it is one of those that there are for `shape`.
+    pub fn is_possible(&self, shape: Shape) -> bool {
+        shape.tiles().contains(&self.tile) && SLICES.contains(&self.slices)
     }
 
     /// Rows of a slice of `rows`, and how many slices there are.
@@ -242,17 +274,15 @@ impl Tiles {
         let count = |tile: Tile| tile.workgroups(rows, columns).iter().product::<usize>() * shape.groups;
         let tile = match self.kind {
             _ if columns <= 16 && shape.product != Product::Contrast => NARROW,
-            Kind::Software if self.runs(BROAD_BY_SUBGROUPS) => BROAD_BY_SUBGROUPS,
+            Kind::Software if shape.product == Product::Contrast && shape.operations() < WORTH => SMALL,
+            Kind::Software if self.runs(BROAD_BY_SUBGROUPS) && shape.operations() >= WORTH => BROAD_BY_SUBGROUPS,
             Kind::Software => BROAD,
             // Sums of S and of dz at once: as many as registers hold. Slices make up for the number.
             Kind::Integrated if shape.product == Product::Contrast => HALF,
             Kind::Discrete if shape.product == Product::Contrast => DENSE,
             _ => [LARGE, DENSE, SMALL].into_iter().find(|&tile| count(tile) >= enough).unwrap_or(SMALL),
         };
-        let slices = match shape.product {
-            Product::WeightGradient | Product::Contrast => self.slices(count(tile), shape.rows),
-            _ => 1,
-        };
+        let slices = if shape.has_slices() { self.slices(count(tile), shape.rows) } else { 1 };
         Chosen { tile, slices }
     }
 }
@@ -302,10 +332,8 @@ mod tests {
 
     #[test]
     fn the_contrast_fills_the_device_by_slices_of_its_candidates() {
-        let of = |kind, rows| {
-            let shape = Shape { product: Product::Contrast, rows, groups: 2, inputs: rows, outputs: 64 };
-            Tiles { kind, subgroup: 0, tuned: None }.choose(shape)
-        };
+        let of = |kind, rows| Tiles { kind, subgroup: 0, tuned: None }.choose(Shape::contrast(rows, 64));
+        assert_eq!(of(Kind::Software, 256), Chosen { tile: SMALL, slices: 1 });
         assert_eq!(of(Kind::Software, 8192), Chosen { tile: BROAD, slices: 1 });
         assert_eq!(of(Kind::Integrated, 2048), Chosen { tile: HALF, slices: 1 });
         assert_eq!(of(Kind::Discrete, 2048), Chosen { tile: DENSE, slices: 4 });
@@ -318,6 +346,8 @@ mod tests {
         for (subgroup, tile) in [(0, BROAD), (4, BROAD_BY_SUBGROUPS), (8, BROAD_BY_SUBGROUPS), (16, BROAD)] {
             assert_eq!(Tiles { kind: Kind::Software, subgroup, tuned: None }.choose(experts).tile, tile, "{subgroup}");
         }
+        let small = shape(Product::Forward, 128, 1, 320, 512);
+        assert_eq!(Tiles { kind: Kind::Software, subgroup: 8, tuned: None }.choose(small).tile, BROAD);
         // Tuned where there were other subgroups.
         let chosen = Chosen { tile: WIDE, slices: 1 };
         let tuned: Option<Arc<[Tuned]>> = Some(Arc::new([Tuned { shape: experts, chosen }]));

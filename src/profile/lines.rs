@@ -35,6 +35,8 @@ pub struct Node {
     pub kernel: &'static str,
     /// How large the dispatch is: the names and values of its dimensions.
     pub shape: Vec<(&'static str, u64)>,
+    /// The files of its shader, in one name.
+    pub module: &'static str,
     /// Values of the shader's constants: the tile of a product.
     pub constants: Vec<(&'static str, f64)>,
     /// Where in the model it stands.
@@ -67,8 +69,16 @@ impl Node {
         if let (None, Some(columns @ 1..), Some(gradient)) = (value("rows"), value("columns"), node.args.first()) {
             shape.insert(0, ("rows", gradient.len as u64 / columns));
         }
-        let constants = node.op.overrides().to_vec();
-        Node { kernel: kernel.name, shape, constants, label: node.label.clone(), phase: node.phase, cost: node.op.cost() }
+        let (module, constants) = (node.op.shader().name, node.op.overrides().to_vec());
+        Node {
+            kernel: kernel.name,
+            shape,
+            module,
+            constants,
+            label: node.label.clone(),
+            phase: node.phase,
+            cost: node.op.cost(),
+        }
     }
 
     /// All of a plan.
@@ -96,6 +106,8 @@ pub struct Line {
     pub shape: String,
     /// What the sizes are of.
     pub dimensions: String,
+    /// The files of its shader, like `tile+multiply+linear`; empty for a phase.
+    pub module: &'static str,
     /// Values of the shader's constants; empty for a phase.
     pub constants: BTreeMap<&'static str, f64>,
     /// Where in the model its dispatches stand.
@@ -123,6 +135,27 @@ pub struct Line {
     pub bound: Bound,
 }
 
+impl Line {
+    const EMPTY: Line = Line {
+        name: String::new(),
+        shape: String::new(),
+        dimensions: String::new(),
+        module: "",
+        constants: BTreeMap::new(),
+        labels: Vec::new(),
+        calls: 0,
+        times: None,
+        share: None,
+        bytes: 0.0,
+        flops: 0.0,
+        flop_per_byte: 0.0,
+        gb_s: None,
+        gflop_s: None,
+        roof_percent: None,
+        bound: Bound::Memory,
+    };
+}
+
 /// The lines of recorded device intervals, the longest share first; `spans` are those of the same `nodes` step after step.
 pub fn lines(nodes: &[Node], spans: &[Span], mode: Mode, roofs: &Roofs) -> Vec<Line> {
     let mut groups: Vec<Group> = Vec::new();
@@ -134,9 +167,13 @@ pub fn lines(nodes: &[Node], spans: &[Span], mode: Mode, roofs: &Roofs) -> Vec<L
         };
         let found = groups.iter().position(|g| g.line.name == name && g.line.shape == shape);
         let at = found.unwrap_or_else(|| {
-            let dimensions = if mode == Mode::Cheap { String::new() } else { node.dimensions() };
-            let constants = if mode == Mode::Cheap { BTreeMap::new() } else { node.constants.iter().copied().collect() };
-            groups.push(Group::new(name, shape, dimensions, constants));
+            let (mut dimensions, mut module, mut constants) = Default::default();
+            if mode == Mode::Detailed {
+                (dimensions, module) = (node.dimensions(), node.module);
+                constants = node.constants.iter().copied().collect();
+            }
+            let line = Line { name: name.into(), shape, dimensions, module, constants, ..Line::EMPTY };
+            groups.push(Group { line, nodes: 0, seconds: Vec::new() });
             groups.len() - 1
         });
         groups[at].add(node);
@@ -168,27 +205,6 @@ struct Group {
 }
 
 impl Group {
-    fn new(name: &str, shape: String, dimensions: String, constants: BTreeMap<&'static str, f64>) -> Group {
-        let line = Line {
-            name: name.into(),
-            shape,
-            dimensions,
-            constants,
-            labels: Vec::new(),
-            calls: 0,
-            times: None,
-            share: None,
-            bytes: 0.0,
-            flops: 0.0,
-            flop_per_byte: 0.0,
-            gb_s: None,
-            gflop_s: None,
-            roof_percent: None,
-            bound: Bound::Memory,
-        };
-        Group { line, nodes: 0, seconds: Vec::new() }
-    }
-
     fn add(&mut self, node: &Node) {
         self.nodes += 1;
         self.line.bytes += node.cost.bytes;

@@ -2,6 +2,7 @@
 
 use super::lines::{Line, Node, lines};
 use super::roofs::Roofs;
+use super::tune::Work;
 use super::{Mode, Profile, Recorded};
 use crate::config::{
     Activation, CvrLoss, DenseOptimizer, DenseRule, Direction, EmbeddingOptimizer, EmbeddingRule, Loss, Objective,
@@ -40,7 +41,8 @@ struct Family {
 /// A minibatch's rows twice, and wide enough for a device to be busy.
 const ROWS: &[&[usize]] = &[&[2048], &[8192], &[65_536]];
 const ROWS_WIDTH: &[&[usize]] = &[&[2048, 64], &[8192, 64], &[8192, 512]];
-const EMBEDDING: &[&[usize]] = &[&[2048, 20, 16, 1_000_000], &[8192, 20, 16, 1_000_000], &[8192, 20, 64, 1_000_000]];
+/// Of dim 64 as many rows as fit the 128 MiB that WebGPU promises a binding, with both moments.
+const EMBEDDING: &[&[usize]] = &[&[2048, 20, 16, 1_000_000], &[8192, 20, 16, 1_000_000], &[8192, 20, 64, 250_000]];
 const DENSE: &[&[usize]] = &[&[65_536], &[1_048_576], &[8_388_608]];
 const LINEAR: &[&[usize]] =
     &[&[2048, 1, 320, 512], &[8192, 1, 320, 512], &[2048, 4, 128, 64], &[8192, 4, 128, 64], &[8192, 2, 64, 1]];
@@ -488,18 +490,20 @@ fn record(choice: &Choice, limits: Limits, steps: usize, build: impl FnOnce(&mut
     Ok((nodes, device.timeline()?))
 }
 
-/// Median seconds of the three products of a linear layer of these rows, groups, inputs and outputs: forward, the input's gradient, the
-/// weights' with what merges its slices.
+/// Median seconds of the products of `work`, in the order of [`Work::shapes`], each with what merges its slices.
 ///
 /// # Errors
 ///
 /// A device that gives no time; what it reports.
-pub fn linear_times(choice: &Choice, limits: Limits, sizes: [usize; 4], steps: usize) -> Result<[f64; 3]> {
-    let (nodes, timeline) = record(choice, limits, steps, |setup| dense_layer(setup, &sizes, Activation::Relu))?;
+pub fn product_times(choice: &Choice, limits: Limits, work: Work, steps: usize) -> Result<Vec<f64>> {
+    let (nodes, timeline) = record(choice, limits, steps, |setup| match work {
+        Work::Layer(sizes) => dense_layer(setup, &sizes, Activation::Relu),
+        Work::Contrast(sizes) => contrasted(setup, &sizes, 0),
+    })?;
     if let Clock::Missing(why) = timeline.clock {
         return Err(Error::user(format!("{}: {why}, so its kernels cannot be timed", choice.describe())));
     }
-    let median = |kernels: &[&str]| {
+    let median = |kernels: &&[&str]| {
         let mut times = vec![0.0; steps];
         for span in &timeline.spans {
             if let Activity::Node(node) = span.activity
@@ -511,7 +515,11 @@ pub fn linear_times(choice: &Choice, limits: Limits, sizes: [usize; 4], steps: u
         times.sort_by(f64::total_cmp);
         times[steps / 2]
     };
-    Ok([median(&["linear"]), median(&["linear_input_gradient"]), median(&["linear_weight_gradient", "linear_merge"])])
+    let kernels: &[&[&str]] = match work {
+        Work::Layer(_) => &[&["linear"], &["linear_input_gradient"], &["linear_weight_gradient", "linear_merge"]],
+        Work::Contrast(_) => &[&["contrast", "contrast losses", "contrast backward", "contrast merge"]],
+    };
+    Ok(kernels.iter().map(median).collect())
 }
 
 /// Profiles kernels, each a name with its shapes, or with the kernel's own where there are none: `steps` steps at each.

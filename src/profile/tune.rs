@@ -5,24 +5,42 @@ use super::sweep;
 use crate::config::Config;
 use crate::device::{Choice, Limits};
 use crate::model::{Model, Schema};
-use crate::ops::tile::{Chosen, Product, SLICES, Shape, TILES, Tile, Tiles, Tuned};
+use crate::ops::tile::{Chosen, SLICES, Shape, Tile, Tiles, Tuned};
 use crate::report::progress::Progress;
 use crate::{Error, Result};
 use serde::Serialize;
 
-/// The sizes of a linear layer: rows, groups, inputs, outputs.
-pub type Sizes = [usize; 4];
+/// What is measured together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// A linear layer: rows, groups, inputs, outputs.
+    Layer([usize; 4]),
+    /// A contrast with all rows as candidates: rows, width of a representation.
+    Contrast([usize; 2]),
+}
 
-/// Layers of common sizes, for whoever names no configuration.
-pub const COMMON: [Sizes; 8] = [
-    [1024, 1, 320, 512],
-    [8192, 1, 320, 512],
-    [1024, 4, 128, 64],
-    [8192, 4, 128, 64],
-    [1024, 2, 64, 32],
-    [8192, 2, 64, 64],
-    [8192, 1, 320, 8],
-    [8192, 2, 64, 1],
+impl Work {
+    /// Its products.
+    pub fn shapes(self) -> Vec<Shape> {
+        match self {
+            Work::Layer(sizes) => Shape::layer(sizes).to_vec(),
+            Work::Contrast([rows, width]) => vec![Shape::contrast(rows, width)],
+        }
+    }
+}
+
+/// Common sizes, for whoever names no configuration.
+pub const COMMON: [Work; 10] = [
+    Work::Layer([1024, 1, 320, 512]),
+    Work::Layer([8192, 1, 320, 512]),
+    Work::Layer([1024, 4, 128, 64]),
+    Work::Layer([8192, 4, 128, 64]),
+    Work::Layer([1024, 2, 64, 32]),
+    Work::Layer([8192, 2, 64, 64]),
+    Work::Layer([8192, 1, 320, 8]),
+    Work::Layer([8192, 2, 64, 1]),
+    Work::Contrast([1024, 32]),
+    Work::Contrast([4096, 64]),
 ];
 
 /// A product, what the fixed table gives it, and what was fastest.
@@ -39,67 +57,70 @@ pub struct Finding {
     pub fixed_us: f64,
 }
 
-/// The layers of the model of `config` in training, each once; those of evaluation are among them but for their rows. No data is needed:
-/// what tables hold changes no layer.
+/// The layers and the contrast of the model of `config` in training, each once; the layers of evaluation are among them but for their rows.
+/// No data is needed: what tables hold changes no layer.
 ///
 /// # Errors
 ///
 /// Those of [`Model::new`].
-pub fn layers(config: &Config, limits: Limits) -> Result<Vec<Sizes>> {
+pub fn work(config: &Config, limits: Limits) -> Result<Vec<Work>> {
     let schema = Schema {
         categorical: config.features.categorical.iter().map(|c| (c.name.clone(), 2)).collect(),
         numeric: config.features.numeric.len(),
     };
     let model = Model::new(config, &schema, limits)?;
     let plan = model.training_plan(config.train.batch_size);
-    let mut sizes = Vec::new();
-    for node in Node::all(&plan).iter().filter(|n| n.kernel.starts_with("linear") && n.kernel != "linear_merge") {
+    let mut all = Vec::new();
+    for node in Node::all(&plan) {
         let of = |name: &str| node.shape.iter().find(|s| s.0 == name).map_or(1, |s| s.1 as usize);
-        let layer = [of("rows"), of("groups"), of("inputs"), of("outputs")];
-        if !sizes.contains(&layer) {
-            sizes.push(layer);
+        let work = match node.kernel {
+            "contrast" => Work::Contrast(["rows", "width"].map(of)),
+            "linear_merge" => continue,
+            kernel if kernel.starts_with("linear") => Work::Layer(["rows", "groups", "inputs", "outputs"].map(of)),
+            _ => continue,
+        };
+        if !all.contains(&work) {
+            all.push(work);
         }
     }
-    Ok(sizes)
+    Ok(all)
 }
 
-/// Measures every tile on these layers, `steps` times each.
+/// Measures every tile on this work, `steps` times each.
 ///
 /// # Errors
 ///
 /// A device without timestamps to measure by; what it reports.
-pub fn tune(choice: &Choice, layers: &[Sizes], steps: usize, progress: &Progress) -> Result<Vec<Finding>> {
+pub fn tune(choice: &Choice, all: &[Work], steps: usize, progress: &Progress) -> Result<Vec<Finding>> {
     let choice = choice.clone().with_timestamps();
     let limits = choice.limits();
     let table = Tiles { tuned: None, ..limits.tiles.clone() };
-    let tiles: Vec<Tile> = TILES.into_iter().filter(|&tile| table.runs(tile)).collect();
-    let task = progress.task("tuning", (layers.len() * (tiles.len() + SLICES.len())) as u64, "measurements");
+    let tiles =
+        |work: &Work| -> Vec<Tile> { work.shapes()[0].tiles().iter().copied().filter(|&tile| table.runs(tile)).collect() };
+    let count: usize = all.iter().map(|work| tiles(work).len() + SLICES.len()).sum();
+    let task = progress.task("tuning", count as u64, "measurements");
     let mut findings = Vec::new();
-    for &layer in layers {
-        // Median times of the three products under a choice for all of them.
-        let measure = |chosen: Chosen| -> Result<[f64; 3]> {
+    for &work in all {
+        // Median times of its products under a choice for all of them.
+        let measure = |chosen: Chosen| -> Result<Vec<f64>> {
             let limits = Limits { tiles: Tiles::always(chosen), ..limits.clone() };
-            let times = sweep::linear_times(&choice, limits, layer, steps)?;
+            let times = sweep::product_times(&choice, limits, work, steps)?;
             task.advance(1);
             Ok(times)
         };
-        let all = tiles
-            .iter()
-            .map(|&tile| Ok((Chosen { tile, slices: 1 }, measure(Chosen { tile, slices: 1 })?)))
-            .collect::<Result<Vec<_>>>()?;
-        for (i, product) in [Product::Forward, Product::InputGradient, Product::WeightGradient].into_iter().enumerate() {
-            let [rows, groups, inputs, outputs] = layer;
-            let shape = Shape { product, rows, groups, inputs, outputs };
-            let mut times: Vec<(Chosen, f64)> = all.iter().map(|(chosen, times)| (*chosen, times[i])).collect();
+        let whole = |&tile: &Tile| Ok((Chosen { tile, slices: 1 }, measure(Chosen { tile, slices: 1 })?));
+        let by_tile = tiles(&work).iter().map(whole).collect::<Result<Vec<_>>>()?;
+        for (i, shape) in work.shapes().into_iter().enumerate() {
+            let mut times: Vec<(Chosen, f64)> = by_tile.iter().map(|(chosen, times)| (*chosen, times[i])).collect();
             let fastest = |times: &[(Chosen, f64)]| times.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1));
             let none = || Error::system("nothing was measured");
             let fixed = table.choose(shape);
-            if product == Product::WeightGradient {
+            if shape.has_slices() {
                 // Slices fill the device with less than a tile of its best size would: each number with the fastest tile, and the table's.
                 let (best, _) = fastest(&times).ok_or_else(none)?;
                 for slices in &SLICES[1..] {
                     let chosen = Chosen { slices: *slices, ..best };
-                    if chosen.slices(rows).1 == *slices {
+                    if chosen.slices(shape.rows).1 == *slices {
                         times.push((chosen, measure(chosen)?[i]));
                     } else {
                         task.advance(1);

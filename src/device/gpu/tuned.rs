@@ -31,7 +31,7 @@ pub fn read(file: &Path) -> Result<Arc<[Tuned]>> {
     let tuned: Vec<Tuned> = serde_json::from_str(&text).map_err(|e| {
         Error::user(format!("{}: no choice of tiles ({e}); delete it, or run `tauten tune` again", file.display()))
     })?;
-    if let Some(wrong) = tuned.iter().find(|t| !t.chosen.is_possible()) {
+    if let Some(wrong) = tuned.iter().find(|t| !t.chosen.is_possible(t.shape)) {
         let (file, tile, slices) = (file.display(), wrong.chosen.tile, wrong.chosen.slices);
         return Err(Error::user(format!(
             "{file}: there is no tile of {} x {} invocations, {} x {} blocks, depth {} in {slices} slices; delete the file, or run \
