@@ -140,10 +140,8 @@ impl Prefetch {
             for Position { epoch, batch: index } in positions {
                 let start = Instant::now();
                 let first = index as usize * batch_size;
-                let (_, row) = match of_epoch.take().filter(|of| of.0 == epoch) {
-                    Some(same) => of_epoch.insert(same),
-                    None => of_epoch.insert((epoch, order(epoch))),
-                };
+                of_epoch = of_epoch.filter(|of| of.0 == epoch);
+                let (_, row) = of_epoch.get_or_insert_with(|| (epoch, order(epoch)));
                 rows.clear();
                 rows.extend((first..source.len().min(first + batch_size)).map(&*row));
                 let mut batch = recycled.try_recv().unwrap_or_default();

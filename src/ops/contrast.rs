@@ -14,7 +14,7 @@ use super::check::{Case, integers, normals};
 use super::product::{Matrix, Threads, product};
 use super::tile::{CONTRAST_TILES, Chosen, SLICES, Shape, Tile, Tiles};
 use super::vector::{exp, highest, sums};
-use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Tiled, cost, fold, params, shader};
+use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Tiled, add_parts, cost, fold, params, shader};
 use crate::config::{Direction, Objective};
 use crate::graph::{Graph, Input, Step, TensorId};
 use crate::processor::vectorised;
@@ -677,12 +677,7 @@ fn merge_op(params: Params) -> Dispatch<Params> {
 
 fn merge(p: &Params, args: &mut Args) {
     let (parts, dz) = (args.read::<f32>(0), args.write::<f32>(1));
-    if p.accumulate == 0 {
-        dz.fill(0.0);
-    }
-    for part in parts.chunks_exact(dz.len()) {
-        dz.iter_mut().zip(part).for_each(|(dz, part)| *dz += part);
-    }
+    add_parts(dz, parts, p.accumulate != 0);
 }
 
 vectorised! {

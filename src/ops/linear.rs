@@ -3,7 +3,7 @@
 use super::check::{Case, normals};
 use super::product::{Matrix, Threads, product};
 use super::tile::{Chosen, Product, SLICES, Shape, TILES, Tile, Tiles};
-use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Tiled, cost, fold, params, shader};
+use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Tiled, add_parts, cost, fold, params, shader};
 use crate::config::Activation;
 use crate::graph::{Arg, Block, Graph, TensorId};
 use rayon::prelude::*;
@@ -351,12 +351,7 @@ fn weight_gradient(p: &Params, args: &mut Args) {
 fn merge(p: &Params, args: &mut Args) {
     let parts = [args.read::<f32>(0), args.read::<f32>(1)];
     for (parts, sums) in parts.into_iter().zip([args.write::<f32>(2), args.write::<f32>(3)]) {
-        if p.flags & ACCUMULATE == 0 {
-            sums.fill(0.0);
-        }
-        for part in parts.chunks_exact(sums.len()) {
-            sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
-        }
+        add_parts(sums, parts, p.flags & ACCUMULATE != 0);
     }
 }
 

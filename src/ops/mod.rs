@@ -228,6 +228,16 @@ pub fn cost(words: usize, flops: usize) -> Cost {
     Cost { bytes: words as f64 * 4.0, flops: flops as f64 }
 }
 
+/// The sums of `parts`, which lie one after the other, in order; added to what `sums` holds or in its place.
+fn add_parts(sums: &mut [f32], parts: &[f32], add: bool) {
+    if !add {
+        sums.fill(0.0);
+    }
+    for part in parts.chunks_exact(sums.len()) {
+        sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+    }
+}
+
 /// The sum of `n` values: 256 strided parts in order, then by halves, as the shaders of one workgroup do it.
 fn tree(n: usize, value: impl Fn(usize) -> f32) -> f32 {
     let mut sums = [0f32; 256];
