@@ -320,12 +320,17 @@ fn split_models_match_pytorch() {
 fn activations_in_f16_stay_near_pytorch() {
     let check = |golden: &Golden, choice: Choice, name: &str| {
         let mut squares: HashMap<String, [f64; 2]> = HashMap::new();
-        check_gradients(golden, choice, &Limits { binding_bytes: 128 << 20, ..Limits::NONE }, &mut |what, got, wanted, _, _| {
-            let kind = if what.starts_with("loss") { what } else { what.split('.').next().unwrap() };
-            let [error, size] = squares.entry(kind.to_string()).or_default();
-            *error += got.iter().zip(wanted).map(|(&g, w)| (f64::from(g) - w).powi(2)).sum::<f64>();
-            *size += wanted.iter().map(|w| w * w).sum::<f64>();
-        });
+        check_gradients(
+            golden,
+            choice,
+            &Limits { binding_bytes: 128 << 20, ..Limits::NONE },
+            &mut |what, got, wanted, _, _| {
+                let kind = if what.starts_with("loss") { what } else { what.split('.').next().unwrap() };
+                let [error, size] = squares.entry(kind.to_string()).or_default();
+                *error += got.iter().zip(wanted).map(|(&g, w)| (f64::from(g) - w).powi(2)).sum::<f64>();
+                *size += wanted.iter().map(|w| w * w).sum::<f64>();
+            },
+        );
         for (what, [error, size]) in &squares {
             let most = if what == "grad" { 5e-2 } else { 2e-3 };
             let error = (error / size.max(f64::MIN_POSITIVE)).sqrt();

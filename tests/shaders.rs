@@ -96,7 +96,8 @@ fn every_file_is_a_part_of_a_module() {
         .expect("the folder of the shaders")
         .map(|entry| entry.expect("a file").file_name().to_string_lossy().into_owned())
         .collect();
-    let parts: BTreeSet<String> = used().iter().flat_map(|used| used.source.files()).map(|file| file.name.to_string()).collect();
+    let parts: BTreeSet<String> =
+        used().iter().flat_map(|used| used.source.files()).map(|file| file.name.to_string()).collect();
     assert_eq!(files, parts);
 }
 

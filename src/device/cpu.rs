@@ -58,12 +58,8 @@ impl Cpu {
                     .nodes
                     .iter()
                     .map(|n| {
-                        let view = |a: &PlannedArg| View {
-                            words: pointer(a.place),
-                            len: a.len,
-                            format: a.format,
-                            access: a.access,
-                        };
+                        let view =
+                            |a: &PlannedArg| View { words: pointer(a.place), len: a.len, format: a.format, access: a.access };
                         n.args.iter().map(view).collect()
                     })
                     .collect();

@@ -30,7 +30,13 @@ pub fn activation(g: &mut Graph, x: TensorId, rows: usize, activation: Activatio
             flags: if accumulate { ACCUMULATE } else { 0 },
             ..Params::zeroed()
         };
-        Dispatch { kernel, params, workgroups: fold(count.div_ceil(256)), cost: cost(words * count, 10 * count).stored(count, formats[0]), twin }
+        Dispatch {
+            kernel,
+            params,
+            workgroups: fold(count.div_ceil(256)),
+            cost: cost(words * count, 10 * count).stored(count, formats[0]),
+            twin,
+        }
     };
     g.push_rows(rows, &[Arg::Rows(x), Arg::Rows(y)], |block| {
         let op = op(&ACTIVATE, block, 2, false, forward);

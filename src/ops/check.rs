@@ -1,8 +1,8 @@
 //! Checks of ops against their CPU twins: the cases that the tests run on every adapter and `doctor` on the chosen one.
 
+use super::columns::copy;
 use crate::device::gpu::{Adapter, Checks, Gpu};
 use crate::device::{Device, Limits, cpu::Cpu};
-use super::columns::copy;
 use crate::graph::{Format, Graph, Input, Plan, StateId, StateLayout, TensorId};
 use crate::random::{Purpose, Stream};
 use crate::{Error, Result};

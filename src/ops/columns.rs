@@ -17,8 +17,8 @@ params! {
     }
 }
 
-static COPY: Kernel = Params::kernel("columns", shader!(stored "columns"), "copy", &[(1, Access::Read), (2, Access::Update)])
-    .stored(&[1], &[2]);
+static COPY: Kernel =
+    Params::kernel("columns", shader!(stored "columns"), "copy", &[(1, Access::Read), (2, Access::Update)]).stored(&[1], &[2]);
 
 /// Copies `width` columns of `from`, from column number `.1` on, to those of `to`; `add`: adds them to what stands there.
 pub fn copy(g: &mut Graph, rows: usize, from: (TensorId, usize), to: (TensorId, usize), width: usize, add: bool) {

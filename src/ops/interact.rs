@@ -16,7 +16,8 @@ params! {
     }
 }
 
-static FORWARD: Kernel = Params::kernel("interact", SOURCE, "forward", &[(1, Access::Read), (2, Access::Write)]).stored(&[1], &[2]);
+static FORWARD: Kernel =
+    Params::kernel("interact", SOURCE, "forward", &[(1, Access::Read), (2, Access::Write)]).stored(&[1], &[2]);
 
 static BACKWARD: Kernel =
     Params::kernel("interact backward", SOURCE, "backward", &[(1, Access::Read), (3, Access::Read), (4, Access::Update)])
@@ -33,9 +34,7 @@ fn forward_op(params: Params, [a, u]: [Format; 2]) -> Dispatch<Params> {
         kernel: &FORWARD,
         params,
         workgroups: fold(params.elements().div_ceil(256)),
-        cost: cost(5 * params.elements(), params.elements())
-            .stored(2 * params.elements(), a)
-            .stored(3 * params.elements(), u),
+        cost: cost(5 * params.elements(), params.elements()).stored(2 * params.elements(), a).stored(3 * params.elements(), u),
         twin: forward,
     }
 }
@@ -83,9 +82,7 @@ pub fn interact(g: &mut Graph, a: TensorId, rows: usize, width: usize, pass_grad
     let params = Params { rows: rows as u32, width: width as u32, accumulate: 0, pad: 0 };
     let u = g.activation("interaction", rows * 3 * width);
     let formats = [a, u].map(|tensor| g.get(tensor).format);
-    g.push_rows(rows, &[Arg::Rows(a), Arg::Rows(u)], |block| {
-        forward_op(Params { rows: block.rows as u32, ..params }, formats)
-    });
+    g.push_rows(rows, &[Arg::Rows(a), Arg::Rows(u)], |block| forward_op(Params { rows: block.rows as u32, ..params }, formats));
     if pass_gradient {
         g.on_backward(move |g| {
             let Some(du) = g.gradient(u) else { return };

@@ -71,7 +71,8 @@ params! {
 
 const SOURCE: Shader = shader!(stored "mixture");
 static SOFTMAX: Kernel = Params::kernel("softmax", SOURCE, "softmax", &[(1, Access::Read), (2, Access::Write)]);
-static MIX: Kernel = Params::kernel("mix", SOURCE, "mix", &[(3, Access::Read), (4, Access::Read), (5, Access::Write)]).stored(&[4], &[5]);
+static MIX: Kernel =
+    Params::kernel("mix", SOURCE, "mix", &[(3, Access::Read), (4, Access::Read), (5, Access::Write)]).stored(&[4], &[5]);
 static EXPERT_GRADIENT: Kernel = Params::kernel(
     "mix_expert_gradient",
     SOURCE,
