@@ -1,6 +1,7 @@
 //! Checks of ops against their CPU twins: the cases that the tests run on every adapter and `doctor` on the chosen one.
 
 use super::columns::copy;
+use super::tile::Tile;
 use crate::device::gpu::{Adapter, Checks, Gpu};
 use crate::device::{Device, Limits, cpu::Cpu};
 use crate::graph::{Format, Graph, Input, Plan, StateId, StateLayout, TensorId};
@@ -182,6 +183,21 @@ impl Case {
         case.has_f16().then_some(case)
     }
 
+    /// Whether it is about activations stored as f16.
+    pub fn is_in_f16(&self) -> bool {
+        self.storage == Format::F16
+    }
+
+    /// Whether it is about products by subgroup operations.
+    pub fn is_by_subgroups(&self) -> bool {
+        self.tiles().any(|tile| tile.subgroup)
+    }
+
+    /// The tiles that it is about.
+    fn tiles(&self) -> impl Iterator<Item = Tile> {
+        self.limits.tiles.tuned.iter().flat_map(|tuned| tuned.iter()).map(|tuned| tuned.chosen.tile)
+    }
+
     fn has_f16(&self) -> bool {
         Plan::new(self.setup().graph).nodes.iter().any(|node| node.module.has_f16())
     }
@@ -209,10 +225,7 @@ impl Case {
     /// Whether the adapter has the operations and numbers that it needs.
     pub fn runs_on(&self, adapter: &Adapter) -> bool {
         let tiles = adapter.limits().tiles;
-        if self.storage == Format::F16 && !adapter.has_f16() {
-            return false;
-        }
-        self.limits.tiles.tuned.iter().flat_map(|tuned| tuned.iter()).all(|tuned| tiles.runs(tuned.chosen.tile))
+        (!self.is_in_f16() || adapter.has_f16()) && self.tiles().all(|tile| tiles.runs(tile))
     }
 
     /// Words of its inputs, state and activations.
