@@ -129,11 +129,13 @@ fn scores(side: u32, own: u32, other: u32, local: vec2<u32>) -> Sums {
     return s;
 }
 
+// One return a function: what is inlined with several costs SwiftShader ten times as long to compile.
 fn key_of(row: u32) -> u32 {
+    var key = 0u;
     if params.masked != 0u && row < params.rows {
-        return keys[row];
+        key = keys[row];
     }
-    return 0u;
+    return key;
 }
 
 fn keys_of(row: u32) -> vec4<u32> {
@@ -360,13 +362,14 @@ fn slopes(
 
 // What the gradient needs of an anchor: 1 / tau, lse, w k (0 where the direction is off or N(i) is i alone).
 fn anchor(row: u32, direction: u32) -> vec3<f32> {
-    if row >= params.rows || direction < params.first || direction >= params.first + params.directions {
-        return vec3(0.0);
+    var all = vec3(0.0);
+    if row < params.rows && direction >= params.first && direction < params.first + params.directions {
+        let s = stats_in[(direction - params.first) * params.rows + row];
+        let inverse = 1.0 / tau[row];
+        let weight = params.scale * step.contrast * select(inverse, 1.0, params.robust != 0u);
+        all = vec3(inverse, s.x, select(weight, 0.0, s.z < 1.5));
     }
-    let s = stats_in[(direction - params.first) * params.rows + row];
-    let inverse = 1.0 / tau[row];
-    let weight = params.scale * step.contrast * select(inverse, 1.0, params.robust != 0u);
-    return vec3(inverse, s.x, select(weight, 0.0, s.z < 1.5));
+    return all;
 }
 
 // The same of four rows: 1 / tau, lse and w k.
