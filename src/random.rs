@@ -1,6 +1,8 @@
 //! Counter-based random streams: a value depends on (seed, purpose, step, index) alone, so neither resuming nor the number
 //! of threads changes it.
 
+use std::ops::Range;
+
 /// What a stream is for; streams of different purposes are independent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -98,21 +100,33 @@ impl Permutation {
         Permutation { n, half_bits, rounds }
     }
 
-    /// Where position `i < n` of the shuffled order lies in the original order.
-    pub fn at(&self, i: u64) -> u64 {
-        debug_assert!(i < self.n);
-        let mask = (1u64 << self.half_bits) - 1;
-        let mut x = i;
-        loop {
-            let (mut left, mut right) = (x >> self.half_bits, x & mask);
-            for round in self.rounds.chunks_exact(mask as usize + 1) {
-                (left, right) = (right, left ^ u64::from(round[right as usize]));
+    /// Fills `to` with where the positions `range` of the shuffled order, within `0..n`, lie in the original order.
+    pub fn fill(&self, range: Range<usize>, to: &mut Vec<usize>) {
+        // All take a step, then those that are still outside take another: so steps overlap, and no branch hangs on a random number.
+        let mut outside: Vec<usize> = (0..range.len()).collect();
+        to.clear();
+        to.extend(range);
+        while !outside.is_empty() {
+            let mut left = 0;
+            for i in 0..outside.len() {
+                let at = outside[i];
+                let x = self.step(to[at] as u64);
+                to[at] = x as usize;
+                outside[left] = at;
+                left += usize::from(x >= self.n);
             }
-            x = (left << self.half_bits) | right;
-            if x < self.n {
-                return x;
-            }
+            outside.truncate(left);
         }
+    }
+
+    /// A step of the walk, over the next power of four.
+    fn step(&self, x: u64) -> u64 {
+        let mask = (1u64 << self.half_bits) - 1;
+        let (mut left, mut right) = (x >> self.half_bits, x & mask);
+        for round in self.rounds.chunks_exact(mask as usize + 1) {
+            (left, right) = (right, left ^ u64::from(round[right as usize]));
+        }
+        (left << self.half_bits) | right
     }
 }
 
@@ -125,6 +139,12 @@ mod tests {
     fn philox_known_answers() {
         assert_eq!(philox([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
         assert_eq!(philox([u32::MAX; 4], [u32::MAX; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
+    }
+
+    fn order(permutation: &Permutation, range: Range<usize>) -> Vec<usize> {
+        let mut order = vec![7; 3];
+        permutation.fill(range, &mut order);
+        order
     }
 
     #[test]
@@ -143,8 +163,9 @@ mod tests {
                     break;
                 }
             }
-            assert_eq!(p.at(i), x);
+            assert_eq!(order(&p, 0..1000)[i as usize], x as usize);
         }
+        assert_eq!(order(&p, 37..990), order(&p, 0..1000)[37..990]);
     }
 
     #[test]
@@ -153,9 +174,10 @@ mod tests {
             for seed in 0..3 {
                 let p = Permutation::new(n, Stream::new(seed, Purpose::Shuffle, 7));
                 let mut seen = vec![false; n as usize];
-                for i in 0..n {
-                    assert!(!std::mem::replace(&mut seen[p.at(i) as usize], true));
+                for row in order(&p, 0..n as usize) {
+                    assert!(!std::mem::replace(&mut seen[row], true));
                 }
+                assert!(seen.into_iter().all(|s| s));
             }
         }
     }

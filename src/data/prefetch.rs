@@ -70,7 +70,7 @@ impl Prefetch {
         });
         let order = move |epoch| {
             let permutation = Permutation::new(n, Stream::new(seed, Purpose::Shuffle, epoch));
-            move |i| permutation.at(i as u64) as usize
+            move |places, rows: &mut Vec<usize>| permutation.fill(places, rows)
         };
         Prefetch::spawn(source, BatchBuilder::new(layout, true), batch_size, positions, order)
     }
@@ -79,7 +79,12 @@ impl Prefetch {
     pub fn sequential(source: Arc<dyn RowSource>, layout: BatchLayout, batch_size: usize) -> Result<Prefetch> {
         let batch_size = positive(batch_size)?;
         let positions = (0..batches_per_epoch(source.len(), batch_size)).map(|batch| Position { epoch: 0, batch });
-        Prefetch::spawn(source, BatchBuilder::new(layout, false), batch_size, positions, |_| |i| i)
+        Prefetch::spawn(source, BatchBuilder::new(layout, false), batch_size, positions, |_| {
+            |places, rows| {
+                rows.clear();
+                rows.extend(places);
+            }
+        })
     }
 
     /// The next minibatch, waiting for it if need be; None after the last. An error ends the sequence.
@@ -124,8 +129,8 @@ impl Prefetch {
         let _ = self.used.send(batch);
     }
 
-    /// Starts the thread. `order(epoch)` maps a place in the epoch to a row.
-    fn spawn<O: Fn(usize) -> usize>(
+    /// Starts the thread. `order(epoch)` fills a list with the rows at some places in the epoch.
+    fn spawn<O: Fn(Range<usize>, &mut Vec<usize>)>(
         source: Arc<dyn RowSource>,
         mut builder: BatchBuilder,
         batch_size: usize,
@@ -141,9 +146,8 @@ impl Prefetch {
                 let start = Instant::now();
                 let first = index as usize * batch_size;
                 of_epoch = of_epoch.filter(|of| of.0 == epoch);
-                let (_, row) = of_epoch.get_or_insert_with(|| (epoch, order(epoch)));
-                rows.clear();
-                rows.extend((first..source.len().min(first + batch_size)).map(&*row));
+                let (_, fill) = of_epoch.get_or_insert_with(|| (epoch, order(epoch)));
+                fill(first..source.len().min(first + batch_size), &mut rows);
                 let mut batch = recycled.try_recv().unwrap_or_default();
                 (batch.epoch, batch.index) = (epoch, index);
                 let built = builder.fill(&*source, &rows, &mut batch).map(|()| batch);
