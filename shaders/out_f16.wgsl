@@ -2,7 +2,10 @@
 
 alias Out = f16;
 
-// The largest number of the format stands for all beyond it: WGSL does not say what becomes of those.
+// A number beyond the format is stored as infinity, which the losses then show; WGSL does not say what becomes of such numbers. Infinities and
+// NaN stay what they are. All by bits: what is not finite is no value of WGSL's.
 fn stored(value: f32) -> Out {
-    return Out(clamp(value, -65504.0, 65504.0));
+    let bits = bitcast<u32>(value);
+    let beyond = (bits & 0x7fffffffu) >= 0x477ff000u && (bits & 0x7fffffffu) < 0x7f800000u; // 65,520, where rounding leaves the format
+    return Out(bitcast<f32>(select(bits, (bits & 0x80000000u) | 0x7f800000u, beyond)));
 }

@@ -19,7 +19,7 @@ pub struct Cpu {
     state: Vec<Vec<u32>>,
     programs: Vec<Program>,
     /// Activations, kept alive for the programs' views.
-    _slots: Vec<Vec<u32>>,
+    slots: Vec<Vec<u32>>,
     scratch: Vec<f32>,
     recorder: Recorder,
 }
@@ -72,7 +72,7 @@ impl Cpu {
                 Ok(Program { plan, inputs, views, outputs, finished: VecDeque::new(), spare, submitted: 0 })
             })
             .collect::<Result<_>>()?;
-        Ok(Cpu { name: name(), state, programs, _slots: slots, scratch: Vec::new(), recorder: Recorder::default() })
+        Ok(Cpu { name: name(), state, programs, slots, scratch: Vec::new(), recorder: Recorder::default() })
     }
 
     fn load(&mut self, program: usize, inputs: &[&[u8]]) {
@@ -86,7 +86,7 @@ impl Cpu {
     #[expect(unsafe_code, reason = "binds twins to the buffers that the plan names")]
     fn run_node(&mut self, program: usize, node: usize) {
         let program = &self.programs[program];
-        // SAFETY: the views point into `state`, `inputs` and `_slots`, which are never resized and live as long as
+        // SAFETY: the views point into `state`, `inputs` and `slots`, which are never resized and live as long as
         // the device; `Plan::new` has checked that written arguments overlap no others; `&mut self` keeps everybody else out.
         let mut args = unsafe { Args::new(&program.views[node], &mut self.scratch) };
         program.plan.nodes[node].op.run(&mut args);
@@ -174,13 +174,15 @@ impl Device for Cpu {
         if let Some(found) = nonfinite_input(&self.programs[program].plan, inputs) {
             return Ok(Some(found));
         }
+        self.slots.iter_mut().for_each(|slot| slot.fill(0));
+        // SAFETY: as in `submit`.
+        let words = |view: &View| unsafe { std::slice::from_raw_parts(view.words, view.word_count()) };
         for node in 0..self.programs[program].plan.nodes.len() {
+            let before: Vec<Vec<u32>> = self.programs[program].views[node].iter().map(|view| words(view).to_vec()).collect();
             self.run_node(program, node);
             let p = &self.programs[program];
-            for (i, view) in p.views[node].iter().enumerate().filter(|(_, v)| v.access.writes()) {
-                // SAFETY: as in `submit`.
-                let words = unsafe { std::slice::from_raw_parts(view.words, view.word_count()) };
-                if let Some(at) = super::nonfinite(words, view.format) {
+            for (i, (view, before)) in p.views[node].iter().zip(&before).enumerate().filter(|(_, (v, _))| v.access.writes()) {
+                if let Some(at) = super::nonfinite(words(view), before, view.format) {
                     return Ok(Some(finding(&p.plan.nodes[node], i, at)));
                 }
             }
@@ -208,5 +210,5 @@ pub(super) fn finding(node: &crate::graph::PlannedNode, arg: usize, at: usize) -
 pub(super) fn nonfinite_input(plan: &Plan, inputs: &[&[u8]]) -> Option<String> {
     let (at, _) = plan.inputs.iter().enumerate().find(|(_, (input, _))| *input == Input::Numeric)?;
     let words: Vec<u32> = bytemuck::pod_collect_to_vec(inputs[at]);
-    super::nonfinite(&words, Format::F32).map(|i| format!("the minibatch itself (element {i} of the numeric features)"))
+    super::nonfinite(&words, &words, Format::F32).map(|i| format!("the minibatch itself (element {i} of the numeric features)"))
 }

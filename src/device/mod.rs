@@ -191,10 +191,14 @@ fn list(adapters: &[Adapter]) -> String {
     format!("there are: {}; or `cpu`", names.join("; "))
 }
 
-/// The first NaN or infinity among the numbers in `words`, by its bits.
-pub(crate) fn nonfinite(words: &[u32], format: Format) -> Option<usize> {
+/// The first NaN or infinity among the numbers in `words`, by its bits, that was not there before. Ops that write a tensor in parts leave
+/// something else's words in the others, and halves of these may look like anything; as f32 no finite number of either format does.
+pub(crate) fn nonfinite(words: &[u32], before: &[u32], format: Format) -> Option<usize> {
     match format {
         Format::F32 => words.iter().position(|w| w & 0x7f80_0000 == 0x7f80_0000),
-        Format::F16 => bytemuck::cast_slice::<u32, u16>(words).iter().position(|w| w & 0x7c00 == 0x7c00),
+        Format::F16 => {
+            let [words, before] = [words, before].map(bytemuck::cast_slice::<u32, u16>);
+            words.iter().zip(before).position(|(w, before)| w & 0x7c00 == 0x7c00 && w != before)
+        }
     }
 }

@@ -93,6 +93,11 @@ impl Plan {
         inputs.sort();
         let place = |id: TensorId, from: usize| {
             let word = tensors[id.0].format.words(from);
+            assert!(
+                tensors[id.0].format == Format::F32 || from.is_multiple_of(2),
+                "{}: a range within a word",
+                tensors[id.0].name
+            );
             match tensors[id.0].source {
                 Source::Input(_) => {
                     Place::Input(inputs.iter().position(|&(.., i)| i == id.0).expect("every input is listed"), word)

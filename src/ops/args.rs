@@ -38,8 +38,7 @@ unsafe impl Sync for View {}
 pub trait Words: bytemuck::Pod {}
 impl<T: bytemuck::Pod> Words for T {}
 
-/// Numbers to be written, as f32 however they are stored: where that is f16, a copy which goes there in the end, at most
-/// [`f16::MAX`] in size.
+/// Numbers to be written, as f32 however they are stored: where that is f16, a copy which goes there in the end.
 pub enum Numbers<'a> {
     /// Themselves.
     Stored(&'a mut [f32]),
@@ -69,8 +68,6 @@ impl DerefMut for Numbers<'_> {
 impl Drop for Numbers<'_> {
     fn drop(&mut self) {
         if let Numbers::Copy(numbers, to) = self {
-            let most = f16::MAX.to_f32();
-            numbers.iter_mut().for_each(|x| *x = x.clamp(-most, most));
             to.convert_from_f32_slice(numbers);
         }
     }
@@ -131,12 +128,12 @@ impl<'a> Args<'a> {
 
     /// Argument `i`, written (or read and written), as f32 however it is stored; once per op.
     pub fn numbers_mut(&mut self, i: usize) -> Numbers<'a> {
-        let View { len, format, .. } = self.views[i];
+        let View { len, format, access, .. } = self.views[i];
         match format {
             Format::F32 => Numbers::Stored(self.write(i)),
             Format::F16 => {
                 let to = &mut self.write::<f16>(i)[..len];
-                Numbers::Copy(to.to_f32_vec(), to)
+                Numbers::Copy(if access == Access::Update { to.to_f32_vec() } else { vec![0.0; len] }, to)
             }
         }
     }

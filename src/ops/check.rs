@@ -172,10 +172,10 @@ impl Case {
         }
     }
 
-    /// The same case with activations stored as f16; none where none of its ops reads or writes one, or where it is about a tile,
-    /// which is the same for both.
+    /// The same case with activations stored as f16; none where none of its ops reads or writes one, or where it is about a tile
+    /// whose product is like the others'.
     fn in_f16(&self) -> Option<Case> {
-        if self.limits.tiles.tuned.is_some() {
+        if self.tiles().any(|tile| !tile.subgroup) {
             return None;
         }
         let name = format!("{}, stored as f16", self.name);

@@ -165,7 +165,10 @@ pub fn lines(nodes: &[Node], spans: &[Span], mode: Mode, roofs: &Roofs) -> Vec<L
             Mode::Cheap => (node.phase.name(), String::new()),
             Mode::Detailed => (node.kernel, node.sizes()),
         };
-        let found = groups.iter().position(|g| g.line.name == name && g.line.shape == shape);
+        // A kernel's dispatches of one shape may be for activations in another format.
+        let is_alike =
+            |line: &Line| line.name == name && line.shape == shape && (mode == Mode::Cheap || line.module == node.module);
+        let found = groups.iter().position(|g| is_alike(&g.line));
         let at = found.unwrap_or_else(|| {
             let (mut dimensions, mut module, mut constants) = Default::default();
             if mode == Mode::Detailed {

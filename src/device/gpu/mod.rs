@@ -11,7 +11,7 @@ pub(super) use pipelines::note as shaders_note;
 
 use super::timeline::{Activity, Mode, Recorder, Timeline};
 use super::{Device, RING, cpu};
-use crate::graph::{Input, Place, Plan, StateBuffer, StateId, shared_slots};
+use crate::graph::{Input, Place, Plan, PlannedArg, StateBuffer, StateId, shared_slots};
 use crate::{Error, Result};
 use adapter::{Fault, Needs, report};
 use pipelines::Pipelines;
@@ -230,6 +230,17 @@ impl Gpu {
             }
         }
         self.check()
+    }
+
+    /// The arguments that a node writes, by number, with what they hold now.
+    fn written(&self, program: usize, node: usize) -> Result<Vec<(usize, Vec<u32>)>> {
+        let p = &self.programs[program];
+        let read = |(i, arg): (usize, &PlannedArg)| {
+            let mut words = vec![0u32; arg.words()];
+            let (buffer, offset) = locate(&p.inputs, &self.state, &p.slots, arg.place);
+            self.read_buffer(buffer, offset, &mut words).map(|()| (i, words))
+        };
+        p.plan.nodes[node].args.iter().enumerate().filter(|(_, arg)| arg.access.writes()).map(read).collect()
     }
 
     /// Waits until all submitted work is done.
@@ -638,22 +649,20 @@ impl Device for Gpu {
             return Ok(Some(found));
         }
         self.drain("earlier steps")?;
-        let encoder = self.upload(program, inputs)?;
+        let mut encoder = self.upload(program, inputs)?;
+        self.programs[program].slots.iter().for_each(|slot| encoder.clear_buffer(slot, 0, None));
         self.queue.submit([encoder.finish()]);
         let turn = self.programs[program].submitted % RING;
         self.programs[program].upload.map(turn);
         for node in 0..self.programs[program].dispatches.len() {
+            let before = self.written(program, node)?;
             let mut encoder = self.encoder("search");
             self.encode(program, node..node + 1, &mut encoder, None);
             self.queue.submit([encoder.finish()]);
-            let args = self.programs[program].plan.nodes[node].args.clone();
-            for (i, arg) in args.into_iter().enumerate().filter(|(_, a)| a.access.writes()) {
-                let mut words = vec![0u32; arg.words()];
-                let p = &self.programs[program];
-                let (buffer, offset) = locate(&p.inputs, &self.state, &p.slots, arg.place);
-                self.read_buffer(buffer, offset, &mut words)?;
-                if let Some(at) = super::nonfinite(&words, arg.format) {
-                    return Ok(Some(cpu::finding(&self.programs[program].plan.nodes[node], i, at)));
+            for ((i, words), (_, before)) in self.written(program, node)?.into_iter().zip(before) {
+                let node = &self.programs[program].plan.nodes[node];
+                if let Some(at) = super::nonfinite(&words, &before, node.args[i].format) {
+                    return Ok(Some(cpu::finding(node, i, at)));
                 }
             }
         }

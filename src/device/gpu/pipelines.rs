@@ -2,11 +2,12 @@
 
 use super::{Checks, report, user_folder};
 use crate::error::io;
-use crate::graph::{Format, PlannedNode};
+use crate::graph::PlannedNode;
 use crate::ops::{Access, File, Kernel, Module};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 
 /// The variable that names a folder: a build with debug assertions reads its shaders from there.
@@ -34,19 +35,12 @@ pub(super) struct Pipeline {
     pub pipeline: wgpu::ComputePipeline,
 }
 
-/// What tells modules apart.
-type ModuleKey = (&'static str, [Format; 2]);
-
-fn module_key(module: &Module) -> ModuleKey {
-    (module.shader.name, module.formats)
-}
-
 /// What tells pipelines apart: module, entry point and constants.
-type Key = (ModuleKey, &'static str, Vec<(&'static str, u64)>);
+type Key = (String, &'static str, Vec<(&'static str, u64)>);
 
 fn key(PlannedNode { op, module, .. }: &PlannedNode) -> Key {
     let constants = op.overrides().iter().map(|&(name, value)| (name, value.to_bits())).collect();
-    (module_key(module), op.kernel().entry, constants)
+    (module.name(), op.kernel().entry, constants)
 }
 
 /// All pipelines of a device.
@@ -70,11 +64,10 @@ impl Pipelines {
         for node in nodes {
             wanted.entry(key(node)).or_insert(node);
         }
-        let mut modules: HashMap<ModuleKey, wgpu::ShaderModule> = HashMap::new();
+        let mut modules: HashMap<String, wgpu::ShaderModule> = HashMap::new();
         for PlannedNode { module, .. } in wanted.values() {
-            let key = module_key(module);
-            if !modules.contains_key(&key) {
-                modules.insert(key, compile_module(device, module, checks)?);
+            if let Entry::Vacant(entry) = modules.entry(module.name()) {
+                entry.insert(compile_module(device, module, checks)?);
             }
         }
         let cache = Cache::open(device, info);
@@ -85,7 +78,7 @@ impl Pipelines {
                 let kernel = op.kernel();
                 // Error scopes are a thread's own.
                 let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
-                let pipeline = compile(device, kernel, &modules[&module_key(module)], op.overrides(), cache.as_ref());
+                let pipeline = compile(device, kernel, &modules[&module.name()], op.overrides(), cache.as_ref());
                 match pollster::block_on(scope.pop()) {
                     None => Ok((key, pipeline)),
                     Some(error) if folder().is_some() => {
