@@ -78,7 +78,7 @@ fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
 /// Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002). It takes memory for some 16 sqrt(n) to 32 sqrt(n) bytes.
 #[derive(Debug, Clone)]
 pub struct Permutation {
-    n: u64,
+    n: usize,
     half_bits: u32,
     /// A round's function of each half, round after round: there are so few halves that looking them up is a tenth of the work.
     rounds: Vec<u32>,
@@ -88,8 +88,8 @@ const ROUNDS: u32 = 4;
 
 impl Permutation {
     /// The permutation of `0..n` that `stream` selects.
-    pub fn new(n: u64, stream: Stream) -> Self {
-        let bits = 64 - n.saturating_sub(1).leading_zeros();
+    pub fn new(n: usize, stream: Stream) -> Self {
+        let bits = usize::BITS - n.saturating_sub(1).leading_zeros();
         let half_bits = bits.div_ceil(2).max(1);
         let halves = 1u64 << half_bits;
         let Stream { key, purpose, step } = stream;
@@ -98,21 +98,30 @@ impl Permutation {
         Permutation { n, half_bits, rounds }
     }
 
-    /// Where position `i < n` of the shuffled order lies in the original order.
-    pub fn at(&self, i: u64) -> u64 {
-        debug_assert!(i < self.n);
-        let mask = (1u64 << self.half_bits) - 1;
-        let mut x = i;
-        loop {
-            let (mut left, mut right) = (x >> self.half_bits, x & mask);
-            for round in self.rounds.chunks_exact(mask as usize + 1) {
-                (left, right) = (right, left ^ u64::from(round[right as usize]));
+    /// Puts in place of each position of the shuffled order, below n, where it lies in the original order.
+    pub fn apply(&self, positions: &mut [usize]) {
+        // All take a step, then those that are still outside take another: so steps overlap, and no branch hangs on where one lands.
+        let mut outside: Vec<usize> = (0..positions.len()).collect();
+        while !outside.is_empty() {
+            let mut left = 0;
+            for i in 0..outside.len() {
+                let at = outside[i];
+                positions[at] = self.step(positions[at]);
+                outside[left] = at;
+                left += usize::from(positions[at] >= self.n);
             }
-            x = (left << self.half_bits) | right;
-            if x < self.n {
-                return x;
-            }
+            outside.truncate(left);
         }
+    }
+
+    /// A step of the walk, over the next power of four.
+    fn step(&self, x: usize) -> usize {
+        let mask = (1 << self.half_bits) - 1;
+        let (mut left, mut right) = (x >> self.half_bits, x & mask);
+        for round in self.rounds.chunks_exact(mask + 1) {
+            (left, right) = (right, left ^ round[right] as usize);
+        }
+        (left << self.half_bits) | right
     }
 }
 
@@ -125,6 +134,12 @@ mod tests {
     fn philox_known_answers() {
         assert_eq!(philox([0; 4], [0; 2]), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
         assert_eq!(philox([u32::MAX; 4], [u32::MAX; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
+    }
+
+    fn order(permutation: &Permutation, positions: std::ops::Range<usize>) -> Vec<usize> {
+        let mut order: Vec<usize> = positions.collect();
+        permutation.apply(&mut order);
+        order
     }
 
     #[test]
@@ -143,19 +158,21 @@ mod tests {
                     break;
                 }
             }
-            assert_eq!(p.at(i), x);
+            assert_eq!(order(&p, 0..1000)[i as usize], x as usize);
         }
+        assert_eq!(order(&p, 37..990), order(&p, 0..1000)[37..990]);
     }
 
     #[test]
     fn permutations_are_permutations() {
-        for n in [1u64, 2, 3, 4, 5, 63, 64, 65, 1000, 4097] {
+        for n in [1, 2, 3, 4, 5, 63, 64, 65, 1000, 4097] {
             for seed in 0..3 {
                 let p = Permutation::new(n, Stream::new(seed, Purpose::Shuffle, 7));
-                let mut seen = vec![false; n as usize];
-                for i in 0..n {
-                    assert!(!std::mem::replace(&mut seen[p.at(i) as usize], true));
+                let mut seen = vec![false; n];
+                for row in order(&p, 0..n) {
+                    assert!(!std::mem::replace(&mut seen[row], true));
                 }
+                assert!(seen.into_iter().all(|s| s));
             }
         }
     }

@@ -489,7 +489,8 @@ impl Population {
     fn new(size: usize, kinds: usize, draw: &mut impl FnMut() -> Stream) -> Population {
         let popularity = Zipf::new(size, 1.0);
         let shares = popularity.shares();
-        let permutation = Permutation::new(size as u64, draw());
+        let mut order: Vec<usize> = (0..size).collect();
+        Permutation::new(size, draw()).apply(&mut order);
         let stream = draw();
         // The first ones take a kind each in turn, so that the most popular do not crowd one kind.
         let kind = |i: usize| if i < 4 * kinds { i % kinds } else { (unit(stream.word(i as u64)) * kinds as f64) as usize };
@@ -499,7 +500,7 @@ impl Population {
             kind_shares[kind] += share;
         }
         Population {
-            names: (0..size as u64).map(|i| permutation.at(i) as i64 + 1).collect(),
+            names: order.into_iter().map(|i| i as i64 + 1).collect(),
             effects: Effects::new(&shares, draw()),
             kind_effects: Effects::new(&kind_shares, draw()),
             popularity,
