@@ -1,7 +1,7 @@
 //! A minibatch as the device takes it: ids, labels, and each table's unique rows with their occurrence lists.
 
 use super::dataset::{Dataset, Split};
-use super::group::Grouper;
+use super::group::{Columns, Grouper};
 use crate::{Error, Result};
 use std::sync::Arc;
 
@@ -19,6 +19,14 @@ pub struct TableLayout {
     pub offsets: Vec<u32>,
     /// Rows of all features together.
     pub rows: usize,
+}
+
+impl TableLayout {
+    /// Table rows of each feature.
+    pub fn sizes(&self) -> impl Iterator<Item = usize> {
+        let ends = self.offsets.iter().skip(1).map(|&o| o as usize).chain([self.rows]);
+        self.offsets.iter().zip(ends).map(|(&offset, end)| end - offset as usize)
+    }
 }
 
 /// One table's part of a minibatch of B rows; F features share the table.
@@ -105,7 +113,7 @@ pub struct BatchLayout {
     pub mask: Option<usize>,
 }
 
-/// Rows that a source hears of before they are read: few enough to stay in the nearest cache.
+/// Rows that a source hears of before they are read, and that go into the columns together: few enough to stay in the nearest cache.
 const AHEAD: usize = 32;
 
 /// Words that a segment takes: a row of a table in a minibatch with its list of occurrences.
@@ -151,16 +159,24 @@ pub fn table_layouts(dims: &[usize], vocabulary_sizes: &[usize], most_columns: u
 pub struct BatchBuilder {
     layout: BatchLayout,
     with_segments: bool,
-    /// The ids of one row, as the source gives them.
-    row_ids: Vec<u32>,
+    /// The ids of [`AHEAD`] rows, row after row, as the source gives them.
+    block: Vec<u32>,
+    /// The ids of the minibatch by feature.
+    columns: Columns,
     grouper: Grouper,
 }
 
 impl BatchBuilder {
     /// A builder of minibatches of this layout. Without segments (evaluation), [`TableBatch`]es hold their ids alone.
     pub fn new(layout: BatchLayout, with_segments: bool) -> Self {
-        let features = layout.tables.iter().map(|t| t.features.len()).sum();
-        BatchBuilder { layout, with_segments, row_ids: vec![0; features], grouper: Grouper::default() }
+        let features: usize = layout.tables.iter().map(|t| t.features.len()).sum();
+        BatchBuilder {
+            layout,
+            with_segments,
+            block: vec![0; AHEAD * features.max(1)],
+            columns: Columns::new(features),
+            grouper: Grouper::default(),
+        }
     }
 
     /// Makes `batch` the minibatch of `rows` in their order, whatever it held before. Epoch and index are left alone.
@@ -180,26 +196,36 @@ impl BatchBuilder {
             }
             part.ids.resize(ids, 0);
         }
-        for (b, &row) in rows.iter().enumerate() {
-            if b % AHEAD == 0 {
-                source.expect(&rows[b..rows.len().min(b + AHEAD)]);
-            }
-            let numeric = &mut batch.numeric[b * layout.numeric..][..layout.numeric];
-            let (click, conversion) = source.read(row, &mut self.row_ids, numeric);
-            batch.labels.extend([f32::from(click), f32::from(conversion)]);
-            batch.mask_key.extend(layout.mask.map(|feature| self.row_ids[feature]));
-            for (table, part) in layout.tables.iter().zip(&mut batch.tables) {
-                let ids = &mut part.ids[b * table.features.len()..][..table.features.len()];
-                for ((id, &feature), &offset) in ids.iter_mut().zip(&table.features).zip(&table.offsets) {
-                    // Saturating, so that a wrong id cannot wrap into the range: the check below finds it.
-                    *id = self.row_ids[feature].saturating_add(offset);
+        self.columns.resize(rows.len());
+        let features = self.columns.features();
+        for (first, rows) in (0..).step_by(AHEAD).zip(rows.chunks(AHEAD)) {
+            source.expect(rows);
+            for ((b, &row), ids) in (first..).zip(rows).zip(self.block.chunks_exact_mut(features.max(1))) {
+                let numeric = &mut batch.numeric[b * layout.numeric..][..layout.numeric];
+                let (click, conversion) = source.read(row, &mut ids[..features], numeric);
+                batch.labels.extend([f32::from(click), f32::from(conversion)]);
+                batch.mask_key.extend(layout.mask.map(|feature| ids[feature]));
+                for (table, part) in layout.tables.iter().zip(&mut batch.tables) {
+                    let to = &mut part.ids[b * table.features.len()..][..table.features.len()];
+                    for ((to, &feature), &offset) in to.iter_mut().zip(&table.features).zip(&table.offsets) {
+                        // Wrapping for a wrong id, which the check below finds.
+                        *to = ids[feature].wrapping_add(offset);
+                    }
                 }
             }
+            self.columns.set(first, &self.block[..rows.len() * features]);
         }
         for (table, part) in layout.tables.iter().zip(&mut batch.tables) {
-            check_ids(table, &part.ids)?;
+            for (&feature, size) in table.features.iter().zip(table.sizes()) {
+                // The largest id, since one test a feature costs less than one an id.
+                if self.columns.of(feature).iter().fold(0, |most, &id| id.max(most)) as usize >= size {
+                    return Err(Error::user(format!(
+                        "categorical feature {feature} holds an id beyond its vocabulary; the dataset is damaged, prepare it again"
+                    )));
+                }
+            }
             if self.with_segments {
-                self.grouper.group(table, rows.len(), part);
+                self.grouper.group(table, &self.columns, part);
             } else {
                 part.segments.clear();
                 part.occurrences.clear();
@@ -208,25 +234,6 @@ impl BatchBuilder {
         }
         Ok(())
     }
-}
-
-/// Each id lies in its feature's range of table rows.
-fn check_ids(table: &TableLayout, ids: &[u32]) -> Result<()> {
-    let ends = || table.offsets[1..].iter().copied().chain([table.rows as u32]);
-    if table.features.is_empty() {
-        return Ok(());
-    }
-    for row in ids.chunks_exact(table.features.len()) {
-        // No early exit: a branch an id costs more than the sum of the comparisons.
-        let wrong: u32 = row.iter().zip(ends()).map(|(&id, end)| u32::from(id >= end)).sum();
-        if let Some(f) = (wrong > 0).then(|| row.iter().zip(ends()).position(|(&id, end)| id >= end)).flatten() {
-            return Err(Error::user(format!(
-                "categorical feature {} holds an id beyond its vocabulary; the dataset is damaged, prepare it again",
-                table.features[f]
-            )));
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -15,11 +15,48 @@ const MARKED: usize = 8;
 /// Columns start so many ids apart beyond their length: at a power of two they would all share a few lines of the cache.
 const PAD: usize = 48;
 
+/// A minibatch's ids as its source gives them, one feature after the other.
+#[derive(Debug)]
+pub struct Columns {
+    ids: Vec<u32>,
+    features: usize,
+    rows: usize,
+}
+
+impl Columns {
+    /// Columns of `features` features.
+    pub fn new(features: usize) -> Columns {
+        Columns { ids: Vec::new(), features, rows: 0 }
+    }
+
+    /// Number of features.
+    pub fn features(&self) -> usize {
+        self.features
+    }
+
+    /// Makes room for a minibatch of `rows` rows.
+    pub fn resize(&mut self, rows: usize) {
+        self.rows = rows;
+        self.ids.resize(self.features * (rows + PAD), 0);
+    }
+
+    /// Puts in the `ids` of rows from `first` on, which lie row after row.
+    pub fn set(&mut self, first: usize, ids: &[u32]) {
+        for feature in 0..self.features {
+            let of_feature = ids[feature..].iter().step_by(self.features);
+            self.ids[feature * (self.rows + PAD) + first..].iter_mut().zip(of_feature).for_each(|(to, &id)| *to = id);
+        }
+    }
+
+    /// The ids of a feature.
+    pub fn of(&self, feature: usize) -> &[u32] {
+        &self.ids[feature * (self.rows + PAD)..][..self.rows]
+    }
+}
+
 /// Groups ids; keeps its memory.
 #[derive(Debug, Default)]
 pub struct Grouper {
-    /// The ids of each feature, one feature after the other.
-    columns: Vec<u32>,
     scratch: Scratch,
 }
 
@@ -33,10 +70,8 @@ struct Scratch {
     words: Vec<Word>,
     /// For each id its number among the unique ones, and how many times it occurs before.
     numbers: Vec<[u32; 2]>,
-    /// The unique ids.
-    unique: Vec<u32>,
-    /// How often each unique id occurs, then where its occurrences start.
-    starts: Vec<u32>,
+    /// Each unique id, and how often it occurs, then where its occurrences start.
+    unique: Vec<[u32; 2]>,
 }
 
 /// Which of 64 ids occur.
@@ -48,26 +83,17 @@ struct Word {
 }
 
 impl Grouper {
-    /// Fills segments, occurrences and chunks of `part`, whose ids are those of `rows` rows, each within its feature's range.
-    pub fn group(&mut self, table: &TableLayout, rows: usize, part: &mut TableBatch) {
-        let features = table.features.len();
-        let column = rows + PAD;
-        self.columns.resize(features * column, 0);
-        for (b, ids) in part.ids.chunks_exact(features.max(1)).enumerate() {
-            for ((to, id), offset) in self.columns[b..].iter_mut().step_by(column).zip(ids).zip(&table.offsets) {
-                *to = id - offset;
-            }
-        }
+    /// Fills segments, occurrences and chunks of `part`, whose features' ids lie in `columns`, each within its feature's range.
+    pub fn group(&mut self, table: &TableLayout, columns: &Columns, part: &mut TableBatch) {
         let TableBatch { ids, segments, occurrences, chunks } = part;
         occurrences.resize(ids.len(), 0);
         segments.clear();
         segments.push([0; 4]);
         chunks.clear();
-        let ends = table.offsets.iter().skip(1).copied().chain([table.rows as u32]);
-        for (f, (&offset, end)) in table.offsets.iter().zip(ends).enumerate() {
-            let ids = &self.columns[f * column..][..rows];
-            let step = Step { offset, size: (end - offset) as usize, first: f, features };
-            feature(ids, step, &mut self.scratch, segments, occurrences, chunks);
+        let features = table.features.len();
+        for (first, ((&feature, &offset), size)) in table.features.iter().zip(&table.offsets).zip(table.sizes()).enumerate() {
+            let step = Step { offset, size, first, features };
+            group_feature(columns.of(feature), step, &mut self.scratch, segments, occurrences, chunks);
         }
         segments[0] = [segments.len() as u32 - 1, chunks.len() as u32, 0, 0];
     }
@@ -87,7 +113,7 @@ struct Step {
 
 vectorised! {
     /// The segments, occurrences and chunks of one feature's ids, each below `step.size`, after those of the features before it.
-    fn feature(
+    fn group_feature(
         ids: &[u32],
         step: Step,
         scratch: &mut Scratch,
@@ -130,25 +156,24 @@ vectorised! {
         }
 
         let unique = unique as usize;
-        scratch.starts.clear();
-        scratch.starts.resize(unique, 0);
-        scratch.unique.resize(unique, 0);
+        scratch.unique.clear();
+        scratch.unique.resize(unique, [0; 2]);
         scratch.numbers.resize(ids.len(), [0; 2]);
         for (to, &id) in scratch.numbers.iter_mut().zip(ids) {
             let word = words[id as usize / 64];
             let number = word.before + (word.bits & ((1 << (id % 64)) - 1)).count_ones();
-            let count = &mut scratch.starts[number as usize];
+            let [unique, count] = &mut scratch.unique[number as usize];
             *to = [number, *count];
             *count += 1;
-            scratch.unique[number as usize] = id;
+            *unique = id;
         }
 
         let mut start = (step.first * ids.len()) as u32;
         let first = segments.len();
         segments.resize(first + unique, [0; 4]);
-        for ((segment, &id), at) in segments[first..].iter_mut().zip(&scratch.unique).zip(&mut scratch.starts) {
+        for (segment, [id, at]) in segments[first..].iter_mut().zip(&mut scratch.unique) {
             let end = start + *at;
-            *segment = [step.offset + id, start, end, u32::MAX];
+            *segment = [step.offset + *id, start, end, u32::MAX];
             if *at > CHUNK as u32 {
                 segment[3] = chunks.len() as u32;
                 chunks.extend((start..end).step_by(CHUNK).map(|s| [s, end.min(s + CHUNK as u32)]));
@@ -159,7 +184,7 @@ vectorised! {
 
         let mut position = step.first as u32;
         for &[number, nth] in &scratch.numbers {
-            occurrences[(scratch.starts[number as usize] + nth) as usize] = position;
+            occurrences[(scratch.unique[number as usize][1] + nth) as usize] = position;
             position += step.features as u32;
         }
     }
