@@ -1,4 +1,5 @@
-// Copies columns from one tensor of B rows to another: to[b, to_first + c] (+)= from[b, from_first + c] for c below width.
+// Copies columns from one tensor of B rows to another: to[b, to_first + c] (+)= from[b, from_first + c] for c below width. They may be
+// stored in different formats.
 //
 // An invocation an element, 256 a workgroup, workgroups folded into x and y. Deterministic: one owner an element.
 
@@ -14,8 +15,8 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> source: array<f32>;       // (B, from_columns)
-@group(0) @binding(2) var<storage, read_write> to: array<f32>;     // (B, to_columns)
+@group(0) @binding(1) var<storage, read> source: array<In>;        // (B, from_columns)
+@group(0) @binding(2) var<storage, read_write> to: array<Out>;     // (B, to_columns)
 
 @compute @workgroup_size(256)
 fn copy(
@@ -30,9 +31,9 @@ fn copy(
     let b = i / params.width;
     let c = i - b * params.width;
     let at = b * params.to_columns + params.to_first + c;
-    var value = source[b * params.from_columns + params.from_first + c];
+    var value = f32(source[b * params.from_columns + params.from_first + c]);
     if params.accumulate != 0u {
-        value += to[at];
+        value += f32(to[at]);
     }
-    to[at] = value;
+    to[at] = stored(value);
 }

@@ -108,6 +108,11 @@ fn columns_of_z(row: u32, side: u32, column: u32) -> vec4<f32> {
     );
 }
 
+// An invocation's own row n of 4 ROWS.
+fn own_row(own: u32, local: vec2<u32>, n: u32) -> u32 {
+    return row_of(own, local, n / 4u) + n % 4u;
+}
+
 // S of an invocation's blocks, own rows by others.
 fn scores(side: u32, own: u32, other: u32, local: vec2<u32>) -> Sums {
     let t = local.y * WIDTH + local.x;
@@ -129,11 +134,13 @@ fn scores(side: u32, own: u32, other: u32, local: vec2<u32>) -> Sums {
     return s;
 }
 
+// One return a function: what is inlined with several costs SwiftShader ten times as long to compile.
 fn key_of(row: u32) -> u32 {
+    var key = 0u;
     if params.masked != 0u && row < params.rows {
-        return keys[row];
+        key = keys[row];
     }
-    return 0u;
+    return key;
 }
 
 fn keys_of(row: u32) -> vec4<u32> {
@@ -160,40 +167,18 @@ fn highest_of(v: vec4<f32>) -> f32 {
 
 // A running log-sum-exp of an anchor.
 struct Online {
-    highest: f32, // exponent
-    sum: f32, // of exp(x - highest)
-    product: f32, // of exp(x - highest) * S
-    count: f32,
-    positive: f32, // S_ii
-    rival: f32, // highest S of another candidate
+    sums: vec4<f32>, // highest exponent h; sums of exp(x - h), of exp(x - h) S and of 1
+    peaks: vec2<f32>, // S_ii, or 0 where i is not among them; highest S of another candidate
 }
 
-// The same of all invocations that go over others of own rows that they have in common, in order, by the first of them.
-fn folded(state: Online, local: vec2<u32>) -> Online {
-    var all = state;
-    workgroupBarrier();
-    left[local.y * WIDTH + local.x] = vec4(state.highest, state.sum, state.product, state.count);
-    workgroupBarrier();
-    for (var l = 1u; l < WIDTH; l++) {
-        let next = left[local.y * WIDTH + l];
-        let highest = max(all.highest, next.x);
-        let mine = exp(all.highest - highest);
-        let theirs = exp(next.x - highest);
-        all.sum = all.sum * mine + next.y * theirs;
-        all.product = all.product * mine + next.z * theirs;
-        all.count += next.w;
-        all.highest = highest;
-    }
-    workgroupBarrier();
-    left[local.y * WIDTH + local.x] = vec4(state.positive, state.rival, 0.0, 0.0);
-    workgroupBarrier();
-    // One invocation of one slice holds S_ii, the others 0.
-    for (var l = 1u; l < WIDTH; l++) {
-        let next = left[local.y * WIDTH + l];
-        all.positive += next.x;
-        all.rival = max(all.rival, next.y);
-    }
-    return all;
+fn empty() -> Online {
+    return Online(vec4(LOWEST, 0.0, 0.0, 0.0), vec2(0.0, LOWEST));
+}
+
+fn joined(a: Online, b: Online) -> Online {
+    let highest = max(a.sums.x, b.sums.x);
+    let sums = a.sums.yz * exp(a.sums.x - highest) + b.sums.yz * exp(b.sums.x - highest);
+    return Online(vec4(highest, sums, a.sums.w + b.sums.w), vec2(a.peaks.x + b.peaks.x, max(a.peaks.y, b.peaks.y)));
 }
 
 @compute @workgroup_size(WIDTH, HEIGHT)
@@ -216,19 +201,18 @@ fn stats(
     var states: array<Online, 16>;
     var inverses: array<f32, 16>; // 1 / tau
     for (var n = 0u; n < 4u * ROWS; n++) {
-        states[n] = Online(LOWEST, 0.0, 0.0, 0.0, 0.0, LOWEST);
-        inverses[n] = 1.0 / tau[min(row_of(own, local, n / 4u) + n % 4u, params.rows - 1u)];
+        states[n] = empty();
+        inverses[n] = 1.0 / tau[min(own_row(own, local, n), params.rows - 1u)];
     }
     let end = min((slice + 1u) * params.slice, params.rows);
     for (var j0 = slice * params.slice; j0 < end; j0 += tile_column(1u)) {
         var s = scores(side, own, j0, local);
         for (var n = 0u; n < 4u * ROWS; n++) {
-            let row = row_of(own, local, n / 4u) + n % 4u;
+            let row = own_row(own, local, n);
             let key = key_of(row);
             let inverse = inverses[n];
-            var state = states[n];
-            var top = vec4(state.highest);
-            var rival = vec4(state.rival);
+            var top = vec4(states[n].sums.x);
+            var rival = vec4(LOWEST);
             var count = vec4(0.0);
             var positive = vec4(0.0);
             for (var c = 0u; c < COLUMNS; c++) {
@@ -253,18 +237,31 @@ fn stats(
                 sum += e;
                 product += e * value;
             }
-            let keep = exp(state.highest - highest);
-            states[n] = Online(highest, state.sum * keep + total(sum), state.product * keep + total(product),
-                state.count + total(count), state.positive + total(positive), highest_of(rival));
+            let sums = vec4(highest, total(sum), total(product), total(count));
+            states[n] = joined(states[n], Online(sums, vec2(total(positive), highest_of(rival))));
         }
     }
-    for (var n = 0u; n < 4u * ROWS; n++) {
-        let state = folded(states[n], local);
-        let row = row_of(own, local, n / 4u) + n % 4u;
-        if local.x == 0u && row < params.rows {
+    // An own row's invocations hand over their parts, of as many rows at once as left holds, and one of them joins these in order. A barrier
+    // a row, which compilers unroll, would cost lavapipe ten seconds.
+    let handed = DEPTH * ROWS / WIDTH;
+    for (var first = 0u; first < 4u * ROWS; first += handed) {
+        workgroupBarrier();
+        for (var n = 0u; n < handed; n++) {
+            let at = (local.y * handed + n) * WIDTH + local.x;
+            left[at] = states[first + n].sums;
+            right[at] = vec4(states[first + n].peaks, 0.0, 0.0);
+        }
+        workgroupBarrier();
+        let row = own_row(own, local, first + local.x);
+        if local.x < handed && row < params.rows {
+            let start = (local.y * handed + local.x) * WIDTH;
+            var all = empty();
+            for (var at = start; at < start + WIDTH; at++) {
+                all = joined(all, Online(left[at], right[at].xy));
+            }
             let at = (slice * params.directions + direction) * params.rows + row;
-            sums_out[at] = vec4(state.highest, state.sum, state.product, state.count);
-            peaks_out[at] = vec2(state.positive, state.rival);
+            sums_out[at] = all.sums;
+            peaks_out[at] = all.peaks;
         }
     }
 }
@@ -296,29 +293,16 @@ fn finish(
     for (var d = 0u; d < params.directions; d++) {
         let at = d * params.rows + i;
         let apart = params.directions * params.rows;
-        var highest = LOWEST;
+        var all = empty();
         for (var slice = 0u; slice < params.slices; slice++) {
-            highest = max(highest, sums_in[slice * apart + at].x);
+            all = joined(all, Online(sums_in[slice * apart + at], peaks_in[slice * apart + at]));
         }
-        var sums = vec3(0.0); // of e, e S and 1
-        var positive = 0.0;
-        var rival = LOWEST;
-        for (var slice = 0u; slice < params.slices; slice++) {
-            let part = sums_in[slice * apart + at];
-            let peaks = peaks_in[slice * apart + at];
-            let keep = exp(part.x - highest);
-            sums += vec3(part.y * keep, part.z * keep, part.w);
-            positive += peaks.x;
-            rival = max(rival, peaks.y);
-        }
-        if params.clicked != 0u && labels[i].x == 0.0 {
-            sums.z = 0.0;
-        }
-        let stat = vec4(highest + log(sums.x), sums.y / sums.x, sums.z, positive);
+        let n = select(all.sums.w, 0.0, params.clicked != 0u && labels[i].x == 0.0);
+        let stat = vec4(all.sums.x + log(all.sums.y), all.sums.z / all.sums.y, n, all.peaks.x);
         stats_out[at] = stat;
         loss += loss_of(stat, tau[i]);
-        if sums.z > 1.5 {
-            pair += vec2(select(0.0, 1.0, positive - rival > 0.0), 1.0);
+        if n > 1.5 {
+            pair += vec2(select(0.0, 1.0, all.peaks.x - all.peaks.y > 0.0), 1.0);
         }
     }
     row_losses[i] = select(loss, 0.5 * loss, params.directions > 1u);
@@ -360,13 +344,14 @@ fn slopes(
 
 // What the gradient needs of an anchor: 1 / tau, lse, w k (0 where the direction is off or N(i) is i alone).
 fn anchor(row: u32, direction: u32) -> vec3<f32> {
-    if row >= params.rows || direction < params.first || direction >= params.first + params.directions {
-        return vec3(0.0);
+    var all = vec3(0.0);
+    if row < params.rows && direction >= params.first && direction < params.first + params.directions {
+        let s = stats_in[(direction - params.first) * params.rows + row];
+        let inverse = 1.0 / tau[row];
+        let weight = params.scale * step.contrast * select(inverse, 1.0, params.robust != 0u);
+        all = vec3(inverse, s.x, select(weight, 0.0, s.z < 1.5));
     }
-    let s = stats_in[(direction - params.first) * params.rows + row];
-    let inverse = 1.0 / tau[row];
-    let weight = params.scale * step.contrast * select(inverse, 1.0, params.robust != 0u);
-    return vec3(inverse, s.x, select(weight, 0.0, s.z < 1.5));
+    return all;
 }
 
 // The same of four rows: 1 / tau, lse and w k.
@@ -408,7 +393,7 @@ fn gradient(
     let column = tile_column(flat % chunks);
     var mine: array<vec3<f32>, 16>; // by own rows, of which there are at most four blocks
     for (var n = 0u; n < 4u * ROWS; n++) {
-        mine[n] = anchor(row_of(own, local, n / 4u) + n % 4u, side);
+        mine[n] = anchor(own_row(own, local, n), side);
     }
     var sums = Sums();
     let end = min((slice + 1u) * params.slice, params.rows);
@@ -419,13 +404,13 @@ fn gradient(
             let theirs = anchors(j, 1u - side);
             let their_keys = keys_of(j);
             for (var n = 0u; n < 4u * ROWS; n++) {
-                let row = row_of(own, local, n / 4u) + n % 4u;
+                let row = own_row(own, local, n);
                 let member = candidates(row, key_of(row), j, their_keys, end);
                 let one = select(vec4(0.0), vec4(1.0), four(j) == vec4(row));
                 s[n * COLUMNS + c] = weights_of(s[n * COLUMNS + c], mine[n], theirs, member, one);
             }
         }
-        for (var part = 0u; part < tile_column(1u); part += DEPTH) {
+        for (var part = 0u; part < min(tile_column(1u), end - j0); part += DEPTH) {
             workgroupBarrier();
             for (var c = 0u; c < COLUMNS; c++) {
                 // Where this block's others lie in the part; far outside if they do not.
@@ -449,7 +434,7 @@ fn gradient(
         }
     }
     for (var n = 0u; n < 4u * ROWS; n++) {
-        let row = row_of(own, local, n / 4u) + n % 4u;
+        let row = own_row(own, local, n);
         for (var c = 0u; c < COLUMNS; c++) {
             for (var j = 0u; j < 4u; j++) {
                 let k = column_of(column, local, c) + j;

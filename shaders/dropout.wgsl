@@ -32,9 +32,9 @@ struct Step {
 const PURPOSE = 6u;
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;        // (count)
+@group(0) @binding(1) var<storage, read> x: array<In>;         // (count)
 @group(0) @binding(2) var<uniform> step: Step;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;  // (count)
+@group(0) @binding(3) var<storage, read_write> y: array<Out>;  // (count)
 
 // The upper 32 bits of a * b, by halves.
 fn multiply_high(a: u32, b: u32) -> u32 {
@@ -76,10 +76,10 @@ fn dropout(
         if i >= params.count {
             break;
         }
-        var value = select(x[i] * params.scale, 0.0, (words[j] >> 8u) < params.threshold);
+        var value = select(f32(x[i]) * params.scale, 0.0, (words[j] >> 8u) < params.threshold);
         if params.accumulate == 1u {
-            value += y[i];
+            value += f32(y[i]);
         }
-        y[i] = value;
+        y[i] = stored(value);
     }
 }

@@ -18,7 +18,7 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> table: array<f32>;    // (count, D)
 @group(0) @binding(2) var<storage, read> ids: array<u32>;      // (B, F)
-@group(0) @binding(3) var<storage, read_write> x: array<f32>;  // (B, X)
+@group(0) @binding(3) var<storage, read_write> x: array<Out>;  // (B, X)
 
 @compute @workgroup_size(256)
 fn gather(
@@ -36,6 +36,6 @@ fn gather(
     if row < params.count {
         let b = occurrence / params.features;
         let column = params.offset + i - b * params.features * params.dim;
-        x[b * params.columns + column] = table[row * params.dim + i % params.dim];
+        x[b * params.columns + column] = stored(table[row * params.dim + i % params.dim]);
     }
 }

@@ -15,8 +15,8 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> a: array<f32>; // (rows, 2 * width)
-@group(0) @binding(2) var<storage, read_write> u: array<f32>; // (rows, 3 * width)
+@group(0) @binding(1) var<storage, read> a: array<In>; // (rows, 2 * width)
+@group(0) @binding(2) var<storage, read_write> u: array<Out>; // (rows, 3 * width)
 @group(0) @binding(3) var<storage, read> du: array<f32>; // (rows, 3 * width)
 @group(0) @binding(4) var<storage, read_write> da: array<f32>; // (rows, 2 * width)
 
@@ -34,11 +34,11 @@ fn forward(
     let c = i % params.width;
     let source = row * 2u * params.width + c;
     let to = row * 3u * params.width + c;
-    let ctr = a[source];
-    let cvr = a[source + params.width];
-    u[to] = ctr;
-    u[to + params.width] = cvr;
-    u[to + 2u * params.width] = ctr * cvr;
+    let ctr = f32(a[source]);
+    let cvr = f32(a[source + params.width]);
+    u[to] = stored(ctr);
+    u[to + params.width] = stored(cvr);
+    u[to + 2u * params.width] = stored(ctr * cvr);
 }
 
 @compute @workgroup_size(256)
@@ -56,8 +56,8 @@ fn backward(
     let at = row * 2u * params.width + c;
     let source = row * 3u * params.width + c;
     let product = du[source + 2u * params.width];
-    let d_ctr = du[source] + product * a[at + params.width];
-    let d_cvr = du[source + params.width] + product * a[at];
+    let d_ctr = du[source] + product * f32(a[at + params.width]);
+    let d_cvr = du[source + params.width] + product * f32(a[at]);
     if (params.accumulate != 0u) {
         da[at] += d_ctr;
         da[at + params.width] += d_cvr;

@@ -18,7 +18,7 @@
 //   silu  z s(z), slope s(z) (1 + z (1 - s(z))); s the logistic function
 // y tells the slopes of the first two. Those of the last two are kept by forward_keeping and bound in y's place by the gradients.
 //
-// Activations are [B, columns] row-major with a group's columns together.
+// Activations are [B, columns] row-major with a group's columns together; x is stored as In, y and slope as Out.
 // Workgroup: tiles of the result as in tile.wgsl, which is a part of this module. Dispatch: (tiles of columns, tiles of rows, groups; of
 // weight_gradient times slices). Of the activation and of merge: an invocation an element, 256 a workgroup, workgroups folded into x and y.
 // Deterministic: one owner an element, chunks and slices in order. The sums of weight_gradient and merge start from what they are added
@@ -36,22 +36,22 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;            // (B, G, K)
+@group(0) @binding(1) var<storage, read> x: array<In>;             // (B, G, K)
 @group(0) @binding(2) var<storage, read> w: array<f32>;            // (G, K, N)
 @group(0) @binding(3) var<storage, read> bias: array<f32>;         // (G, N)
-@group(0) @binding(4) var<storage, read_write> y: array<f32>;      // (B, G, N)
-@group(0) @binding(5) var<storage, read> y_read: array<f32>;       // (B, G, N): y, or slope of gelu and silu
+@group(0) @binding(4) var<storage, read_write> y: array<Out>;      // (B, G, N)
+@group(0) @binding(5) var<storage, read> y_read: array<Out>;       // (B, G, N): y, or slope of gelu and silu
 @group(0) @binding(6) var<storage, read> dy: array<f32>;           // (B, G, N)
 @group(0) @binding(7) var<storage, read_write> dx: array<f32>;     // (B, G, K)
 @group(0) @binding(8) var<storage, read_write> dw: array<f32>;     // (G, K, N)
 @group(0) @binding(9) var<storage, read_write> dbias: array<f32>;  // (G, N)
-@group(0) @binding(10) var<storage, read_write> slope: array<f32>; // (B, G, N)
+@group(0) @binding(10) var<storage, read_write> slope: array<Out>; // (B, G, N)
 @group(0) @binding(11) var<storage, read> dw_parts: array<f32>;    // (S, G, K, N)
 @group(0) @binding(12) var<storage, read> dbias_parts: array<f32>; // (S, G, N)
 
 fn x_at(b: u32, g: u32, k: u32) -> f32 {
     if b < params.rows && k < params.inputs {
-        return x[(b * params.groups + g) * params.inputs + k];
+        return f32(x[(b * params.groups + g) * params.inputs + k]);
     }
     return 0.0;
 }
@@ -122,7 +122,7 @@ fn d_at(b: u32, g: u32, n: u32) -> f32 {
         if params.activation == 0u {
             return dy[i];
         }
-        let kept = y_read[i];
+        let kept = f32(y_read[i]);
         let slope = select(kept, select(0.0, 1.0, kept > 0.0), params.activation == 1u);
         return dy[i] * select(slope, 1.0 - kept * kept, params.activation == 2u);
     }
@@ -175,7 +175,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id
                 let value = activated(sums[(r * 4u + i) * COLUMNS + c] + added);
                 for (var j = 0u; j < 4u; j++) {
                     if b < params.rows && n + j < params.outputs {
-                        y[(b * params.groups + g) * params.outputs + n + j] = value.y[j];
+                        y[(b * params.groups + g) * params.outputs + n + j] = stored(value.y[j]);
                     }
                 }
             }
@@ -198,8 +198,8 @@ fn forward_keeping(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invoc
                 for (var j = 0u; j < 4u; j++) {
                     if b < params.rows && n + j < params.outputs {
                         let at = (b * params.groups + g) * params.outputs + n + j;
-                        y[at] = value.y[j];
-                        slope[at] = value.slope[j];
+                        y[at] = stored(value.y[j]);
+                        slope[at] = stored(value.slope[j]);
                     }
                 }
             }
@@ -385,7 +385,7 @@ fn activate(
 ) {
     let i = element(group, groups, t);
     if i < elements() {
-        y[i] = activated(vec4(x[i])).y.x;
+        y[i] = stored(activated(vec4(f32(x[i]))).y.x);
     }
 }
 
@@ -399,7 +399,7 @@ fn activate_backward(
     if i >= elements() {
         return;
     }
-    var gradient = dy[i] * activated(vec4(x[i])).slope.x;
+    var gradient = dy[i] * activated(vec4(f32(x[i]))).slope.x;
     if (params.flags & 2u) != 0u {
         gradient += dx[i];
     }

@@ -27,8 +27,8 @@ struct Params {
 @group(0) @binding(1) var<storage, read> logits: array<f32>;          // (B, P)
 @group(0) @binding(2) var<storage, read_write> p_out: array<f32>;     // (B, P)
 @group(0) @binding(3) var<storage, read> p: array<f32>;               // (B, P)
-@group(0) @binding(4) var<storage, read> f: array<f32>;               // (B, E, H)
-@group(0) @binding(5) var<storage, read_write> out: array<f32>;       // (B, T, H)
+@group(0) @binding(4) var<storage, read> f: array<In>;                // (B, E, H)
+@group(0) @binding(5) var<storage, read_write> out: array<Out>;       // (B, T, H)
 @group(0) @binding(6) var<storage, read> dout: array<f32>;            // (B, T, H)
 @group(0) @binding(7) var<storage, read_write> df: array<f32>;        // (B, E, H)
 @group(0) @binding(8) var<storage, read_write> dp_out: array<f32>;    // (B, P)
@@ -86,9 +86,9 @@ fn mix(
     let first = bt / params.tasks * params.experts + params.first[task];
     var sum = 0.0;
     for (var e = 0u; e < params.count[task]; e++) {
-        sum += p[at + e] * f[(first + e) * params.width + h];
+        sum += p[at + e] * f32(f[(first + e) * params.width + h]);
     }
-    out[i] = sum;
+    out[i] = stored(sum);
 }
 
 @compute @workgroup_size(256)
@@ -139,7 +139,7 @@ fn weight_gradient(
     let bt = b * params.tasks + task;
     var sum = 0.0;
     for (var h = 0u; h < params.width; h++) {
-        sum += dout[bt * params.width + h] * f[e * params.width + h];
+        sum += dout[bt * params.width + h] * f32(f[e * params.width + h]);
     }
     if params.accumulate != 0u {
         sum += dp_out[i];

@@ -27,14 +27,3 @@ fn multiply(local: vec2<u32>, sums: ptr<function, Sums>) {
     }
     *sums = s;
 }
-
-// Adds the products of four rows' numbers at k with all columns.
-fn add(sums: ptr<function, Sums>, a: vec4<f32>, k: u32, r: u32, x: u32) {
-    for (var c = 0u; c < COLUMNS; c++) {
-        let b = right[(k * COLUMNS + c) * WIDTH + x];
-        (*sums)[(r * 4u) * COLUMNS + c] += a.x * b;
-        (*sums)[(r * 4u + 1u) * COLUMNS + c] += a.y * b;
-        (*sums)[(r * 4u + 2u) * COLUMNS + c] += a.z * b;
-        (*sums)[(r * 4u + 3u) * COLUMNS + c] += a.w * b;
-    }
-}

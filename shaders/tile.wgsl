@@ -35,3 +35,14 @@ fn tile_column(tile: u32) -> u32 {
 fn column_of(first: u32, local: vec2<u32>, c: u32) -> u32 {
     return first + 4u * (local.x + c * WIDTH);
 }
+
+// Adds to an invocation's sums the products of four rows' numbers at k of the chunk, `a` of its blocks r, with all columns.
+fn add(sums: ptr<function, Sums>, a: vec4<f32>, k: u32, r: u32, x: u32) {
+    for (var c = 0u; c < COLUMNS; c++) {
+        let b = right[(k * COLUMNS + c) * WIDTH + x];
+        (*sums)[(r * 4u) * COLUMNS + c] += a.x * b;
+        (*sums)[(r * 4u + 1u) * COLUMNS + c] += a.y * b;
+        (*sums)[(r * 4u + 2u) * COLUMNS + c] += a.z * b;
+        (*sums)[(r * 4u + 3u) * COLUMNS + c] += a.w * b;
+    }
+}

@@ -8,7 +8,7 @@ mod common;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::HashMap;
 use std::path::Path;
-use tauten::config::Config;
+use tauten::config::{ActivationStorage, Config};
 use tauten::data::batch::{BatchBuilder, Minibatch, RowSource};
 use tauten::device::{Choice, Limits};
 use tauten::graph::{Parameter, ParameterKind, Plan};
@@ -162,8 +162,19 @@ fn offsets(golden: &Golden, step: usize) -> Option<Vec<u32>> {
 
 fn check(golden: &Golden, open: impl Fn() -> Choice, limits: &Limits, where_: &str) {
     let mut wrong = Vec::new();
-    // Losses and gradients.
-    let (mut s, batches) = session(golden, open(), limits.clone(), false);
+    check_gradients(golden, open(), limits, &mut |what, got, wanted, relative, absolute| {
+        compare(what, got, wanted, relative, absolute, &mut wrong);
+    });
+    check_updates(golden, open(), limits, &mut wrong);
+    assert!(wrong.is_empty(), "{} on {where_}:\n{}", golden.name, wrong.join("\n"));
+}
+
+/// What is compared: its name, what came out, what PyTorch has, relative and absolute tolerance.
+type Compare<'a> = dyn FnMut(&str, &[f32], &[f64], f64, f64) + 'a;
+
+/// Losses, logits and gradients.
+fn check_gradients(golden: &Golden, choice: Choice, limits: &Limits, compare: &mut Compare) {
+    let (mut s, batches) = session(golden, choice, limits.clone(), false);
     let batch = &batches[0];
     let program = s.program(Role::Train(batch.rows)).unwrap();
     s.train_with_offsets(program, 0, batch, offsets(golden, 0)).unwrap();
@@ -183,13 +194,13 @@ fn check(golden: &Golden, open: impl Fn() -> Choice, limits: &Limits, where_: &s
         // Later fields: not every file has them.
         assert!(wanted.is_some() || ["loss.relatedness", "pairing_top1"].contains(&name), "{}: no {name}", golden.name);
         if let Some(wanted) = wanted {
-            compare(name, &[got], wanted, 2e-5, 1e-6, &mut wrong);
+            compare(name, &[got], wanted, 2e-5, 1e-6);
         }
     }
     let logits = &golden.tensors["logits"];
-    compare("logits", &outputs[2], logits, 2e-5, 2e-6 * scale(logits), &mut wrong);
+    compare("logits", &outputs[2], logits, 2e-5, 2e-6 * scale(logits));
     if let (Some(tau), Some(got)) = (golden.tensors.get("tau"), outputs.get(3)) {
-        compare("tau", got, tau, 1e-5, 1e-6, &mut wrong);
+        compare("tau", got, tau, 1e-5, 1e-6);
     }
     for p in s.model().parameters().to_vec() {
         if p.kind == ParameterKind::Statistic {
@@ -206,10 +217,14 @@ fn check(golden: &Golden, open: impl Fn() -> Choice, limits: &Limits, where_: &s
             }
         };
         // The last term: projection gradients of rows that are alike cancel to next to nothing.
-        compare(&format!("grad.{}", p.name), &got, wanted, 1e-4, 2e-5 * scale(wanted) + 3e-8, &mut wrong);
+        compare(&format!("grad.{}", p.name), &got, wanted, 1e-4, 2e-5 * scale(wanted) + 3e-8);
     }
-    // One step, then another on the same or a second minibatch.
-    let (mut s, batches) = session(golden, open(), limits.clone(), true);
+}
+
+/// Parameters after one step and after another on the same or a second minibatch, and what is then predicted.
+fn check_updates(golden: &Golden, choice: Choice, limits: &Limits, wrong: &mut Vec<String>) {
+    let (mut s, batches) = session(golden, choice, limits.clone(), true);
+    let mut outputs = Vec::new();
     for (step, prefix) in ["updated", "updated2"].iter().enumerate() {
         let batch = batches.get(step).unwrap_or(&batches[0]);
         let program = s.program(Role::Train(batch.rows)).unwrap();
@@ -225,16 +240,15 @@ fn check(golden: &Golden, open: impl Fn() -> Choice, limits: &Limits, where_: &s
                 ParameterKind::Statistic => 1e-6,
             };
             let got = array(&mut s, &p);
-            compare(&format!("{prefix}.{}", p.name), &got, wanted, 2e-6, absolute, &mut wrong);
+            compare(&format!("{prefix}.{}", p.name), &got, wanted, 2e-6, absolute, wrong);
         }
     }
     if let Some(wanted) = golden.tensors.get("evaluated") {
         let program = s.program(Role::Infer(batches[0].rows)).unwrap();
         s.infer(program, &batches[0]).unwrap();
         s.receive(program, &mut outputs).unwrap();
-        compare("evaluated", &outputs[0], wanted, 2e-5, 1e-5 * scale(wanted), &mut wrong);
+        compare("evaluated", &outputs[0], wanted, 2e-5, 1e-5 * scale(wanted), wrong);
     }
-    assert!(wrong.is_empty(), "{} on {where_}:\n{}", golden.name, wrong.join("\n"));
 }
 
 /// The dense gradient [V, D] of a feature's embedding from that of x.
@@ -284,7 +298,7 @@ fn adapters_match_pytorch() {
     });
 }
 
-/// Tables in shards of a few rows, dense parameters in ranges, minibatches in blocks of 64 rows (`hot_rows` has 150) and tables
+/// Tables in shards of a few rows, dense parameters in ranges, minibatches in blocks of 128 rows (`hot_rows` has 150) and tables
 /// of few features give what whole ones give.
 #[test]
 fn split_models_match_pytorch() {
@@ -296,6 +310,47 @@ fn split_models_match_pytorch() {
         for golden in goldens().iter().filter(|g| ["hot_rows", "mmoe_two_widths", "batch_norm_mmoe"].contains(&g.name.as_str()))
         {
             check(golden, || Choice::Gpu(Box::new(open())), &limits, &format!("{name} with bindings of 320 bytes"));
+        }
+    });
+}
+
+/// Activations stored as f16 change losses, logits and gradients by little, in every encoder and with every norm. As vectors: a unit
+/// that is next to 0 may fall on its other side, which changes an element altogether.
+#[test]
+fn activations_in_f16_stay_near_pytorch() {
+    let check = |golden: &Golden, choice: Choice, name: &str| {
+        let mut squares: HashMap<String, [f64; 2]> = HashMap::new();
+        check_gradients(
+            golden,
+            choice,
+            &Limits { binding_bytes: 128 << 20, ..Limits::NONE },
+            &mut |what, got, wanted, _, _| {
+                let kind = if what.starts_with("loss") { what } else { what.split('.').next().unwrap() };
+                let [error, size] = squares.entry(kind.to_string()).or_default();
+                *error += got.iter().zip(wanted).map(|(&g, w)| (f64::from(g) - w).powi(2)).sum::<f64>();
+                *size += wanted.iter().map(|w| w * w).sum::<f64>();
+            },
+        );
+        for (what, [error, size]) in &squares {
+            let most = if what == "grad" { 5e-2 } else { 2e-3 };
+            let error = (error / size.max(f64::MIN_POSITIVE)).sqrt();
+            assert!(error <= most, "{} on {name}, activations in f16: {what} is wrong by {error:.1e}", golden.name);
+        }
+        let [error, size] = squares["logits"];
+        assert!((error / size).sqrt() > 2e-5, "{} on {name}: nothing has been rounded to f16", golden.name);
+    };
+    let mut goldens = goldens();
+    goldens.iter_mut().for_each(|golden| golden.config.train.activation_storage = ActivationStorage::F16);
+    for golden in &goldens {
+        check(golden, Choice::Cpu, "cpu");
+    }
+    common::for_each_adapter(|name, open| {
+        if !open().has_f16() {
+            println!("{name} has no 16-bit numbers in shaders");
+            return;
+        }
+        for golden in goldens.iter().filter(|g| ["hot_rows", "dropout_mmoe", "batch_norm_mmoe"].contains(&g.name.as_str())) {
+            check(golden, Choice::Gpu(Box::new(open())), name);
         }
     });
 }

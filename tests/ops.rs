@@ -102,6 +102,23 @@ fn every_op_equals_its_twin_on_every_adapter() {
 }
 
 #[test]
+fn an_adapter_without_16_bit_numbers_refuses_them_in_words() {
+    if std::env::var_os("TAUTEN_NO_GPU").is_some_and(|v| v == "1") {
+        println!("skipped: TAUTEN_NO_GPU=1 is set");
+        return;
+    }
+    let cases = cases();
+    let case = cases.iter().find(|case| case.name.ends_with("stored as f16")).expect("a case");
+    for adapter in Adapter::all() {
+        let error = case.on_gpu(adapter.clone(), Checks::None).err();
+        assert_eq!(case.runs_on(&adapter), error.is_none(), "{}: {error:?}", adapter.describe());
+        if let Some(error) = error {
+            assert!(error.exit_code() == 2 && error.to_string().contains("train.activation_storage"), "{error}");
+        }
+    }
+}
+
+#[test]
 fn tiles_by_subgroups_do_not_change_the_bits_of_a_product() {
     if std::env::var_os("TAUTEN_NO_GPU").is_some_and(|v| v == "1") {
         println!("skipped: TAUTEN_NO_GPU=1 is set");

@@ -7,13 +7,13 @@ use naga::{AddressSpace, Module, ShaderStage, StorageAccess, TypeInner};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use tauten::graph::Plan;
+use tauten::graph::{Format, Plan};
 use tauten::ops::check::cases;
-use tauten::ops::{Access, Kernel, Shader};
+use tauten::ops::{Access, Kernel, Module as Source};
 
-/// Name and source of every module that a case uses.
-fn modules() -> BTreeMap<&'static str, String> {
-    used().into_iter().map(|used| (used.shader.name, used.shader.text())).collect()
+/// Every module that a case uses, by its name.
+fn modules() -> BTreeMap<String, Source> {
+    used().into_iter().map(|used| (used.source.name(), used.source)).collect()
 }
 
 /// Whether a shader needs subgroup operations.
@@ -21,10 +21,13 @@ fn by_subgroups(source: &str) -> bool {
     source.contains("subgroup")
 }
 
-/// Parses and validates with nothing but what every WebGPU device has, and subgroup operations where they are asked for by name.
+/// Parses and validates with nothing but what every WebGPU device has, and subgroup operations and 16-bit numbers where they are asked
+/// for by name.
 fn parse(source: &str) -> Result<(Module, ModuleInfo), String> {
     let module = naga::front::wgsl::parse_str(source).map_err(|e| e.emit_to_string(source))?;
-    let capabilities = if by_subgroups(source) { Capabilities::SUBGROUP } else { Capabilities::empty() };
+    let mut capabilities = Capabilities::empty();
+    capabilities.set(Capabilities::SUBGROUP, by_subgroups(source));
+    capabilities.set(Capabilities::SHADER_FLOAT16, source.starts_with("enable f16;"));
     let mut validator = Validator::new(ValidationFlags::all(), capabilities);
     let info = validator.validate(&module).map_err(|e| e.emit_to_string(source))?;
     Ok((module, info))
@@ -33,19 +36,19 @@ fn parse(source: &str) -> Result<(Module, ModuleInfo), String> {
 /// A kernel with one set of values for its constants.
 struct Used {
     kernel: &'static Kernel,
-    shader: Shader,
+    source: Source,
     constants: Vec<(&'static str, f64)>,
 }
 
 impl Used {
     fn describe(&self) -> String {
-        let Used { kernel, shader, constants } = self;
-        format!("kernel {} ({}, entry point {}, constants {constants:?})", kernel.name, shader.name, kernel.entry)
+        let Used { kernel, source, constants } = self;
+        format!("kernel {} ({}, entry point {}, constants {constants:?})", kernel.name, source.name(), kernel.entry)
     }
 
     /// The module with this kernel's constants put in.
     fn module(&self) -> Result<(Module, ModuleInfo), String> {
-        let (module, info) = parse(&self.shader.text())?;
+        let (module, info) = parse(&self.source.text())?;
         let mut constants = PipelineConstants::default();
         constants.extend(self.constants.iter().map(|&(name, value)| (name.to_string(), value)));
         let entry = Some((ShaderStage::Compute, self.kernel.entry));
@@ -60,9 +63,9 @@ fn used() -> Vec<Used> {
     let mut used = BTreeMap::new();
     for case in cases() {
         for node in Plan::new(case.setup().graph).nodes {
-            let (kernel, shader, constants) = (node.op.kernel(), node.op.shader(), node.op.overrides().to_vec());
+            let (kernel, source, constants) = (node.op.kernel(), node.module, node.op.overrides().to_vec());
             let bits: Vec<(&str, u64)> = constants.iter().map(|&(name, value)| (name, value.to_bits())).collect();
-            used.insert((shader.name, kernel.entry, kernel.name, bits), Used { kernel, shader, constants });
+            used.insert((source.name(), kernel.entry, kernel.name, bits), Used { kernel, source, constants });
         }
     }
     used.into_values().collect()
@@ -93,14 +96,15 @@ fn every_file_is_a_part_of_a_module() {
         .expect("the folder of the shaders")
         .map(|entry| entry.expect("a file").file_name().to_string_lossy().into_owned())
         .collect();
-    let parts: BTreeSet<String> = used().iter().flat_map(|used| used.shader.files).map(|file| file.name.to_string()).collect();
+    let parts: BTreeSet<String> =
+        used().iter().flat_map(|used| used.source.files()).map(|file| file.name.to_string()).collect();
     assert_eq!(files, parts);
 }
 
 #[test]
 fn every_shader_is_valid_for_naga() {
     let failures: Vec<String> =
-        modules().iter().filter_map(|(name, source)| parse(source).err().map(|e| format!("{name}: {e}"))).collect();
+        modules().iter().filter_map(|(name, source)| parse(&source.text()).err().map(|e| format!("{name}: {e}"))).collect();
     report(&failures);
 }
 
@@ -119,7 +123,7 @@ fn every_shader_is_valid_for_tint() {
         run(Command::new("tint").args(["--format", "wgsl"]).arg(file.path()))
     };
     let failures: Vec<String> =
-        modules().iter().filter_map(|(name, source)| check(source).err().map(|e| format!("{name}: {e}"))).collect();
+        modules().iter().filter_map(|(name, source)| check(&source.text()).err().map(|e| format!("{name}: {e}"))).collect();
     report(&failures);
 }
 
@@ -128,15 +132,32 @@ fn every_entry_point_is_used_by_a_case() {
     let used = used();
     let mut failures = Vec::new();
     for (name, source) in modules() {
-        let Ok((module, _)) = parse(&source) else { continue };
+        let Ok((module, _)) = parse(&source.text()) else { continue };
+        // The last file has the entry points, whatever it is multiplied by.
+        let file = |source: &Source| source.files().last().map(|file| file.name);
         for entry in module.entry_points {
-            // The last file has the entry points, whatever it is multiplied by.
-            let file = |name: &'static str| name.split('+').next_back();
-            if !used.iter().any(|u| file(u.shader.name) == file(name) && u.kernel.entry == entry.name) {
+            if !used.iter().any(|u| file(&u.source) == file(&source) && u.kernel.entry == entry.name) {
                 failures.push(format!("{name}: no case of ops::check::cases() runs {}", entry.name));
             }
         }
     }
+    report(&failures);
+}
+
+/// Else the test of layouts would not see a binding that is missing in `Kernel::stored`.
+#[test]
+fn every_kernel_of_activations_has_cases_in_f16() {
+    let used = used();
+    let mut failures = Vec::new();
+    for kernel in used.iter().map(|used| used.kernel) {
+        for (side, bindings) in kernel.stored.iter().enumerate() {
+            let is_f16 = |u: &&Used| std::ptr::eq(u.kernel, kernel) && u.source.formats[side] == Format::F16;
+            if !bindings.is_empty() && used.iter().find(is_f16).is_none() {
+                failures.push(format!("no case has {} with {} as f16", kernel.name, ["In", "Out"][side]));
+            }
+        }
+    }
+    failures.dedup();
     report(&failures);
 }
 
@@ -187,7 +208,7 @@ fn every_kernel_is_laid_out_as_its_shader_says() {
     let mut failures = Vec::new();
     for used in used() {
         match used.module() {
-            Ok((module, info)) => failures.extend(compare(used.kernel, &module, &info)),
+            Ok((module, info)) => failures.extend(compare(&used, &module, &info)),
             Err(e) => failures.push(e),
         }
     }
@@ -196,8 +217,17 @@ fn every_kernel_is_laid_out_as_its_shader_says() {
     report(&failures);
 }
 
+/// Whether it is an array of 16-bit numbers.
+fn is_f16(module: &Module, ty: naga::Handle<naga::Type>) -> bool {
+    match module.types[ty].inner {
+        TypeInner::Array { base, .. } => matches!(module.types[base].inner, TypeInner::Scalar(scalar) if scalar.width == 2),
+        _ => false,
+    }
+}
+
 /// Everything in which a kernel differs from its entry point, or the entry point from WebGPU's limits.
-fn compare(kernel: &Kernel, module: &Module, info: &ModuleInfo) -> Vec<String> {
+fn compare(used: &Used, module: &Module, info: &ModuleInfo) -> Vec<String> {
+    let (kernel, formats) = (used.kernel, used.source.formats);
     let mut failures = Vec::new();
     let mut fail = |what: String| failures.push(format!("kernel {} (entry point {}): {what}", kernel.name, kernel.entry));
     let Some(index) = module.entry_points.iter().position(|e| e.name == kernel.entry) else {
@@ -252,6 +282,11 @@ fn compare(kernel: &Kernel, module: &Module, info: &ModuleInfo) -> Vec<String> {
             fail(format!("{name} at binding {} is used, but nothing is bound there", at.binding));
             continue;
         };
+        let side = kernel.stored.iter().position(|bindings| bindings.contains(&at.binding));
+        let format = if is_f16(module, variable.ty) { Format::F16 } else { Format::F32 };
+        if format != side.map_or(Format::F32, |side| formats[side]) {
+            fail(format!("{name} at binding {} is stored as {format:?}, which is not what is bound there", at.binding));
+        }
         storage += u32::from(variable.space != AddressSpace::Uniform);
         let both = StorageAccess::LOAD | StorageAccess::STORE;
         let right = match access {

@@ -64,14 +64,17 @@ fn examine(args: &Args, cases: Vec<Case>) -> Result<()> {
         }
     }
     let device = choice.describe();
+    let mut variants = String::new();
     let tested = match &choice {
         Choice::Cpu => Vec::new(),
         Choice::Gpu(adapter) => {
-            self_test(adapter, cases.into_iter().filter(|case| case.runs_on(adapter)).collect(), &progress)?
+            let (cases, lacking): (Vec<Case>, Vec<Case>) = cases.into_iter().partition(|case| case.runs_on(adapter));
+            variants = self::variants(&cases, &lacking);
+            self_test(adapter, cases, &progress)?
         }
     };
     if !args.json && !tested.is_empty() {
-        print(&table(&tested))?;
+        print(&(table(&tested) + &variants))?;
     }
     let task = progress.task("measuring", 2, "rates");
     let Roofs { copy, multiply_add: fma } = Roofs::measure(&choice, &task)?;
@@ -120,6 +123,26 @@ fn list(adapters: &[Adapter]) -> String {
         for (name, limit) in adapter.limit_table() {
             let _ = writeln!(text, "  {name:<40} {limit:>20}");
         }
+    }
+    text
+}
+
+/// A line for each variant of kernels that not every adapter runs: whether it was tested on this one.
+fn variants(cases: &[Case], lacking: &[Case]) -> String {
+    let mut text = String::from("\n");
+    for (name, use_of, is_one) in [
+        ("activations in f16", "train.activation_storage = \"f16\"", Case::is_in_f16 as fn(&Case) -> bool),
+        ("products by subgroups", "`tauten tune` tries them", Case::is_by_subgroups),
+    ] {
+        let count = |cases: &[Case]| cases.iter().filter(|case| is_one(case)).count();
+        // Writing to a String cannot fail.
+        let _ = match (count(cases), count(lacking)) {
+            (0, _) => writeln!(text, "{name}: not on this adapter"),
+            (n, 0) => writeln!(text, "{name}: {n} of the cases above ({use_of})"),
+            (n, more) => {
+                writeln!(text, "{name}: {n} of the cases above ({use_of}); {more} need other subgroups than this adapter's")
+            }
+        };
     }
     text
 }

@@ -581,6 +581,9 @@ pub struct Train {
     pub evaluate_batch_size: usize,
     /// Most device memory that the plan may take, in MiB; 0: what the device has.
     pub memory_mib: u64,
+    /// How training stores activations: `f32`, or `f16` on devices whose shaders have 16-bit numbers. Gradients, parameters, sums and
+    /// what is evaluated or predicted are f32 either way.
+    pub activation_storage: ActivationStorage,
 }
 
 impl Default for Train {
@@ -594,8 +597,19 @@ impl Default for Train {
             checkpoint_every: 0,
             evaluate_batch_size: 4096,
             memory_mib: 0,
+            activation_storage: ActivationStorage::F32,
         }
     }
+}
+
+/// How activations are stored between the kernels of a training step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ActivationStorage {
+    /// 32 bits.
+    F32,
+    /// 16 bits: half the memory, and a relative rounding of at most 2^-11.
+    F16,
 }
 
 /// The metric on valid that decides which checkpoint is the best.

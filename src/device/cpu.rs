@@ -2,8 +2,8 @@
 
 use super::timeline::{Activity, Clock, Mode, Recorder, Timeline};
 use super::{Device, RING};
-use crate::graph::{Input, Place, Plan, StateBuffer, StateId, shared_slots};
-use crate::ops::{Args, View};
+use crate::graph::{Format, Input, Place, Plan, PlannedArg, StateBuffer, StateId, shared_slots};
+use crate::ops::{Access, Args, View};
 use crate::{Error, Result};
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -57,12 +57,16 @@ impl Cpu {
                 let views = plan
                     .nodes
                     .iter()
-                    .map(|n| n.args.iter().map(|a| View { words: pointer(a.place), len: a.len, access: a.access }).collect())
+                    .map(|n| {
+                        let view =
+                            |a: &PlannedArg| View { words: pointer(a.place), len: a.len, format: a.format, access: a.access };
+                        n.args.iter().map(view).collect()
+                    })
                     .collect();
                 let outputs = plan
                     .outputs
                     .iter()
-                    .map(|&(place, len)| View { words: pointer(place), len, access: crate::ops::Access::Read })
+                    .map(|&(place, len)| View { words: pointer(place), len, format: Format::F32, access: Access::Read })
                     .collect();
                 let spare = (0..RING).map(|_| Vec::new()).collect();
                 Ok(Program { plan, inputs, views, outputs, finished: VecDeque::new(), spare, submitted: 0 })
@@ -134,7 +138,7 @@ impl Device for Cpu {
         for (to, from) in outputs.iter_mut().zip(&program.outputs) {
             to.clear();
             // SAFETY: as in `run_node`; no twin runs now.
-            let words = unsafe { std::slice::from_raw_parts(from.words, from.len) };
+            let words = unsafe { std::slice::from_raw_parts(from.words, from.word_count()) };
             to.extend_from_slice(bytemuck::cast_slice(words));
         }
         program.finished.push_back(outputs);
@@ -175,8 +179,8 @@ impl Device for Cpu {
             let p = &self.programs[program];
             for (i, view) in p.views[node].iter().enumerate().filter(|(_, v)| v.access.writes()) {
                 // SAFETY: as in `submit`.
-                let words = unsafe { std::slice::from_raw_parts(view.words, view.len) };
-                if let Some(at) = super::nonfinite(words) {
+                let words = unsafe { std::slice::from_raw_parts(view.words, view.word_count()) };
+                if let Some(at) = super::nonfinite(words, view.format) {
                     return Ok(Some(finding(&p.plan.nodes[node], i, at)));
                 }
             }
@@ -204,5 +208,5 @@ pub(super) fn finding(node: &crate::graph::PlannedNode, arg: usize, at: usize) -
 pub(super) fn nonfinite_input(plan: &Plan, inputs: &[&[u8]]) -> Option<String> {
     let (at, _) = plan.inputs.iter().enumerate().find(|(_, (input, _))| *input == Input::Numeric)?;
     let words: Vec<u32> = bytemuck::pod_collect_to_vec(inputs[at]);
-    super::nonfinite(&words).map(|i| format!("the minibatch itself (element {i} of the numeric features)"))
+    super::nonfinite(&words, Format::F32).map(|i| format!("the minibatch itself (element {i} of the numeric features)"))
 }

@@ -4,7 +4,7 @@ pub mod cpu;
 pub mod gpu;
 pub mod timeline;
 
-use crate::graph::{Plan, StateBuffer, StateId};
+use crate::graph::{Format, Plan, StateBuffer, StateId};
 use crate::ops::tile::Tiles;
 use crate::{Error, Result};
 use gpu::Adapter;
@@ -191,7 +191,10 @@ fn list(adapters: &[Adapter]) -> String {
     format!("there are: {}; or `cpu`", names.join("; "))
 }
 
-/// The first NaN or infinity among `words` seen as f32, by its bits.
-pub(crate) fn nonfinite(words: &[u32]) -> Option<usize> {
-    words.iter().position(|w| w & 0x7f80_0000 == 0x7f80_0000)
+/// The first NaN or infinity among the numbers in `words`, by its bits.
+pub(crate) fn nonfinite(words: &[u32], format: Format) -> Option<usize> {
+    match format {
+        Format::F32 => words.iter().position(|w| w & 0x7f80_0000 == 0x7f80_0000),
+        Format::F16 => bytemuck::cast_slice::<u32, u16>(words).iter().position(|w| w & 0x7c00 == 0x7c00),
+    }
 }

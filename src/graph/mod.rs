@@ -3,14 +3,14 @@
 mod plan;
 mod state;
 
-pub use plan::{Place, Plan, PlannedNode, shared_slots};
+pub use plan::{Place, Plan, PlannedArg, PlannedNode, shared_slots};
 pub use state::{Initial, Parameter, ParameterKind, Part, StateBuffer, StateId, StateLayout, Words};
 
 use crate::device::Limits;
-use crate::ops::{Access, Op};
+use crate::ops::{Access, Kernel, Module, Op};
 use std::collections::HashMap;
 
-/// A tensor of a graph: 32-bit words with a place that the plan decides.
+/// A tensor of a graph: numbers with a place that the plan decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TensorId(usize);
 
@@ -70,13 +70,35 @@ pub enum Source {
     Transient,
 }
 
+/// How a tensor's numbers are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Format {
+    /// 32 bits each.
+    #[default]
+    F32,
+    /// 16 bits each (IEEE 754 binary16): 11 bits of precision, up to 65,504.
+    F16,
+}
+
+impl Format {
+    /// 32-bit words that `len` numbers take.
+    pub fn words(self, len: usize) -> usize {
+        match self {
+            Format::F32 => len,
+            Format::F16 => len.div_ceil(2),
+        }
+    }
+}
+
 /// A tensor's description.
 #[derive(Debug, Clone)]
 pub struct Tensor {
     /// What it is, for errors and debuggers.
     pub name: String,
-    /// Number of 32-bit words.
+    /// Number of numbers.
     pub len: usize,
+    /// How they are stored.
+    pub format: Format,
     /// Where the words come from.
     pub source: Source,
 }
@@ -103,14 +125,14 @@ impl Phase {
     }
 }
 
-/// Words `from..from + len` of a tensor.
+/// Numbers `from..from + len` of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
     /// The tensor.
     pub tensor: TensorId,
-    /// First word.
+    /// First number, at the start of a word.
     pub from: usize,
-    /// Number of words.
+    /// Number of numbers.
     pub len: usize,
 }
 
@@ -138,6 +160,8 @@ pub struct Node {
     pub op: Box<dyn Op>,
     /// Its arguments, in the order of the kernel's bindings.
     pub args: Vec<Range>,
+    /// What is compiled for it.
+    pub module: Module,
     /// Its phase.
     pub phase: Phase,
     /// Where in the model it stands, like `towers.0`.
@@ -146,9 +170,9 @@ pub struct Node {
 
 type Backward = Box<dyn FnOnce(&mut Graph)>;
 
-/// Rows of a block are a multiple of this, so that a block of any tensor starts at a multiple of 256 bytes: WebGPU's alignment of
-/// bindings.
-const BLOCK_ROWS: usize = 64;
+/// Rows of a block are a multiple of this, so that a block of any tensor starts at a multiple of 256 bytes, WebGPU's alignment of
+/// bindings, whatever its format.
+const BLOCK_ROWS: usize = 128;
 
 /// A graph under construction, for one minibatch size.
 pub struct Graph {
@@ -163,6 +187,7 @@ pub struct Graph {
     scope: String,
     phase: Option<Phase>,
     forward_only: bool,
+    storage: Format,
 }
 
 impl Default for Graph {
@@ -187,12 +212,19 @@ impl Graph {
             scope: String::new(),
             phase: None,
             forward_only: false,
+            storage: Format::F32,
         }
     }
 
     /// Says that there will be no backward pass, so that ops need not write what only that would read.
     pub fn forward_only(mut self) -> Self {
         self.forward_only = true;
+        self
+    }
+
+    /// Stores activations in this format; gradients, parameters and all that is summed stay f32.
+    pub fn storing(mut self, format: Format) -> Self {
+        self.storage = format;
         self
     }
 
@@ -203,17 +235,34 @@ impl Graph {
 
     fn tensor(&mut self, name: String, len: usize, source: Source) -> TensorId {
         assert!(len > 0, "tensor {name} is empty");
-        self.tensors.push(Tensor { name, len, source });
+        self.tensors.push(Tensor { name, len, format: Format::F32, source });
         TensorId(self.tensors.len() - 1)
     }
 
-    /// A tensor of `len` words that lives within the step.
+    /// A tensor of `len` numbers that lives within the step.
     pub fn transient(&mut self, name: &str, len: usize) -> TensorId {
         let name = if self.scope.is_empty() { name.to_string() } else { format!("{}.{name}", self.scope) };
         self.tensor(name, len, Source::Transient)
     }
 
-    /// The tensor of `len` words at most that the host uploads as `input`; the same one when asked again.
+    /// As [`Graph::transient`], in a format of its own.
+    pub fn transient_as(&mut self, name: &str, len: usize, format: Format) -> TensorId {
+        let id = self.transient(name, len);
+        self.tensors[id.0].format = format;
+        id
+    }
+
+    /// An activation of `len` numbers: a tensor that lives within the step, in the format of [`Graph::storing`].
+    pub fn activation(&mut self, name: &str, len: usize) -> TensorId {
+        self.transient_as(name, len, self.storage)
+    }
+
+    /// The format of activations.
+    pub fn storage(&self) -> Format {
+        self.storage
+    }
+
+    /// The tensor of `len` numbers at most that the host uploads as `input`; the same one when asked again.
     pub fn input(&mut self, input: Input, len: usize) -> TensorId {
         if let Some(&id) = self.inputs.get(&input) {
             assert_eq!(self.tensors[id.0].len, len, "{input:?} asked for with two lengths");
@@ -306,7 +355,21 @@ impl Graph {
     fn push_node(&mut self, op: Box<dyn Op>, args: Vec<Range>) {
         assert_eq!(args.len(), op.kernel().bindings.len(), "arguments of {}", op.kernel().name);
         let phase = self.phase.unwrap_or(Phase::Forward);
-        self.nodes.push(Node { op, args, phase, label: self.scope.clone() });
+        let module = Module { shader: op.shader(), formats: self.formats(op.kernel(), &args) };
+        self.nodes.push(Node { op, args, module, phase, label: self.scope.clone() });
+    }
+
+    /// The formats of what a kernel reads and writes as `In` and `Out`; f32 where nothing is bound.
+    fn formats(&self, kernel: &Kernel, args: &[Range]) -> [Format; 2] {
+        let mut formats = [None; 2];
+        for (arg, (binding, _)) in args.iter().zip(kernel.bindings) {
+            let Tensor { name, format, .. } = self.get(arg.tensor);
+            match kernel.stored.iter().position(|bindings| bindings.contains(binding)) {
+                Some(side) => assert_eq!(*formats[side].get_or_insert(*format), *format, "{}: format of {name}", kernel.name),
+                None => assert_eq!(*format, Format::F32, "{} cannot read or write {name} as it is stored", kernel.name),
+            }
+        }
+        formats.map(Option::unwrap_or_default)
     }
 
     /// As [`Graph::push`], run when the whole backward pass has been.
@@ -368,8 +431,9 @@ impl Graph {
         self.nodes.retain(|n| n.phase != Phase::Update);
     }
 
-    /// Has the host receive `tensor` after each step, in the order of these calls.
+    /// Has the host receive `tensor`, of f32 or u32, after each step, in the order of these calls.
     pub fn output(&mut self, tensor: TensorId) {
+        assert_eq!(self.get(tensor).format, Format::F32, "{} as an output", self.get(tensor).name);
         self.outputs.push(tensor);
     }
 

@@ -1,7 +1,7 @@
 //! The plan: nodes in their order, every tensor placed. Transient tensors whose lives don't overlap share a slot.
 
-use super::{Graph, Input, Node, Phase, Range, Source, StateId, Tensor, TensorId};
-use crate::ops::{Access, Op};
+use super::{Format, Graph, Input, Node, Phase, Range, Source, StateId, Tensor, TensorId};
+use crate::ops::{Access, Module, Op};
 
 /// Where a tensor lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,18 +19,29 @@ pub enum Place {
 pub struct PlannedArg {
     /// Where it lies.
     pub place: Place,
-    /// First word of its tensor that the op sees.
+    /// First number of its tensor that the op sees.
     pub from: usize,
-    /// Number of 32-bit words that it sees.
+    /// How many numbers it sees.
     pub len: usize,
+    /// How they are stored.
+    pub format: Format,
     /// How the op uses it.
     pub access: Access,
+}
+
+impl PlannedArg {
+    /// Number of 32-bit words that the op sees.
+    pub fn words(&self) -> usize {
+        self.format.words(self.len)
+    }
 }
 
 /// A node of a plan.
 pub struct PlannedNode {
     /// The op.
     pub op: Box<dyn Op>,
+    /// What is compiled for it.
+    pub module: Module,
     /// Its arguments, in the order of the kernel's bindings.
     pub args: Vec<PlannedArg>,
     /// Names of the arguments' tensors.
@@ -75,33 +86,40 @@ impl Plan {
             .iter()
             .enumerate()
             .filter_map(|(i, t)| match t.source {
-                Source::Input(input) => Some((input, t.len, i)),
+                Source::Input(input) => Some((input, t.format.words(t.len), i)),
                 _ => None,
             })
             .collect();
         inputs.sort();
-        let place = |id: TensorId, from: usize| match tensors[id.0].source {
-            Source::Input(_) => {
-                Place::Input(inputs.iter().position(|&(.., i)| i == id.0).expect("every input is listed"), from)
+        let place = |id: TensorId, from: usize| {
+            let word = tensors[id.0].format.words(from);
+            match tensors[id.0].source {
+                Source::Input(_) => {
+                    Place::Input(inputs.iter().position(|&(.., i)| i == id.0).expect("every input is listed"), word)
+                }
+                Source::State(state, offset) => Place::State(state, offset + word),
+                Source::Transient => Place::Slot(slot_of[id.0].expect("every used transient tensor has a slot"), word),
             }
-            Source::State(state, offset) => Place::State(state, offset + from),
-            Source::Transient => Place::Slot(slot_of[id.0].expect("every used transient tensor has a slot"), from),
         };
-        let outputs = outputs.iter().map(|&id| (place(id, 0), tensors[id.0].len)).collect();
+        let words = |tensor: &Tensor| tensor.format.words(tensor.len);
+        let outputs = outputs.iter().map(|&id| (place(id, 0), words(&tensors[id.0]))).collect();
         let planned: Vec<PlannedNode> = nodes
             .into_iter()
             .map(|node| {
                 let args = Graph::uses(&node)
-                    .map(|(Range { tensor, from, len }, access)| PlannedArg { place: place(tensor, from), from, len, access })
+                    .map(|(Range { tensor, from, len }, access)| {
+                        let format = tensors[tensor.0].format;
+                        PlannedArg { place: place(tensor, from), from, len, format, access }
+                    })
                     .collect();
                 let names = node.args.iter().map(|arg| tensors[arg.tensor.0].name.clone()).collect();
-                PlannedNode { op: node.op, args, names, phase: node.phase, label: node.label }
+                PlannedNode { op: node.op, module: node.module, args, names, phase: node.phase, label: node.label }
             })
             .collect();
         for node in &planned {
             check_aliasing(node);
         }
-        let transient_words = tensors.iter().enumerate().filter(|(i, _)| slot_of[*i].is_some()).map(|(_, t)| t.len).sum();
+        let transient_words = tensors.iter().enumerate().filter(|(i, _)| slot_of[*i].is_some()).map(|(_, t)| words(t)).sum();
         let inputs = inputs.into_iter().map(|(input, len, _)| (input, len)).collect();
         Plan { nodes: planned, inputs, outputs, slots, transient_words }
     }
@@ -111,8 +129,9 @@ impl Plan {
         let mut largest = (0, "");
         for node in &self.nodes {
             for (arg, name) in node.args.iter().zip(&node.names) {
-                if arg.len as u64 * 4 > largest.0 {
-                    largest = (arg.len as u64 * 4, name);
+                let bytes = arg.words() as u64 * 4;
+                if bytes > largest.0 {
+                    largest = (bytes, name);
                 }
             }
         }
@@ -160,7 +179,7 @@ fn assign_slots(tensors: &[Tensor], lives: &[Option<(usize, usize)>]) -> (Vec<Op
     let mut slot_of = vec![None; tensors.len()];
     for i in order {
         let Some((first, last)) = lives[i] else { continue };
-        let len = tensors[i].len;
+        let len = tensors[i].format.words(tensors[i].len);
         let free = (0..slots.len()).filter(|&s| slots[s].1 < first);
         let best = free.min_by_key(|&s| {
             let words = slots[s].0;

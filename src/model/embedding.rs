@@ -153,7 +153,7 @@ impl Embedding {
     pub fn forward(&self, b: &mut Builder, optimizer: &EmbeddingOptimizer) -> Activations {
         let rows = b.rows;
         let columns = self.sets * self.columns;
-        let x = b.graph.transient("x", rows * columns);
+        let x = b.graph.activation("x", rows * columns);
         for (set, tables) in self.tables.chunks(self.layouts.len()).enumerate() {
             let mut offset = set * self.columns;
             for (t, (layout, table)) in self.layouts.iter().zip(tables).enumerate() {

@@ -18,8 +18,9 @@ pub fn activation(g: &mut Graph, x: TensorId, rows: usize, activation: Activatio
         return x;
     }
     let len = g.get(x).len;
-    let y = g.transient("activated", len);
-    let op = move |kernel, block: Block, accumulate: bool, twin| {
+    let y = g.activation("activated", len);
+    let formats = [x, y].map(|tensor| g.get(tensor).format);
+    let op = move |kernel, block: Block, words: usize, accumulate: bool, twin| {
         let count = block.rows * (len / rows);
         let params = Params {
             rows: block.rows as u32,
@@ -29,28 +30,37 @@ pub fn activation(g: &mut Graph, x: TensorId, rows: usize, activation: Activatio
             flags: if accumulate { ACCUMULATE } else { 0 },
             ..Params::zeroed()
         };
-        Dispatch { kernel, params, workgroups: fold(count.div_ceil(256)), cost: cost(3 * count, 10 * count), twin }
+        Dispatch {
+            kernel,
+            params,
+            workgroups: fold(count.div_ceil(256)),
+            cost: cost(words * count, 10 * count).stored(count, formats[0]),
+            twin,
+        }
     };
-    g.push_rows(rows, &[Arg::Rows(x), Arg::Rows(y)], |block| op(&ACTIVATE, block, false, forward));
+    g.push_rows(rows, &[Arg::Rows(x), Arg::Rows(y)], |block| {
+        let op = op(&ACTIVATE, block, 2, false, forward);
+        Dispatch { cost: op.cost.stored(block.rows * (len / rows), formats[1]), ..op }
+    });
     g.on_backward(move |g| {
         let Some(dy) = g.gradient(y) else { return };
         let (dx, accumulate) = g.gradient_target(x);
         g.push_rows(rows, &[Arg::Rows(x), Arg::Rows(dy), Arg::Rows(dx)], |block| {
-            op(&ACTIVATE_BACKWARD, block, accumulate, backward)
+            op(&ACTIVATE_BACKWARD, block, if accumulate { 4 } else { 3 }, accumulate, backward)
         });
     });
     y
 }
 
 fn forward(p: &Params, args: &mut Args) {
-    let (x, y) = (args.read::<f32>(0), args.write::<f32>(1));
+    let (x, mut y) = (args.numbers(0), args.numbers_mut(1));
     y.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).for_each(|(y, x)| {
         y.iter_mut().zip(x).for_each(|(y, &x)| *y = activated(p.activation, x).0);
     });
 }
 
 fn backward(p: &Params, args: &mut Args) {
-    let (x, dy, dx) = (args.read::<f32>(0), args.read::<f32>(1), args.write::<f32>(2));
+    let (x, dy, dx) = (args.numbers(0), args.read::<f32>(1), args.write::<f32>(2));
     dx.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).zip(dy.par_chunks(BLOCK)).for_each(|((dx, x), dy)| {
         for ((dx, &x), dy) in dx.iter_mut().zip(x).zip(dy) {
             let gradient = dy * activated(p.activation, x).1;
@@ -68,12 +78,12 @@ pub fn cases() -> Vec<Case> {
                 let mut values = normals(1, rows * columns, 2.0);
                 let ends = [0.0, 20.0, -20.0, 200.0, -200.0, 1e-3, -1e-3];
                 values.iter_mut().skip(1).zip(ends).for_each(|(x, end)| *x = end);
-                let x = s.state_tensor("x", &values);
+                let x = s.activation("x", rows, &values);
                 for i in 0..if twice { 2 } else { 1 } {
                     let dy = s.input(&normals(2 + i, rows * columns, 1.0));
                     let y = activation(&mut s.graph, x, rows, kind);
                     s.graph.seed(y, dy);
-                    s.graph.output(y);
+                    s.output_activation(y, rows);
                 }
                 s.graph.backward();
                 let dx = s.graph.gradient(x);

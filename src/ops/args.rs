@@ -1,16 +1,30 @@
 //! The arguments of a CPU twin: slices of the buffers that the kernel would have bound.
 
 use super::Access;
+use crate::graph::Format;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use std::borrow::Cow;
+use std::ops::{Deref, DerefMut};
 
-/// A range of 32-bit words of a buffer, and how the op uses it.
+/// Numbers in a buffer, and how the op uses them.
 #[derive(Debug, Clone, Copy)]
 pub struct View {
-    /// First word.
+    /// First 32-bit word.
     pub words: *mut u32,
-    /// Number of words.
+    /// Number of numbers.
     pub len: usize,
+    /// How they are stored.
+    pub format: Format,
     /// The op's use.
     pub access: Access,
+}
+
+impl View {
+    /// Number of 32-bit words.
+    pub fn word_count(&self) -> usize {
+        self.format.words(self.len)
+    }
 }
 
 // SAFETY: a view is only dereferenced through `Args`, whose maker promises exclusive access to what it writes.
@@ -24,6 +38,44 @@ unsafe impl Sync for View {}
 pub trait Words: bytemuck::Pod {}
 impl<T: bytemuck::Pod> Words for T {}
 
+/// Numbers to be written, as f32 however they are stored: where that is f16, a copy which goes there in the end, at most
+/// [`f16::MAX`] in size.
+pub enum Numbers<'a> {
+    /// Themselves.
+    Stored(&'a mut [f32]),
+    /// A copy, and where it goes.
+    Copy(Vec<f32>, &'a mut [f16]),
+}
+
+impl Deref for Numbers<'_> {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        match self {
+            Numbers::Stored(numbers) => numbers,
+            Numbers::Copy(numbers, _) => numbers,
+        }
+    }
+}
+
+impl DerefMut for Numbers<'_> {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        match self {
+            Numbers::Stored(numbers) => numbers,
+            Numbers::Copy(numbers, _) => numbers,
+        }
+    }
+}
+
+impl Drop for Numbers<'_> {
+    fn drop(&mut self) {
+        if let Numbers::Copy(numbers, to) = self {
+            let most = f16::MAX.to_f32();
+            numbers.iter_mut().for_each(|x| *x = x.clamp(-most, most));
+            to.convert_from_f32_slice(numbers);
+        }
+    }
+}
+
 /// The arguments of one op, in the order of the kernel's bindings.
 pub struct Args<'a> {
     views: &'a [View],
@@ -36,7 +88,7 @@ impl<'a> Args<'a> {
     ///
     /// # Safety
     ///
-    /// For `'a` each view points to `len` initialised words; no view that is written overlaps another view of the same
+    /// For `'a` each view points to initialised words of `len` numbers; no view that is written overlaps another view of the same
     /// op, and nobody else reads or writes these words meanwhile.
     #[expect(unsafe_code, reason = "its caller promises that the views are valid")]
     pub unsafe fn new(views: &'a [View], scratch: &'a mut Vec<f32>) -> Self {
@@ -55,7 +107,7 @@ impl<'a> Args<'a> {
         let view = self.views[i];
         assert!(matches!(view.access, Access::Read | Access::Uniform), "argument {i} is not read-only");
         // SAFETY: `new`'s contract; read-only views are never handed out mutably.
-        bytemuck::cast_slice(unsafe { std::slice::from_raw_parts(view.words, view.len) })
+        bytemuck::cast_slice(unsafe { std::slice::from_raw_parts(view.words, view.word_count()) })
     }
 
     /// Argument `i`, written (or read and written); once per op.
@@ -65,7 +117,28 @@ impl<'a> Args<'a> {
         assert!(view.access.writes() && self.taken & (1 << i) == 0, "argument {i} is read-only or taken");
         self.taken |= 1 << i;
         // SAFETY: `new`'s contract, and each written view is handed out once.
-        bytemuck::cast_slice_mut(unsafe { std::slice::from_raw_parts_mut(view.words, view.len) })
+        bytemuck::cast_slice_mut(unsafe { std::slice::from_raw_parts_mut(view.words, view.word_count()) })
+    }
+
+    /// Argument `i`, read, as f32 however it is stored.
+    pub fn numbers(&self, i: usize) -> Cow<'a, [f32]> {
+        let View { len, format, .. } = self.views[i];
+        match format {
+            Format::F32 => Cow::Borrowed(self.read(i)),
+            Format::F16 => Cow::Owned(self.read::<f16>(i)[..len].to_f32_vec()),
+        }
+    }
+
+    /// Argument `i`, written (or read and written), as f32 however it is stored; once per op.
+    pub fn numbers_mut(&mut self, i: usize) -> Numbers<'a> {
+        let View { len, format, .. } = self.views[i];
+        match format {
+            Format::F32 => Numbers::Stored(self.write(i)),
+            Format::F16 => {
+                let to = &mut self.write::<f16>(i)[..len];
+                Numbers::Copy(to.to_f32_vec(), to)
+            }
+        }
     }
 
     /// The first element of argument `i`, read: a uniform's struct.
@@ -73,7 +146,7 @@ impl<'a> Args<'a> {
     pub fn uniform<T: Words>(&self, i: usize) -> T {
         let view = self.views[i];
         let words = std::mem::size_of::<T>() / 4;
-        assert!(words <= view.len);
+        assert!(words <= view.word_count());
         // SAFETY: as `read`.
         bytemuck::pod_read_unaligned(bytemuck::cast_slice(unsafe { std::slice::from_raw_parts(view.words, words) }))
     }

@@ -1,8 +1,10 @@
 //! Checks of ops against their CPU twins: the cases that the tests run on every adapter and `doctor` on the chosen one.
 
+use super::columns::copy;
+use super::tile::Tile;
 use crate::device::gpu::{Adapter, Checks, Gpu};
 use crate::device::{Device, Limits, cpu::Cpu};
-use crate::graph::{Graph, Input, Plan, StateId, StateLayout, TensorId};
+use crate::graph::{Format, Graph, Input, Plan, StateId, StateLayout, TensorId};
 use crate::random::{Purpose, Stream};
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -48,6 +50,33 @@ impl Setup {
         let id = self.buffer(name, values);
         let len = self.state.buffers[id.0].len;
         self.graph.state(name, id, 0, len)
+    }
+
+    /// A state tensor that the graph reads as an activation of so many rows, in the format of its activations.
+    pub fn activation(&mut self, name: &str, rows: usize, values: &[f32]) -> TensorId {
+        let tensor = self.state_tensor(name, values);
+        match self.graph.storage() {
+            Format::F32 => tensor,
+            Format::F16 => {
+                let stored = self.graph.activation(name, values.len());
+                copy(&mut self.graph, rows, (tensor, 0), (stored, 0), values.len() / rows, false);
+                stored
+            }
+        }
+    }
+
+    /// Has the values of an activation compared, as f32 however it is stored.
+    pub fn output_activation(&mut self, activation: TensorId, rows: usize) {
+        let len = self.graph.get(activation).len;
+        let values = match self.graph.get(activation).format {
+            Format::F32 => activation,
+            Format::F16 => {
+                let values = self.graph.transient("values", len);
+                copy(&mut self.graph, rows, (activation, 0), (values, 0), len / rows, false);
+                values
+            }
+        };
+        self.graph.output(values);
     }
 
     /// Opens a device with the graph as its one program and the state as it starts.
@@ -117,17 +146,60 @@ pub struct Case {
     pub steps: usize,
     /// Limits of the device that the graph is made for.
     pub limits: Limits,
+    /// How the graph stores activations.
+    pub storage: Format,
     /// Puts the case together, the same each time.
     pub build: Arc<dyn Fn(&mut Setup) + Send + Sync>,
 }
 
 /// Relative tolerance of one term: WGSL grants division 2.5 ULP, exp and log more.
 pub const REL: f32 = 2e-6;
+/// The same where activations are stored as f16: a number that lies between two may become either.
+const REL_F16: f32 = 2e-3;
 
 impl Case {
     /// A case of one step with the usual tolerance.
     pub fn new(name: impl Into<String>, terms: usize, build: impl Fn(&mut Setup) + Send + Sync + 'static) -> Case {
-        Case { op: "", name: name.into(), terms, rel: REL, steps: 1, limits: Limits::NONE, build: Arc::new(build) }
+        Case {
+            op: "",
+            name: name.into(),
+            terms,
+            rel: REL,
+            steps: 1,
+            limits: Limits::NONE,
+            storage: Format::F32,
+            build: Arc::new(build),
+        }
+    }
+
+    /// The same case with activations stored as f16; none where none of its ops reads or writes one, or where it is about a tile,
+    /// which is the same for both.
+    fn in_f16(&self) -> Option<Case> {
+        if self.limits.tiles.tuned.is_some() {
+            return None;
+        }
+        let name = format!("{}, stored as f16", self.name);
+        let case = Case { name, storage: Format::F16, rel: REL_F16, ..self.clone() };
+        case.has_f16().then_some(case)
+    }
+
+    /// Whether it is about activations stored as f16.
+    pub fn is_in_f16(&self) -> bool {
+        self.storage == Format::F16
+    }
+
+    /// Whether it is about products by subgroup operations.
+    pub fn is_by_subgroups(&self) -> bool {
+        self.tiles().any(|tile| tile.subgroup)
+    }
+
+    /// The tiles that it is about.
+    fn tiles(&self) -> impl Iterator<Item = Tile> {
+        self.limits.tiles.tuned.iter().flat_map(|tuned| tuned.iter()).map(|tuned| tuned.chosen.tile)
+    }
+
+    fn has_f16(&self) -> bool {
+        Plan::new(self.setup().graph).nodes.iter().any(|node| node.module.has_f16())
     }
 
     /// The same case on a device whose bindings hold so little that ops run on blocks of rows; none if no op of it can.
@@ -146,14 +218,14 @@ impl Case {
     }
 
     fn build_into(&self, setup: &mut Setup) {
-        setup.graph = Graph::new(self.limits.clone());
+        setup.graph = Graph::new(self.limits.clone()).storing(self.storage);
         (self.build)(setup);
     }
 
-    /// Whether the adapter has the operations that its tiles need.
+    /// Whether the adapter has the operations and numbers that it needs.
     pub fn runs_on(&self, adapter: &Adapter) -> bool {
         let tiles = adapter.limits().tiles;
-        self.limits.tiles.tuned.iter().flat_map(|tuned| tuned.iter()).all(|tuned| tiles.runs(tuned.chosen.tile))
+        (!self.is_in_f16() || adapter.has_f16()) && self.tiles().all(|tile| tiles.runs(tile))
     }
 
     /// Words of its inputs, state and activations.
@@ -264,11 +336,12 @@ impl Case {
     }
 }
 
-/// The cases of every op, an op's together, each also in blocks of rows where its ops can run so.
+/// The cases of every op, an op's together, each also with activations stored as f16 and in blocks of rows where its ops can run so.
 pub fn cases() -> Vec<Case> {
     let of = |op, cases: Vec<Case>| {
         let cases = cases.into_iter().map(move |case| Case { op, ..case });
-        cases.flat_map(|case| [Some(case.clone()), case.in_blocks()]).flatten()
+        let cases = cases.flat_map(|case| [case.in_f16(), Some(case)]).flatten();
+        cases.flat_map(|case| [case.in_blocks(), Some(case)]).flatten()
     };
     let mut cases = Vec::new();
     cases.extend(of("linear", super::linear::cases()));

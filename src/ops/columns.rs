@@ -2,7 +2,7 @@
 
 use super::check::{Case, normals};
 use super::{Access, Args, Dispatch, Kernel, cost, fold, params, shader};
-use crate::graph::{Arg, Graph, TensorId};
+use crate::graph::{Arg, Format, Graph, TensorId};
 
 params! {
     struct Params {
@@ -17,7 +17,8 @@ params! {
     }
 }
 
-static COPY: Kernel = Params::kernel("columns", shader!("columns"), "copy", &[(1, Access::Read), (2, Access::Update)]);
+static COPY: Kernel =
+    Params::kernel("columns", shader!(stored "columns"), "copy", &[(1, Access::Read), (2, Access::Update)]).stored(&[1], &[2]);
 
 /// Copies `width` columns of `from`, from column number `.1` on, to those of `to`; `add`: adds them to what stands there.
 pub fn copy(g: &mut Graph, rows: usize, from: (TensorId, usize), to: (TensorId, usize), width: usize, add: bool) {
@@ -36,13 +37,16 @@ pub fn copy(g: &mut Graph, rows: usize, from: (TensorId, usize), to: (TensorId, 
         accumulate: add.into(),
         pad: 0,
     };
+    let formats = [from.0, to.0].map(|tensor| g.get(tensor).format);
     g.push_rows(rows, &[Arg::Rows(from.0), Arg::Rows(to.0)], |block| {
         let words = block.rows * width;
         Dispatch {
             kernel: &COPY,
             params: Params { rows: block.rows as u32, ..params },
             workgroups: fold(words.div_ceil(256)),
-            cost: cost(words * if add { 3 } else { 2 }, if add { words } else { 0 }),
+            cost: cost(words * if add { 3 } else { 2 }, if add { words } else { 0 })
+                .stored(words, formats[0])
+                .stored(if add { 2 * words } else { words }, formats[1]),
             twin: run_copy,
         }
     });
@@ -50,7 +54,7 @@ pub fn copy(g: &mut Graph, rows: usize, from: (TensorId, usize), to: (TensorId, 
 
 /// Columns `first..first + width` of `x` [B, X] in a tensor of their own [B, width]; without a backward pass.
 pub fn take(g: &mut Graph, x: TensorId, rows: usize, first: usize, width: usize) -> TensorId {
-    let part = g.transient("columns", rows * width);
+    let part = g.transient_as("columns", rows * width, g.get(x).format);
     copy(g, rows, (x, first), (part, 0), width, false);
     part
 }
@@ -84,7 +88,9 @@ pub fn split(g: &mut Graph, x: TensorId, rows: usize, widths: &[usize]) -> Vec<T
 /// Tensors [B, width] side by side: [B, sum of widths]. A gradient goes to each.
 pub fn concat(g: &mut Graph, parts: &[TensorId], rows: usize) -> TensorId {
     let widths: Vec<usize> = parts.iter().map(|&part| g.get(part).len / rows).collect();
-    let whole = g.transient("side by side", rows * widths.iter().sum::<usize>());
+    let formats = || parts.iter().map(|&part| g.get(part).format);
+    let format = if formats().any(|format| format == Format::F16) { Format::F16 } else { Format::F32 };
+    let whole = g.transient_as("side by side", rows * widths.iter().sum::<usize>(), format);
     let mut first = 0;
     for (&part, &width) in parts.iter().zip(&widths) {
         copy(g, rows, (part, 0), (whole, first), width, false);
@@ -104,7 +110,7 @@ pub fn concat(g: &mut Graph, parts: &[TensorId], rows: usize) -> TensorId {
 }
 
 fn run_copy(p: &Params, args: &mut Args) {
-    let (from, to) = (args.read::<f32>(0), args.write::<f32>(1));
+    let (from, mut to) = (args.numbers(0), args.numbers_mut(1));
     let (width, from_first, to_first) = (p.width as usize, p.from_first as usize, p.to_first as usize);
     for (to, from) in to.chunks_exact_mut(p.to_columns as usize).zip(from.chunks_exact(p.from_columns as usize)) {
         let (to, from) = (&mut to[to_first..][..width], &from[from_first..][..width]);
@@ -125,13 +131,13 @@ pub fn cases() -> Vec<Case> {
         let name = format!("columns {rows} rows, {widths:?}, twice {twice}");
         cases.push(Case::new(name, 2, move |s| {
             let columns: usize = widths.iter().sum();
-            let x = s.state_tensor("x", &normals(1, rows * columns, 1.0));
+            let x = s.activation("x", rows, &normals(1, rows * columns, 1.0));
             for i in 0..1 + u64::from(twice) {
                 let parts = split(&mut s.graph, x, rows, &widths);
                 let whole = concat(&mut s.graph, &[parts[2], parts[0], parts[2]], rows);
                 let d = s.input(&normals(2 + i, rows * (2 * widths[2] + widths[0]), 1.0));
                 s.graph.seed(whole, d);
-                s.graph.output(whole);
+                s.output_activation(whole, rows);
             }
             s.graph.backward();
             let d = s.graph.gradient_target(x).0;

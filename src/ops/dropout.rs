@@ -2,7 +2,7 @@
 
 use super::check::{Case, normals};
 use super::{Access, Args, Dispatch, Kernel, Shader, cost, fold, params, shader};
-use crate::graph::{Arg, Block, Graph, Input, Step, TensorId};
+use crate::graph::{Arg, Block, Format, Graph, Input, Step, TensorId};
 use crate::random::{Purpose, Stream};
 use bytemuck::Zeroable;
 use rayon::prelude::*;
@@ -31,9 +31,10 @@ params! {
     }
 }
 
-const SOURCE: Shader = shader!("dropout");
+const SOURCE: Shader = shader!(stored "dropout");
 static DROPOUT: Kernel =
-    Params::kernel("dropout", SOURCE, "dropout", &[(1, Access::Read), (2, Access::Uniform), (3, Access::Update)]);
+    Params::kernel("dropout", SOURCE, "dropout", &[(1, Access::Read), (2, Access::Uniform), (3, Access::Update)])
+        .stored(&[1], &[3]);
 
 /// Elements that one task of the twin handles, a multiple of 4.
 const BLOCK: usize = 4096;
@@ -42,9 +43,9 @@ const BLOCK: usize = 4096;
 ///
 /// Element i = b * columns + c is dropped where `Stream::new(seed, Purpose::Dropout, step).lane(layer).uniform(i) < rate`.
 pub fn dropout(g: &mut Graph, x: TensorId, rows: usize, spec: Dropout) -> TensorId {
-    let len = g.get(x).len;
+    let (len, format) = (g.get(x).len, g.get(x).format);
     let columns = len / rows;
-    let y = g.transient("dropped", len);
+    let y = g.transient_as("dropped", len, format);
     let params = Params {
         count: 0,
         first: 0,
@@ -56,30 +57,30 @@ pub fn dropout(g: &mut Graph, x: TensorId, rows: usize, spec: Dropout) -> Tensor
         layer: spec.layer,
         accumulate: 0,
     };
-    let op = move |block: Block, params: Params| {
+    let op = move |block: Block, params: Params, format: Format| {
         let count = block.rows * columns;
         Dispatch {
             kernel: &DROPOUT,
-            // Blocks begin at multiples of 64 rows, so the four elements of a counter are in one.
+            // Blocks begin at multiples of 128 rows, so the four elements of a counter are in one.
             params: Params { count: count as u32, first: (block.first * columns / 4) as u32, ..params },
             workgroups: fold(count.div_ceil(1024)),
-            cost: cost(2 * count, count),
+            cost: cost(2 * count, count).stored(2 * count, format),
             twin: mask,
         }
     };
     let step = g.step();
-    g.push_rows(rows, &[Arg::Rows(x), Arg::Whole(step), Arg::Rows(y)], |block| op(block, params));
+    g.push_rows(rows, &[Arg::Rows(x), Arg::Whole(step), Arg::Rows(y)], |block| op(block, params, format));
     g.on_backward(move |g| {
         let Some(dy) = g.gradient(y) else { return };
         let (dx, accumulate) = g.gradient_target(x);
         let params = Params { accumulate: accumulate.into(), ..params };
-        g.push_rows(rows, &[Arg::Rows(dy), Arg::Whole(step), Arg::Rows(dx)], |block| op(block, params));
+        g.push_rows(rows, &[Arg::Rows(dy), Arg::Whole(step), Arg::Rows(dx)], |block| op(block, params, Format::F32));
     });
     y
 }
 
 fn mask(p: &Params, args: &mut Args) {
-    let (x, step, y) = (args.read::<f32>(0), args.uniform::<Step>(1), args.write::<f32>(2));
+    let (x, step, mut y) = (args.numbers(0), args.uniform::<Step>(1), args.numbers_mut(2));
     let seed = u64::from(p.seed_low) | u64::from(p.seed_high) << 32;
     let number = u64::from(step.number[0]) | u64::from(step.number[1]) << 32;
     let stream = Stream::new(seed, Purpose::Dropout, number).lane(p.layer);
@@ -109,14 +110,14 @@ pub fn cases() -> Vec<Case> {
             let name =
                 format!("dropout {rows}x{columns}, rate {rate}, seed {seed}, step {step:?}, layer {layer}, twice {twice}");
             cases.push(Case::new(name, 1, move |s| {
-                let x = s.input(&normals(1, rows * columns, 1.0));
+                let x = s.activation("x", rows, &normals(1, rows * columns, 1.0));
                 s.input_as(Input::Step, &[Step { number: step, ..Step::zeroed() }]);
                 let dy = s.input(&normals(2, rows * columns, 1.0));
                 let layers = if twice { 2 } else { 1 };
                 for i in 0..layers {
                     let y = dropout(&mut s.graph, x, rows, Dropout { rate, seed, layer: layer ^ i });
                     s.graph.seed(y, dy);
-                    s.graph.output(y);
+                    s.output_activation(y, rows);
                 }
                 s.graph.backward();
                 let dx = s.graph.gradient(x);

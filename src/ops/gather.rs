@@ -43,12 +43,13 @@ params! {
     }
 }
 
-const SOURCE: Shader = shader!("gather");
+const SOURCE: Shader = shader!(stored "gather");
 static GATHER: Kernel =
-    Params::kernel("gather", SOURCE, "gather", &[(1, Access::Read), (2, Access::Read), (3, Access::Update)]);
+    Params::kernel("gather", SOURCE, "gather", &[(1, Access::Read), (2, Access::Read), (3, Access::Update)]).stored(&[], &[3]);
 
 /// Writes the rows of one shard of a table to x: table [count, D], ids [B, F], x [B, X].
 pub fn gather(g: &mut Graph, table: TensorId, ids: TensorId, x: TensorId, shape: Columns, shard: Shard) {
+    let format = g.get(x).format;
     g.push_rows(shape.rows, &[Arg::Whole(table), Arg::Rows(ids), Arg::Rows(x)], |block| {
         let words = block.rows * shape.features * shape.dim;
         Dispatch {
@@ -64,14 +65,14 @@ pub fn gather(g: &mut Graph, table: TensorId, ids: TensorId, x: TensorId, shape:
                 pad: 0,
             },
             workgroups: fold(words.div_ceil(256)),
-            cost: cost(2 * words + block.rows * shape.features, 0),
+            cost: cost(2 * words + block.rows * shape.features, 0).stored(words, format),
             twin: run_gather,
         }
     });
 }
 
 fn run_gather(p: &Params, args: &mut Args) {
-    let (table, ids, x) = (args.read::<f32>(0), args.read::<u32>(1), args.write::<f32>(2));
+    let (table, ids, mut x) = (args.read::<f32>(0), args.read::<u32>(1), args.numbers_mut(2));
     let (features, dim, columns, offset) = (p.features as usize, p.dim as usize, p.columns as usize, p.offset as usize);
     x.par_chunks_exact_mut(columns).with_min_len(64).zip(ids.par_chunks_exact(features)).for_each(|(x, ids)| {
         for (x, id) in x[offset..offset + features * dim].chunks_exact_mut(dim).zip(ids) {
@@ -95,7 +96,7 @@ pub fn cases() -> Vec<Case> {
             let total: usize = shards.iter().sum();
             let ids = s.input(&integers(1, rows * features, total as u32));
             let columns = features * dim + numeric;
-            let x = s.graph.transient("x", rows * columns);
+            let x = s.graph.activation("x", rows * columns);
             let mut first = 0;
             for (i, &count) in shards.iter().enumerate() {
                 let table = s.state_tensor("table", &normals(2 + i as u64, count * dim, 1.0));
@@ -107,17 +108,17 @@ pub fn cases() -> Vec<Case> {
                 let values = s.input(&normals(9, rows * numeric, 1.0));
                 copy(&mut s.graph, rows, (values, 0), (x, 0), numeric, false);
             }
-            s.graph.output(x);
+            s.output_activation(x, rows);
         }));
     }
     cases.push(Case::new("gather with more than 65,535 workgroups", 1, |s| {
         let (rows, features, dim) = (4099, 1, 4096);
         let ids = s.input(&integers(1, rows, 3));
         let table = s.state_tensor("table", &normals(2, 3 * dim, 1.0));
-        let x = s.graph.transient("x", rows * dim);
+        let x = s.graph.activation("x", rows * dim);
         let shape = Columns { rows, columns: dim, offset: 0, features, dim };
         gather(&mut s.graph, table, ids, x, shape, Shard { first: 0, count: 3 });
-        s.graph.output(x);
+        s.output_activation(x, rows);
     }));
     cases
 }

@@ -1,11 +1,11 @@
 //! u = [a_ctr, a_cvr, a_ctr * a_cvr]: the input of the relatedness network from the towers' last hidden layers.
 
 use super::check::{Case, normals};
-use super::{Access, Args, Cost, Dispatch, Kernel, Shader, fold, params, shader};
-use crate::graph::{Arg, Graph, TensorId};
+use super::{Access, Args, Dispatch, Kernel, Shader, cost, fold, params, shader};
+use crate::graph::{Arg, Format, Graph, TensorId};
 use rayon::prelude::*;
 
-const SOURCE: Shader = shader!("interact");
+const SOURCE: Shader = shader!(stored "interact");
 
 params! {
     struct Params {
@@ -16,10 +16,12 @@ params! {
     }
 }
 
-static FORWARD: Kernel = Params::kernel("interact", SOURCE, "forward", &[(1, Access::Read), (2, Access::Write)]);
+static FORWARD: Kernel =
+    Params::kernel("interact", SOURCE, "forward", &[(1, Access::Read), (2, Access::Write)]).stored(&[1], &[2]);
 
 static BACKWARD: Kernel =
-    Params::kernel("interact backward", SOURCE, "backward", &[(1, Access::Read), (3, Access::Read), (4, Access::Update)]);
+    Params::kernel("interact backward", SOURCE, "backward", &[(1, Access::Read), (3, Access::Read), (4, Access::Update)])
+        .stored(&[1], &[]);
 
 impl Params {
     fn elements(&self) -> usize {
@@ -27,23 +29,19 @@ impl Params {
     }
 }
 
-fn forward_op(params: Params) -> Dispatch<Params> {
+fn forward_op(params: Params, [a, u]: [Format; 2]) -> Dispatch<Params> {
     Dispatch {
         kernel: &FORWARD,
         params,
         workgroups: fold(params.elements().div_ceil(256)),
-        cost: {
-            let n = params.elements() as f64;
-            Cost { bytes: 20.0 * n, flops: n }
-        },
+        cost: cost(5 * params.elements(), params.elements()).stored(2 * params.elements(), a).stored(3 * params.elements(), u),
         twin: forward,
     }
 }
 
 fn forward(p: &Params, args: &mut Args) {
     let width = p.width as usize;
-    let a = args.read::<f32>(0);
-    let u = args.write::<f32>(1);
+    let (a, mut u) = (args.numbers(0), args.numbers_mut(1));
     u.par_chunks_mut(3 * width).zip(a.par_chunks(2 * width)).for_each(|(u, a)| {
         u[..2 * width].copy_from_slice(a);
         for c in 0..width {
@@ -52,22 +50,20 @@ fn forward(p: &Params, args: &mut Args) {
     });
 }
 
-fn backward_op(params: Params) -> Dispatch<Params> {
+fn backward_op(params: Params, a: Format) -> Dispatch<Params> {
     Dispatch {
         kernel: &BACKWARD,
         params,
         workgroups: fold(params.elements().div_ceil(256)),
-        cost: {
-            let n = params.elements() as f64;
-            Cost { bytes: 4.0 * n * (7.0 + 2.0 * f64::from(params.accumulate)), flops: 4.0 * n }
-        },
+        cost: cost(params.elements() * (7 + 2 * params.accumulate as usize), 4 * params.elements())
+            .stored(2 * params.elements(), a),
         twin: backward,
     }
 }
 
 fn backward(p: &Params, args: &mut Args) {
     let width = p.width as usize;
-    let (a, du) = (args.read::<f32>(0), args.read::<f32>(1));
+    let (a, du) = (args.numbers(0), args.read::<f32>(1));
     let da = args.write::<f32>(2);
     let accumulate = p.accumulate != 0;
     da.par_chunks_mut(2 * width).zip(a.par_chunks(2 * width)).zip(du.par_chunks(3 * width)).for_each(|((da, a), du)| {
@@ -84,14 +80,15 @@ fn backward(p: &Params, args: &mut Args) {
 pub fn interact(g: &mut Graph, a: TensorId, rows: usize, width: usize, pass_gradient: bool) -> TensorId {
     assert_eq!(g.get(a).len, rows * 2 * width, "interact: {} is not [{rows}, 2 * {width}]", g.get(a).name);
     let params = Params { rows: rows as u32, width: width as u32, accumulate: 0, pad: 0 };
-    let u = g.transient("interaction", rows * 3 * width);
-    g.push_rows(rows, &[Arg::Rows(a), Arg::Rows(u)], |block| forward_op(Params { rows: block.rows as u32, ..params }));
+    let u = g.activation("interaction", rows * 3 * width);
+    let formats = [a, u].map(|tensor| g.get(tensor).format);
+    g.push_rows(rows, &[Arg::Rows(a), Arg::Rows(u)], |block| forward_op(Params { rows: block.rows as u32, ..params }, formats));
     if pass_gradient {
         g.on_backward(move |g| {
             let Some(du) = g.gradient(u) else { return };
             let (da, accumulate) = g.gradient_target(a);
             g.push_rows(rows, &[Arg::Rows(a), Arg::Rows(du), Arg::Rows(da)], |block| {
-                backward_op(Params { rows: block.rows as u32, accumulate: accumulate.into(), ..params })
+                backward_op(Params { rows: block.rows as u32, accumulate: accumulate.into(), ..params }, formats[0])
             });
         });
     }
@@ -105,7 +102,7 @@ pub fn cases() -> Vec<Case> {
         for accumulate in [false, true] {
             let name = format!("interact {rows}x{width}{}", if accumulate { " accumulated" } else { "" });
             cases.push(Case::new(name, 3, move |s| {
-                let a = s.input(&normals(1, rows * 2 * width, 1.0));
+                let a = s.activation("a", rows, &normals(1, rows * 2 * width, 1.0));
                 let u = interact(&mut s.graph, a, rows, width, true);
                 let du = s.input(&normals(2, rows * 3 * width, 1.0));
                 s.graph.seed(u, du);
@@ -116,7 +113,7 @@ pub fn cases() -> Vec<Case> {
                 }
                 s.graph.backward();
                 let da = s.graph.gradient(a).expect("a has a gradient");
-                s.graph.output(u);
+                s.output_activation(u, rows);
                 s.graph.output(da);
             }));
         }

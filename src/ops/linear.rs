@@ -5,7 +5,7 @@ use super::product::{Matrix, Threads, product};
 use super::tile::{Chosen, Product, SLICES, Shape, TILES, Tile, Tiles};
 use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Tiled, add_parts, cost, fold, params, shader};
 use crate::config::Activation;
-use crate::graph::{Arg, Block, Graph, TensorId};
+use crate::graph::{Arg, Block, Format, Graph, TensorId};
 use rayon::prelude::*;
 
 /// Shape of a linear layer.
@@ -48,35 +48,41 @@ pub(super) const ACCUMULATE: u32 = 2;
 /// Rows and columns that one task of a twin handles; fixed, so that sums don't depend on the number of threads.
 const BLOCK: usize = 64;
 
-const SOURCE: Shader = shader!("tile", "multiply", "linear");
-const BY_SUBGROUPS: Shader = shader!("tile", "multiply_subgroup", "linear");
+const SOURCE: Shader = shader!(stored "tile", "multiply", "linear");
+const BY_SUBGROUPS: Shader = shader!(stored "tile", "multiply_subgroup", "linear");
 static FORWARD: Kernel =
-    Params::kernel("linear", SOURCE, "forward", &[(1, Access::Read), (2, Access::Read), (3, Access::Read), (4, Access::Write)]);
+    Params::kernel("linear", SOURCE, "forward", &[(1, Access::Read), (2, Access::Read), (3, Access::Read), (4, Access::Write)])
+        .stored(&[1], &[4]);
 static FORWARD_KEEPING: Kernel = Params::kernel(
     "linear_keeping",
     SOURCE,
     "forward_keeping",
     &[(1, Access::Read), (2, Access::Read), (3, Access::Read), (4, Access::Write), (10, Access::Write)],
-);
-pub(super) static ACTIVATE: Kernel = Params::kernel("activation", SOURCE, "activate", &[(1, Access::Read), (4, Access::Write)]);
+)
+.stored(&[1], &[4, 10]);
+pub(super) static ACTIVATE: Kernel =
+    Params::kernel("activation", SOURCE, "activate", &[(1, Access::Read), (4, Access::Write)]).stored(&[1], &[4]);
 pub(super) static ACTIVATE_BACKWARD: Kernel = Params::kernel(
     "activation_backward",
     SOURCE,
     "activate_backward",
     &[(1, Access::Read), (6, Access::Read), (7, Access::Update)],
-);
+)
+.stored(&[1], &[]);
 static INPUT_GRADIENT: Kernel = Params::kernel(
     "linear_input_gradient",
     SOURCE,
     "input_gradient",
     &[(6, Access::Read), (5, Access::Read), (2, Access::Read), (7, Access::Update)],
-);
+)
+.stored(&[], &[5]);
 static WEIGHT_GRADIENT: Kernel = Params::kernel(
     "linear_weight_gradient",
     SOURCE,
     "weight_gradient",
     &[(1, Access::Read), (6, Access::Read), (5, Access::Read), (8, Access::Update), (9, Access::Update)],
-);
+)
+.stored(&[1], &[5]);
 static MERGE: Kernel = Params::kernel(
     "linear_merge",
     SOURCE,
@@ -85,10 +91,20 @@ static MERGE: Kernel = Params::kernel(
 );
 
 /// The product that gives `result` rows and columns of each of `groups`, by tiles.
-fn tiled(kernel: &'static Kernel, params: Params, tile: Tile, result: [usize; 2], groups: usize, twin: Twin) -> Tiled<Params> {
+///
+/// `formats`: of what is as large as x and of what is as large as y.
+fn tiled(
+    kernel: &'static Kernel,
+    params: Params,
+    formats: [Format; 2],
+    tile: Tile,
+    result: [usize; 2],
+    groups: usize,
+    twin: Twin,
+) -> Tiled<Params> {
     let [rows, columns] = tile.workgroups(result[0], result[1]);
     let workgroups = [columns as u32, rows as u32, groups as u32];
-    Tiled::new(Dispatch { kernel, params, workgroups, cost: params.cost(), twin }, tile, BY_SUBGROUPS)
+    Tiled::new(Dispatch { kernel, params, workgroups, cost: params.cost(formats), twin }, tile, BY_SUBGROUPS)
 }
 
 type Twin = fn(&Params, &mut Args);
@@ -97,7 +113,10 @@ type Twin = fn(&Params, &mut Args);
 /// layer of one group with their outputs side by side.
 pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, shape: Linear) -> TensorId {
     let Linear { rows, groups, inputs, outputs, .. } = shape;
-    let y = g.transient("y", rows * groups * outputs);
+    // What no activation follows are logits, or goes into something that wants to know it better.
+    let output = if shape.activation == Activation::Identity { Format::F32 } else { g.storage() };
+    let y = g.transient_as("y", rows * groups * outputs, output);
+    let input = g.get(x).format;
     let params = Params {
         rows: rows as u32,
         inputs: inputs as u32,
@@ -117,12 +136,14 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
     let known_by_y = matches!(shape.activation, Activation::Identity | Activation::Relu | Activation::Tanh);
     let (mut kernel, mut slope) = (&FORWARD, y);
     if !known_by_y && g.may_go_backward() {
-        slope = g.transient("slope", rows * groups * outputs);
+        slope = g.transient_as("slope", rows * groups * outputs, output);
         args.push(Arg::Rows(slope));
         kernel = &FORWARD_KEEPING;
     }
     let tile = chosen(g, Product::Forward).tile;
-    g.push_rows(rows, &args, |block| tiled(kernel, of(block, params), tile, [block.rows, outputs], groups, forward));
+    g.push_rows(rows, &args, |block| {
+        tiled(kernel, of(block, params), [input, output], tile, [block.rows, outputs], groups, forward)
+    });
     g.on_backward(move |g| {
         let Some(dy) = g.gradient(y) else { return };
         let (dw, accumulate) = g.gradient_target(w);
@@ -143,7 +164,7 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
                 g.transient("of biases", slices * groups * outputs),
             ];
             let params = Params { slice: slice as u32, slices: slices as u32, ..params };
-            let op = tiled(&WEIGHT_GRADIENT, params, tile, result, groups * slices, weight_gradient);
+            let op = tiled(&WEIGHT_GRADIENT, params, [input, Format::F32], tile, result, groups * slices, weight_gradient);
             g.push(op, &[x, dy, slope, parts[0], parts[1]]);
             let elements = weights + groups * outputs;
             let (workgroups, words) = (fold(elements.div_ceil(256)), (slices + 1) * elements);
@@ -154,7 +175,7 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
             let args = [Arg::Rows(x), Arg::Rows(dy), Arg::Rows(slope), Arg::Whole(dw), Arg::Whole(dbias)];
             g.push_rows(rows, &args, |block| {
                 let params = of(block, params.adding(accumulate || block.first > 0));
-                tiled(&WEIGHT_GRADIENT, params, tile, result, groups, weight_gradient)
+                tiled(&WEIGHT_GRADIENT, params, [input, Format::F32], tile, result, groups, weight_gradient)
             });
         }
         if shape.input_gradient {
@@ -164,7 +185,7 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
             let tile = chosen(g, Product::InputGradient).tile;
             g.push_rows(rows, &args, |block| {
                 let result = [block.rows, inputs];
-                tiled(&INPUT_GRADIENT, of(block, params), tile, result, groups, input_gradient)
+                tiled(&INPUT_GRADIENT, of(block, params), [Format::F32; 2], tile, result, groups, input_gradient)
             });
         }
     });
@@ -188,9 +209,11 @@ impl Params {
         Params { flags: self.flags | if accumulate { ACCUMULATE } else { 0 }, ..self }
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self, formats: [Format; 2]) -> Cost {
         let (rows, inputs, outputs, groups) = self.usizes();
         cost(groups * (rows * inputs + outputs * (inputs + 1 + rows)), 2 * rows * groups * inputs * outputs)
+            .stored(rows * groups * inputs, formats[0])
+            .stored(rows * groups * outputs, formats[1])
     }
 
     fn usizes(&self) -> (usize, usize, usize, usize) {
@@ -212,18 +235,19 @@ impl Params {
 
 fn forward(p: &Params, args: &mut Args) {
     let (rows, inputs, outputs, groups) = p.usizes();
-    let (x, w, bias) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<f32>(2));
-    let y = args.write::<f32>(3);
+    let (x, w, bias) = (args.numbers(0), args.read::<f32>(1), args.read::<f32>(2));
+    let (mut y, mut slope) = (args.numbers_mut(3), (args.len() > 4).then(|| args.numbers_mut(4)));
+    let y = &mut *y;
     let columns = groups * outputs;
     let has_bias = p.flags & BIAS != 0;
     if has_bias {
         y.par_chunks_mut(columns * BLOCK).for_each(|rows| rows.chunks_exact_mut(columns).for_each(|r| r.copy_from_slice(bias)));
     }
     for g in 0..groups {
-        product([rows, outputs, inputs], (x, p.x(g)), (w, p.w(g)), (&mut *y, p.y(g)), has_bias, Threads::All);
+        product([rows, outputs, inputs], (&x, p.x(g)), (w, p.w(g)), (&mut *y, p.y(g)), has_bias, Threads::All);
     }
     // The shader's second output, where it is `forward_keeping`.
-    let slope = if args.len() > 4 { args.write::<f32>(4) } else { &mut [] };
+    let slope = slope.as_deref_mut().unwrap_or_default();
     match p.activation {
         RELU => activate(y, slope, relu),
         TANH => activate(y, slope, tanh),
@@ -313,9 +337,9 @@ fn before_activation<'a>(p: &Params, dy: &'a [f32], y: &[f32], scratch: &'a mut 
 
 fn input_gradient(p: &Params, args: &mut Args) {
     let (rows, inputs, outputs, groups) = p.usizes();
-    let (dy, y, w) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<f32>(2));
+    let (dy, y, w) = (args.read::<f32>(0), args.numbers(1), args.read::<f32>(2));
     let dx = args.write::<f32>(3);
-    let d = before_activation(p, dy, y, args.scratch(dy.len()));
+    let d = before_activation(p, dy, &y, args.scratch(dy.len()));
     for g in 0..groups {
         let add = p.flags & ACCUMULATE != 0;
         product([rows, inputs, outputs], (d, p.y(g)), (w, p.w(g).transposed()), (&mut *dx, p.x(g)), add, Threads::All);
@@ -324,10 +348,10 @@ fn input_gradient(p: &Params, args: &mut Args) {
 
 fn weight_gradient(p: &Params, args: &mut Args) {
     let (rows, inputs, outputs, groups) = p.usizes();
-    let (x, dy, y) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<f32>(2));
+    let (x, dy, y) = (args.numbers(0), args.read::<f32>(1), args.numbers(2));
     let (dw, dbias) = (args.write::<f32>(3), args.write::<f32>(4));
     let add = p.flags & ACCUMULATE != 0;
-    let d = before_activation(p, dy, y, args.scratch(dy.len()));
+    let d = before_activation(p, dy, &y, args.scratch(dy.len()));
     let columns = groups * outputs;
     let slices = dw.chunks_exact_mut(groups * inputs * outputs).zip(dbias.chunks_exact_mut(columns));
     for ((dw, dbias), first) in slices.zip((0..rows).step_by(p.slice as usize)) {
@@ -378,7 +402,7 @@ pub fn cases() -> Vec<Case> {
                 format!("linear {rows} rows, {groups} x {inputs} x {outputs}, {activation:?}, bias {bias}, twice {twice}");
             let terms = rows.max(inputs).max(outputs);
             cases.push(Case::new(name, terms, move |s| {
-                let x = s.state_tensor("x", &normals(1, rows * groups * inputs, 1.0));
+                let x = s.activation("x", rows, &normals(1, rows * groups * inputs, 1.0));
                 let w = s.state_tensor("w", &normals(2, groups * inputs * outputs, 0.5));
                 let b = bias.then(|| s.state_tensor("bias", &normals(3, groups * outputs, 0.5)));
                 let dy = s.input(&normals(4, rows * groups * outputs, 1.0));
@@ -391,7 +415,7 @@ pub fn cases() -> Vec<Case> {
                     let w2 = s.state_tensor("w2", &normals(5, groups * inputs * outputs, 0.5));
                     let z = linear(&mut s.graph, x, w2, None, shape);
                     s.graph.seed(z, dy);
-                    s.graph.output(z);
+                    s.output_activation(z, rows);
                 }
                 let g = &mut s.graph;
                 g.backward();
@@ -400,7 +424,7 @@ pub fn cases() -> Vec<Case> {
                         g.output(d);
                     }
                 }
-                g.output(y);
+                s.output_activation(y, rows);
             }));
         }
     }
@@ -408,7 +432,7 @@ pub fn cases() -> Vec<Case> {
     for (i, tile) in TILES.into_iter().enumerate() {
         let (rows, groups, inputs, outputs, slices) = (150, 2, 70, 135, SLICES[1 + i % 3]);
         let mut case = Case::new(format!("linear by tiles of {}, {slices} slices", tile.describe()), rows, move |s| {
-            let x = s.state_tensor("x", &normals(1, rows * groups * inputs, 1.0));
+            let x = s.activation("x", rows, &normals(1, rows * groups * inputs, 1.0));
             let w = s.state_tensor("w", &normals(2, groups * inputs * outputs, 0.5));
             let b = s.state_tensor("bias", &normals(3, groups * outputs, 0.5));
             let shape = Linear { rows, groups, inputs, outputs, activation: Gelu, input_gradient: true };
@@ -416,7 +440,7 @@ pub fn cases() -> Vec<Case> {
                 let dy = s.input(&normals(4 + seed, rows * groups * outputs, 1.0));
                 let y = linear(&mut s.graph, x, w, Some(b), shape);
                 s.graph.seed(y, dy);
-                s.graph.output(y);
+                s.output_activation(y, rows);
             }
             s.graph.backward();
             for t in [x, w, b] {
@@ -432,7 +456,7 @@ pub fn cases() -> Vec<Case> {
         cases.push(Case::new(format!("linear with outliers, {activation:?}"), 1, move |s| {
             let z: Vec<f32> = (-200i16..=200).map(|i| f32::from(i) * if i % 2 == 0 { 0.04 } else { 1.0 }).collect();
             let rows = z.len();
-            let (x, w) = (s.state_tensor("x", &z), s.state_tensor("w", &[1f32]));
+            let (x, w) = (s.activation("x", rows, &z), s.state_tensor("w", &[1f32]));
             let dy = s.input(&vec![1f32; rows]);
             let shape = Linear { rows, groups: 1, inputs: 1, outputs: 1, activation, input_gradient: true };
             let y = linear(&mut s.graph, x, w, None, shape);
@@ -440,7 +464,7 @@ pub fn cases() -> Vec<Case> {
             s.graph.backward();
             let dx = s.graph.gradient(x);
             dx.into_iter().for_each(|dx| s.graph.output(dx));
-            s.graph.output(y);
+            s.output_activation(y, rows);
         }));
     }
     // Without a backward pass nothing is kept for it.
@@ -451,7 +475,7 @@ pub fn cases() -> Vec<Case> {
         s.graph = std::mem::take(&mut s.graph).forward_only();
         let shape = Linear { rows, groups: 1, inputs, outputs, activation: Gelu, input_gradient: false };
         let y = linear(&mut s.graph, x, w, None, shape);
-        s.graph.output(y);
+        s.output_activation(y, rows);
     }));
     cases
 }

@@ -1,7 +1,7 @@
 //! Mixtures of experts by softmax gates (MMoE, Ma et al., KDD 2018; PLE, Tang et al., RecSys 2020), or by given weights.
 
 use super::check::{Case, normals};
-use super::{Access, Args, Dispatch, Kernel, Shader, cost, fold, params, shader};
+use super::{Access, Args, Cost, Dispatch, Kernel, Shader, cost, fold, params, shader};
 use crate::graph::{Arg, Block, Graph, TensorId};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -69,9 +69,10 @@ params! {
     }
 }
 
-const SOURCE: Shader = shader!("mixture");
+const SOURCE: Shader = shader!(stored "mixture");
 static SOFTMAX: Kernel = Params::kernel("softmax", SOURCE, "softmax", &[(1, Access::Read), (2, Access::Write)]);
-static MIX: Kernel = Params::kernel("mix", SOURCE, "mix", &[(3, Access::Read), (4, Access::Read), (5, Access::Write)]);
+static MIX: Kernel =
+    Params::kernel("mix", SOURCE, "mix", &[(3, Access::Read), (4, Access::Read), (5, Access::Write)]).stored(&[4], &[5]);
 static EXPERT_GRADIENT: Kernel = Params::kernel(
     "mix_expert_gradient",
     SOURCE,
@@ -83,7 +84,8 @@ static WEIGHT_GRADIENT: Kernel = Params::kernel(
     SOURCE,
     "weight_gradient",
     &[(6, Access::Read), (4, Access::Read), (8, Access::Update)],
-);
+)
+.stored(&[4], &[]);
 static SOFTMAX_GRADIENT: Kernel = Params::kernel(
     "softmax_gradient",
     SOURCE,
@@ -99,7 +101,7 @@ impl Mixture {
         block: Block,
         accumulate: bool,
         invocations: usize,
-        (words, flops): (usize, usize),
+        of_row: Cost,
         twin: fn(&Params, &mut Args),
     ) -> Dispatch<Params> {
         let Gates { tasks, first, count } = self.gates;
@@ -119,7 +121,8 @@ impl Mixture {
             start: start.map(|x| x as u32),
         };
         let workgroups = fold((block.rows * invocations).div_ceil(256));
-        Dispatch { kernel, params, workgroups, cost: cost(block.rows * words, block.rows * flops), twin }
+        let rows = block.rows as f64;
+        Dispatch { kernel, params, workgroups, cost: Cost { bytes: rows * of_row.bytes, flops: rows * of_row.flops }, twin }
     }
 }
 
@@ -134,13 +137,13 @@ fn softmax(g: &mut Graph, logits: TensorId, shape: Mixture) -> TensorId {
     let (rows, tasks, gates) = (shape.rows, shape.gates.tasks, shape.gates.columns());
     let p = g.transient("gates", rows * gates);
     g.push_rows(rows, &[Arg::Rows(logits), Arg::Rows(p)], |block| {
-        shape.op(&SOFTMAX, block, false, tasks, (2 * gates, 4 * gates), run_softmax)
+        shape.op(&SOFTMAX, block, false, tasks, cost(2 * gates, 4 * gates), run_softmax)
     });
     g.on_backward(move |g| {
         let Some(dp) = g.gradient(p) else { return };
         let (dlogits, add) = g.gradient_target(logits);
         g.push_rows(rows, &[Arg::Rows(p), Arg::Rows(dp), Arg::Rows(dlogits)], |block| {
-            shape.op(&SOFTMAX_GRADIENT, block, add, tasks, (3 * gates, 4 * gates), softmax_gradient)
+            shape.op(&SOFTMAX_GRADIENT, block, add, tasks, cost(3 * gates, 4 * gates), softmax_gradient)
         });
     });
     p
@@ -150,20 +153,22 @@ fn softmax(g: &mut Graph, logits: TensorId, shape: Mixture) -> TensorId {
 pub fn mix(g: &mut Graph, p: TensorId, f: TensorId, shape: Mixture) -> TensorId {
     let Mixture { rows, experts, width, gates } = shape;
     let (tasks, gates) = (gates.tasks, gates.columns());
-    let costs = (gates + experts * width + tasks * width, 2 * gates * width);
-    let out = g.transient("mixture", rows * tasks * width);
+    let out = g.activation("mixture", rows * tasks * width);
+    let formats = [f, out].map(|tensor| g.get(tensor).format);
+    let all_f32 = cost(gates + experts * width + tasks * width, 2 * gates * width);
+    let reading_f = all_f32.stored(experts * width, formats[0]);
     g.push_rows(rows, &[Arg::Rows(p), Arg::Rows(f), Arg::Rows(out)], |block| {
-        shape.op(&MIX, block, false, tasks * width, costs, run_mix)
+        shape.op(&MIX, block, false, tasks * width, reading_f.stored(tasks * width, formats[1]), run_mix)
     });
     g.on_backward(move |g| {
         let Some(dout) = g.gradient(out) else { return };
         let (dp, add) = g.gradient_target(p);
         g.push_rows(rows, &[Arg::Rows(dout), Arg::Rows(f), Arg::Rows(dp)], |block| {
-            shape.op(&WEIGHT_GRADIENT, block, add, gates, costs, weight_gradient)
+            shape.op(&WEIGHT_GRADIENT, block, add, gates, reading_f, weight_gradient)
         });
         let (df, add) = g.gradient_target(f);
         g.push_rows(rows, &[Arg::Rows(p), Arg::Rows(dout), Arg::Rows(df)], |block| {
-            shape.op(&EXPERT_GRADIENT, block, add, experts * width, costs, expert_gradient)
+            shape.op(&EXPERT_GRADIENT, block, add, experts * width, all_f32, expert_gradient)
         });
     });
     out
@@ -201,7 +206,7 @@ fn run_softmax(params: &Params, args: &mut Args) {
 
 fn run_mix(params: &Params, args: &mut Args) {
     let ((gates, values, mixtures), width) = (params.columns(), params.width as usize);
-    let (p, f, out) = (args.read::<f32>(0), args.read::<f32>(1), args.write::<f32>(2));
+    let (p, f, mut out) = (args.read::<f32>(0), args.numbers(1), args.numbers_mut(2));
     let rows = out.par_chunks_exact_mut(mixtures).with_min_len(32);
     rows.zip(p.par_chunks_exact(gates)).zip(f.par_chunks_exact(values)).for_each(|((out, p), f)| {
         out.fill(0.0);
@@ -231,7 +236,7 @@ fn expert_gradient(params: &Params, args: &mut Args) {
 
 fn weight_gradient(params: &Params, args: &mut Args) {
     let ((gates, values, mixtures), width) = (params.columns(), params.width as usize);
-    let (dout, f, dp) = (args.read::<f32>(0), args.read::<f32>(1), args.write::<f32>(2));
+    let (dout, f, dp) = (args.read::<f32>(0), args.numbers(1), args.write::<f32>(2));
     let rows = dp.par_chunks_exact_mut(gates).with_min_len(32);
     rows.zip(dout.par_chunks_exact(mixtures)).zip(f.par_chunks_exact(values)).for_each(|((dp, dout), f)| {
         for (dout, (own, experts)) in dout.chunks_exact(width).zip(params.parts()) {
@@ -273,23 +278,22 @@ pub fn cases() -> Vec<Case> {
             let name = format!("mixture {rows} rows, {experts} x {width}, {gates:?}, logits times {scale}, twice {twice}");
             cases.push(Case::new(name, width.max(experts), move |s| {
                 let logits = s.state_tensor("logits", &normals(1, rows * gates.columns(), scale));
-                let f = s.state_tensor("f", &normals(2, rows * experts * width, 1.0));
+                let f = s.activation("f", rows, &normals(2, rows * experts * width, 1.0));
                 let dout = s.input(&normals(3, rows * gates.tasks * width, 1.0));
                 let shape = Mixture { rows, experts, width, gates };
-                let g = &mut s.graph;
                 for _ in 0..1 + usize::from(twice) {
-                    let out = mixture(g, logits, f, shape);
-                    g.seed(out, dout);
-                    g.output(out);
+                    let out = mixture(&mut s.graph, logits, f, shape);
+                    s.graph.seed(out, dout);
+                    s.output_activation(out, rows);
                 }
                 // Weights that are given, used twice.
                 let p = s.state_tensor("p", &normals(4, rows * gates.columns(), 1.0));
-                let g = &mut s.graph;
                 for _ in 0..1 + usize::from(twice) {
-                    let out = mix(g, p, f, shape);
-                    g.seed(out, dout);
-                    g.output(out);
+                    let out = mix(&mut s.graph, p, f, shape);
+                    s.graph.seed(out, dout);
+                    s.output_activation(out, rows);
                 }
+                let g = &mut s.graph;
                 g.backward();
                 for t in [logits, f, p] {
                     let d = g.gradient_target(t).0;

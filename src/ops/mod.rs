@@ -31,8 +31,10 @@ pub mod tile;
 pub mod transfer;
 mod vector;
 
-pub use args::{Args, View};
+pub use args::{Args, Numbers, View};
 pub(crate) use params::params;
+
+use crate::graph::Format;
 
 /// How a kernel uses a binding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,25 +65,23 @@ pub struct File {
     pub text: &'static str,
 }
 
-/// A WGSL module: files of the folder `shaders`, one after the other, as WGSL has no other way for modules to share functions. The
-/// last one has the entry points.
+/// Files of the folder `shaders`, which one after the other make a WGSL module, as WGSL has no other way for modules to share
+/// functions. The last one has the entry points.
 #[derive(Debug, Clone, Copy)]
 pub struct Shader {
-    /// The files' names in one: it stands in debuggers and tells modules apart.
+    /// The files' names in one.
     pub name: &'static str,
     /// The files.
     pub files: &'static [File],
+    /// Whether there is a module for each format of the activations that its kernels read and write, which it calls `In` and `Out`.
+    pub stored: bool,
 }
 
-impl Shader {
-    /// The source.
-    pub fn text(&self) -> String {
-        self.files.iter().map(|file| file.text).collect()
-    }
-}
-
-/// The [`Shader`] of `shaders/NAME.wgsl`, one or more.
+/// The [`Shader`] of `shaders/NAME.wgsl`, one or more; `stored` where it reads and writes activations as `In` and `Out`.
 macro_rules! shader {
+    (stored $first:literal $(, $more:literal)*) => {
+        $crate::ops::Shader { stored: true, ..shader!($first $(, $more)*) }
+    };
     ($first:literal $(, $more:literal)*) => {
         $crate::ops::Shader {
             name: concat!($first $(, "+", $more)*),
@@ -89,6 +89,7 @@ macro_rules! shader {
                 shader!(@file $first),
                 $(shader!(@file $more)),*
             ],
+            stored: false,
         }
     };
     (@file $name:literal) => {
@@ -100,13 +101,58 @@ macro_rules! shader {
 }
 pub(crate) use shader;
 
+/// A WGSL module: a shader with the formats of its `In` and `Out`.
+#[derive(Debug, Clone, Copy)]
+pub struct Module {
+    /// The shader.
+    pub shader: Shader,
+    /// Formats of `In` and `Out`; f32 where the shader has none.
+    pub formats: [Format; 2],
+}
+
+impl Module {
+    /// Its name in debuggers and profiles, which tells modules apart.
+    pub fn name(&self) -> String {
+        let [input, output] = self.formats.map(|format| match format {
+            Format::F32 => "f32",
+            Format::F16 => "f16",
+        });
+        let formats = if self.has_f16() { format!(" ({input} to {output})") } else { String::new() };
+        format!("{}{formats}", self.shader.name)
+    }
+
+    /// Whether it needs 16-bit numbers.
+    pub fn has_f16(&self) -> bool {
+        self.formats.contains(&Format::F16)
+    }
+
+    /// What stands before the files.
+    pub fn enables(&self) -> &'static str {
+        if self.has_f16() { "enable f16;\n" } else { "" }
+    }
+
+    /// The files.
+    pub fn files(&self) -> impl Iterator<Item = &'static File> {
+        static IN: [File; 2] = [shader!(@file "in_f32"), shader!(@file "in_f16")];
+        static OUT: [File; 2] = [shader!(@file "out_f32"), shader!(@file "out_f16")];
+        let [input, output] = self.formats.map(|format| usize::from(format == Format::F16));
+        let formats = self.shader.stored.then(|| [&IN[input], &OUT[output]]);
+        formats.into_iter().flatten().chain(self.shader.files)
+    }
+
+    /// The source.
+    pub fn text(&self) -> String {
+        std::iter::once(self.enables()).chain(self.files().map(|file| file.text)).collect()
+    }
+}
+
 /// The static part of an op: an entry point of a WGSL module. `@binding(0)` of group 0 is the op's `Params` as
 /// `var<uniform>`; an op's arguments are bound at the numbers in `bindings`, in that order.
 #[derive(Debug)]
 pub struct Kernel {
     /// Name of the op in plans, profiles and errors.
     pub name: &'static str,
-    /// The module.
+    /// The shader.
     pub shader: Shader,
     /// Entry point.
     pub entry: &'static str,
@@ -116,6 +162,15 @@ pub struct Kernel {
     pub params_size: usize,
     /// Name and offset in bytes of each field of `Params`.
     pub fields: &'static [(&'static str, usize)],
+    /// Binding numbers of what it reads as `In` and of what it reads or writes as `Out`: activations, in the format of their tensors.
+    pub stored: [&'static [u32]; 2],
+}
+
+impl Kernel {
+    /// The same kernel with these bindings as `In` and `Out`.
+    const fn stored(self, input: &'static [u32], output: &'static [u32]) -> Kernel {
+        Kernel { stored: [input, output], ..self }
+    }
 }
 
 /// What a dispatch costs at the least: each byte moved once, each multiplication and addition counted.
@@ -127,11 +182,22 @@ pub struct Cost {
     pub flops: f64,
 }
 
+impl Cost {
+    /// The same where `numbers` of its numbers are stored in `format`.
+    #[must_use]
+    pub fn stored(self, numbers: usize, format: Format) -> Cost {
+        match format {
+            Format::F32 => self,
+            Format::F16 => Cost { bytes: self.bytes - 2.0 * numbers as f64, ..self },
+        }
+    }
+}
+
 /// One dispatch: a kernel with its parameters, and its CPU twin.
 pub trait Op: Send + Sync {
     /// The kernel.
     fn kernel(&self) -> &'static Kernel;
-    /// The module, where it is another than the kernel's, with the same entry point and bindings.
+    /// The shader, where it is another than the kernel's, with the same entry point and bindings.
     fn shader(&self) -> Shader {
         self.kernel().shader
     }
@@ -185,14 +251,14 @@ impl<P: bytemuck::Pod + Send + Sync> Op for Dispatch<P> {
 pub struct Tiled<P: bytemuck::Pod + Send + Sync> {
     /// The op.
     pub dispatch: Dispatch<P>,
-    /// The module.
+    /// The shader.
     pub shader: Shader,
     /// Values of its constants.
     pub overrides: Vec<(&'static str, f64)>,
 }
 
 impl<P: bytemuck::Pod + Send + Sync> Tiled<P> {
-    /// `dispatch` by this tile; `subgroup` is the module of the tiles that multiply by subgroups.
+    /// `dispatch` by this tile; `subgroup` is the shader of the tiles that multiply by subgroups.
     pub fn new(dispatch: Dispatch<P>, tile: tile::Tile, subgroup: Shader) -> Tiled<P> {
         let shader = if tile.subgroup { subgroup } else { dispatch.kernel.shader };
         Tiled { dispatch, shader, overrides: tile.overrides() }

@@ -37,7 +37,15 @@ macro_rules! params {
                 entry: &'static str,
                 bindings: &'static [(u32, $crate::ops::Access)],
             ) -> $crate::ops::Kernel {
-                $crate::ops::Kernel { name, shader, entry, bindings, params_size: Self::SIZE, fields: Self::FIELDS }
+                $crate::ops::Kernel {
+                    name,
+                    shader,
+                    entry,
+                    bindings,
+                    params_size: Self::SIZE,
+                    fields: Self::FIELDS,
+                    stored: [&[], &[]],
+                }
             }
         }
 

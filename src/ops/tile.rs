@@ -302,8 +302,16 @@ mod tests {
             let vectors = tile.depth * (tile.height * tile.rows + tile.width * tile.columns);
             assert!(16 * vectors <= 16 << 10, "{tile:?} takes {} bytes", 16 * vectors);
             assert!((1..=8).contains(&(tile.rows * tile.columns)) && tile.rows <= 4, "{tile:?}");
-            // The contrast's invocations exchange a vector each through the left part.
-            assert!(tile.width <= tile.depth * tile.rows, "{tile:?}");
+        }
+    }
+
+    /// Invocations of the contrast hand over sums of as many of their rows as the left part holds, and of these others in the right one.
+    #[test]
+    fn the_contrast_has_room_for_what_is_handed_over() {
+        for tile in CONTRAST_TILES {
+            let handed = tile.depth * tile.rows / tile.width;
+            assert!((1..=tile.width).contains(&handed) && (4 * tile.rows).is_multiple_of(handed), "{tile:?}");
+            assert!(tile.height * handed <= tile.depth * tile.columns, "{tile:?}");
         }
     }
 

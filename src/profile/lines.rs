@@ -35,8 +35,8 @@ pub struct Node {
     pub kernel: &'static str,
     /// How large the dispatch is: the names and values of its dimensions.
     pub shape: Vec<(&'static str, u64)>,
-    /// The files of its shader, in one name.
-    pub module: &'static str,
+    /// The files of its shader in one name, and the formats of its activations where one is f16.
+    pub module: String,
     /// Values of the shader's constants: the tile of a product.
     pub constants: Vec<(&'static str, f64)>,
     /// Where in the model it stands.
@@ -69,7 +69,7 @@ impl Node {
         if let (None, Some(columns @ 1..), Some(gradient)) = (value("rows"), value("columns"), node.args.first()) {
             shape.insert(0, ("rows", gradient.len as u64 / columns));
         }
-        let (module, constants) = (node.op.shader().name, node.op.overrides().to_vec());
+        let (module, constants) = (node.module.name(), node.op.overrides().to_vec());
         Node {
             kernel: kernel.name,
             shape,
@@ -107,7 +107,7 @@ pub struct Line {
     /// What the sizes are of.
     pub dimensions: String,
     /// The files of its shader, like `tile+multiply+linear`; empty for a phase.
-    pub module: &'static str,
+    pub module: String,
     /// Values of the shader's constants; empty for a phase.
     pub constants: BTreeMap<&'static str, f64>,
     /// Where in the model its dispatches stand.
@@ -140,7 +140,7 @@ impl Line {
         name: String::new(),
         shape: String::new(),
         dimensions: String::new(),
-        module: "",
+        module: String::new(),
         constants: BTreeMap::new(),
         labels: Vec::new(),
         calls: 0,
@@ -169,7 +169,7 @@ pub fn lines(nodes: &[Node], spans: &[Span], mode: Mode, roofs: &Roofs) -> Vec<L
         let at = found.unwrap_or_else(|| {
             let (mut dimensions, mut module, mut constants) = Default::default();
             if mode == Mode::Detailed {
-                (dimensions, module) = (node.dimensions(), node.module);
+                (dimensions, module) = (node.dimensions(), node.module.clone());
                 constants = node.constants.iter().copied().collect();
             }
             let line = Line { name: name.into(), shape, dimensions, module, constants, ..Line::EMPTY };

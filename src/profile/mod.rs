@@ -389,7 +389,7 @@ mod tests {
         let node = Node {
             kernel: "linear",
             shape: vec![("rows", 7)],
-            module: "linear",
+            module: "linear".into(),
             constants: Vec::new(),
             label: String::new(),
             phase: crate::graph::Phase::Forward,

@@ -40,6 +40,8 @@ pub(super) struct Needs {
     pub storage_buffers: u32,
     /// Bind groups times bindings that exist at once.
     pub bindings: u32,
+    /// Whether kernels read or write 16-bit numbers.
+    pub f16: bool,
 }
 
 impl Adapter {
@@ -141,6 +143,11 @@ impl Adapter {
     fn subgroup(&self) -> u32 {
         let (least, most) = self.subgroups();
         if least >= 4 && self.adapter.features().contains(wgpu::Features::SUBGROUP) { most } else { 0 }
+    }
+
+    /// Whether its shaders have 16-bit numbers.
+    pub fn has_f16(&self) -> bool {
+        self.adapter.features().contains(wgpu::Features::SHADER_F16)
     }
 
     /// What graphs for this adapter must stay under.
@@ -253,8 +260,18 @@ impl Adapter {
                 )));
             }
         }
-        let timestamps = if self.timestamps { wgpu::Features::TIMESTAMP_QUERY } else { wgpu::Features::empty() };
-        let wanted = wgpu::Features::PIPELINE_CACHE | wgpu::Features::SUBGROUP | timestamps;
+        if needs.f16 && !self.has_f16() {
+            return Err(Error::user(format!(
+                "{}: its shaders have no 16-bit numbers, which train.activation_storage = \"f16\" needs; set \"f32\" or choose \
+                 another device",
+                self.describe()
+            )));
+        }
+        let feature = |asked: bool, feature| if asked { feature } else { wgpu::Features::empty() };
+        let wanted = wgpu::Features::PIPELINE_CACHE
+            | wgpu::Features::SUBGROUP
+            | feature(needs.f16, wgpu::Features::SHADER_F16)
+            | feature(self.timestamps, wgpu::Features::TIMESTAMP_QUERY);
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("tauten"),
             required_features: self.adapter.features() & wanted,

@@ -175,8 +175,8 @@ impl Gpu {
         let slots: Vec<wgpu::Buffer> =
             slots.iter().enumerate().map(|(i, &words)| buffer(&format!("slot {i}"), words, storage)).collect();
         let slots = Arc::new(slots);
-        let ops = plans.iter().flat_map(|p| p.nodes.iter().map(|n| &*n.op));
-        let pipelines = Pipelines::new(&device, adapter.info(), checks, ops)?;
+        let nodes = plans.iter().flat_map(|p| &p.nodes);
+        let pipelines = Pipelines::new(&device, adapter.info(), checks, nodes)?;
         let programs = plans
             .into_iter()
             .map(|plan| {
@@ -426,6 +426,7 @@ fn needs(state: &[StateBuffer], plans: &[Plan]) -> Needs {
         buffer_bytes: largest(&mut buffers.into_iter()),
         storage_buffers: nodes().map(|n| n.args.len() as u32).max().unwrap_or(0).max(4),
         bindings: nodes().map(|n| n.args.len() as u32 + 1).sum::<u32>().next_power_of_two().max(1024),
+        f16: nodes().any(|n| n.module.has_f16()),
     }
 }
 
@@ -475,14 +476,14 @@ impl Program {
             .enumerate()
             .map(|(i, node)| {
                 let kernel = node.op.kernel();
-                let pipeline = pipelines.get(&*node.op);
+                let pipeline = pipelines.get(node);
                 let mut entries = vec![wgpu::BindGroupEntry {
                     binding: 0,
                     resource: binding(&params, i as u64 * ALIGN, kernel.params_size as u64),
                 }];
                 for (arg, &(number, _)) in node.args.iter().zip(kernel.bindings) {
                     let (buffer, offset) = locate(&inputs, state, &slots, arg.place);
-                    let resource = binding(buffer, offset as u64 * 4, arg.len as u64 * 4);
+                    let resource = binding(buffer, offset as u64 * 4, arg.words() as u64 * 4);
                     entries.push(wgpu::BindGroupEntry { binding: number, resource });
                 }
                 let label = node.title();
@@ -647,11 +648,11 @@ impl Device for Gpu {
             self.queue.submit([encoder.finish()]);
             let args = self.programs[program].plan.nodes[node].args.clone();
             for (i, arg) in args.into_iter().enumerate().filter(|(_, a)| a.access.writes()) {
-                let mut words = vec![0u32; arg.len];
+                let mut words = vec![0u32; arg.words()];
                 let p = &self.programs[program];
                 let (buffer, offset) = locate(&p.inputs, &self.state, &p.slots, arg.place);
                 self.read_buffer(buffer, offset, &mut words)?;
-                if let Some(at) = super::nonfinite(&words) {
+                if let Some(at) = super::nonfinite(&words, arg.format) {
                     return Ok(Some(cpu::finding(&self.programs[program].plan.nodes[node], i, at)));
                 }
             }

@@ -2,7 +2,8 @@
 
 use super::{Checks, report, user_folder};
 use crate::error::io;
-use crate::ops::{Access, File, Kernel, Op, Shader};
+use crate::graph::{Format, PlannedNode};
+use crate::ops::{Access, File, Kernel, Module};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -33,11 +34,19 @@ pub(super) struct Pipeline {
     pub pipeline: wgpu::ComputePipeline,
 }
 
-/// What tells pipelines apart: module, entry point and constants.
-type Key = (&'static str, &'static str, Vec<(&'static str, u64)>);
+/// What tells modules apart.
+type ModuleKey = (&'static str, [Format; 2]);
 
-fn key(op: &dyn Op) -> Key {
-    (op.shader().name, op.kernel().entry, op.overrides().iter().map(|&(name, value)| (name, value.to_bits())).collect())
+fn module_key(module: &Module) -> ModuleKey {
+    (module.shader.name, module.formats)
+}
+
+/// What tells pipelines apart: module, entry point and constants.
+type Key = (ModuleKey, &'static str, Vec<(&'static str, u64)>);
+
+fn key(PlannedNode { op, module, .. }: &PlannedNode) -> Key {
+    let constants = op.overrides().iter().map(|&(name, value)| (name, value.to_bits())).collect();
+    (module_key(module), op.kernel().entry, constants)
 }
 
 /// All pipelines of a device.
@@ -46,7 +55,7 @@ pub(super) struct Pipelines {
 }
 
 impl Pipelines {
-    /// Compiles what `ops` need.
+    /// Compiles what `nodes` need.
     ///
     /// # Errors
     ///
@@ -55,28 +64,28 @@ impl Pipelines {
         device: &wgpu::Device,
         info: &wgpu::AdapterInfo,
         checks: Checks,
-        ops: impl Iterator<Item = &'a dyn Op>,
+        nodes: impl Iterator<Item = &'a PlannedNode>,
     ) -> Result<Pipelines> {
-        let mut wanted: HashMap<Key, &dyn Op> = HashMap::new();
-        for op in ops {
-            wanted.entry(key(op)).or_insert(op);
+        let mut wanted: HashMap<Key, &PlannedNode> = HashMap::new();
+        for node in nodes {
+            wanted.entry(key(node)).or_insert(node);
         }
-        let mut modules: HashMap<&'static str, wgpu::ShaderModule> = HashMap::new();
-        for op in wanted.values() {
-            let shader = op.shader();
-            if !modules.contains_key(shader.name) {
-                modules.insert(shader.name, module(device, shader, checks)?);
+        let mut modules: HashMap<ModuleKey, wgpu::ShaderModule> = HashMap::new();
+        for PlannedNode { module, .. } in wanted.values() {
+            let key = module_key(module);
+            if !modules.contains_key(&key) {
+                modules.insert(key, compile_module(device, module, checks)?);
             }
         }
         let cache = Cache::open(device, info);
-        let wanted: Vec<(Key, &dyn Op)> = wanted.into_iter().collect();
+        let wanted: Vec<(Key, &PlannedNode)> = wanted.into_iter().collect();
         let pipelines = wanted
             .into_par_iter()
-            .map(|(key, op)| {
+            .map(|(key, PlannedNode { op, module, .. })| {
                 let kernel = op.kernel();
                 // Error scopes are a thread's own.
                 let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
-                let pipeline = compile(device, kernel, &modules[op.shader().name], op.overrides(), cache.as_ref());
+                let pipeline = compile(device, kernel, &modules[&module_key(module)], op.overrides(), cache.as_ref());
                 match pollster::block_on(scope.pop()) {
                     None => Ok((key, pipeline)),
                     Some(error) if folder().is_some() => {
@@ -93,19 +102,20 @@ impl Pipelines {
         Ok(Pipelines { pipelines })
     }
 
-    /// The pipeline of `op`, which was among those given to [`Pipelines::new`].
-    pub fn get(&self, op: &dyn Op) -> &Pipeline {
-        &self.pipelines[&key(op)]
+    /// The pipeline of `node`, which was among those given to [`Pipelines::new`].
+    pub fn get(&self, node: &PlannedNode) -> &Pipeline {
+        &self.pipelines[&key(node)]
     }
 }
 
 #[expect(unsafe_code, reason = "leaves out the checks that naga injects")]
-fn module(device: &wgpu::Device, shader: Shader, checks: Checks) -> Result<wgpu::ShaderModule> {
+fn compile_module(device: &wgpu::Device, module: &Module, checks: Checks) -> Result<wgpu::ShaderModule> {
     if let Some(folder) = folder() {
-        return read(device, shader, &folder);
+        return read(device, module, &folder);
     }
-    let source = wgpu::ShaderSource::Wgsl(shader.text().into());
-    let descriptor = wgpu::ShaderModuleDescriptor { label: Some(shader.name), source };
+    let name = module.name();
+    let source = wgpu::ShaderSource::Wgsl(module.text().into());
+    let descriptor = wgpu::ShaderModuleDescriptor { label: Some(&name), source };
     Ok(match checks {
         Checks::Injected => device.create_shader_module(descriptor),
         // SAFETY: the shaders are the crate's own; each checks its invocation against its shapes, and its loops are bounded
@@ -114,16 +124,18 @@ fn module(device: &wgpu::Device, shader: Shader, checks: Checks) -> Result<wgpu:
     })
 }
 
-/// A shader that somebody is at work on; always with the injected checks.
-fn read(device: &wgpu::Device, shader: Shader, folder: &Path) -> Result<wgpu::ShaderModule> {
+/// A module that somebody is at work on; always with the injected checks.
+fn read(device: &wgpu::Device, module: &Module, folder: &Path) -> Result<wgpu::ShaderModule> {
     let read = |file: &File| {
         let path = folder.join(file.name);
         std::fs::read_to_string(&path).map(|text| text + "\n").map_err(io(&path))
     };
-    let texts: Vec<String> = shader.files.iter().map(read).collect::<Result<_>>()?;
+    let files: Vec<&File> = module.files().collect();
+    let texts: Vec<String> = files.iter().map(|file| read(file)).collect::<Result<_>>()?;
     let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
-    let source = wgpu::ShaderSource::Wgsl(texts.concat().into());
-    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(shader.name), source });
+    let (enables, name) = (module.enables(), module.name());
+    let source = wgpu::ShaderSource::Wgsl((enables.to_string() + &texts.concat()).into());
+    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(&name), source });
     let messages = pollster::block_on(module.get_compilation_info()).messages;
     let refused = pollster::block_on(scope.pop());
     if refused.is_none() {
@@ -131,12 +143,13 @@ fn read(device: &wgpu::Device, shader: Shader, folder: &Path) -> Result<wgpu::Sh
     }
     let message = messages.into_iter().find(|m| m.message_type == wgpu::CompilationMessageType::Error);
     // The line's number in its own file.
-    let (mut line, mut file) = (message.as_ref().and_then(|m| m.location).map(|at| at.line_number as usize), 0);
+    let line = message.as_ref().and_then(|m| m.location).map(|at| at.line_number as usize);
+    let (mut line, mut file) = (line.map(|line| line - enables.lines().count()), 0);
     while let (Some(number), true) = (line, file + 1 < texts.len()) {
         let Some(rest) = number.checked_sub(texts[file].lines().count()).filter(|&rest| rest > 0) else { break };
         (line, file) = (Some(rest), file + 1);
     }
-    let (line, file) = (line.map_or(String::new(), |line| format!("{line}: ")), folder.join(shader.files[file].name));
+    let (line, file) = (line.map_or(String::new(), |line| format!("{line}: ")), folder.join(files[file].name));
     let words = message.map_or_else(|| refused.map(|e| e.to_string()).unwrap_or_default(), |m| m.message);
     // Behind the message naga draws the line itself.
     let words = words.split('┌').next().unwrap_or_default();
