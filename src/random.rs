@@ -1,8 +1,6 @@
 //! Counter-based random streams: a value depends on (seed, purpose, step, index) alone, so neither resuming nor the number
 //! of threads changes it.
 
-use std::ops::Range;
-
 /// What a stream is for; streams of different purposes are independent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -80,7 +78,7 @@ fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
 /// Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002). It takes memory for some 16 sqrt(n) to 32 sqrt(n) bytes.
 #[derive(Debug, Clone)]
 pub struct Permutation {
-    n: u64,
+    n: usize,
     half_bits: u32,
     /// A round's function of each half, round after round: there are so few halves that looking them up is a tenth of the work.
     rounds: Vec<u32>,
@@ -90,8 +88,8 @@ const ROUNDS: u32 = 4;
 
 impl Permutation {
     /// The permutation of `0..n` that `stream` selects.
-    pub fn new(n: u64, stream: Stream) -> Self {
-        let bits = 64 - n.saturating_sub(1).leading_zeros();
+    pub fn new(n: usize, stream: Stream) -> Self {
+        let bits = usize::BITS - n.saturating_sub(1).leading_zeros();
         let half_bits = bits.div_ceil(2).max(1);
         let halves = 1u64 << half_bits;
         let Stream { key, purpose, step } = stream;
@@ -100,31 +98,28 @@ impl Permutation {
         Permutation { n, half_bits, rounds }
     }
 
-    /// Fills `to` with where the positions `range` of the shuffled order, within `0..n`, lie in the original order.
-    pub fn fill(&self, range: Range<usize>, to: &mut Vec<usize>) {
-        // All take a step, then those that are still outside take another: so steps overlap, and no branch hangs on a random number.
-        let mut outside: Vec<usize> = (0..range.len()).collect();
-        to.clear();
-        to.extend(range);
+    /// Puts in place of each position of the shuffled order, below n, where it lies in the original order.
+    pub fn apply(&self, positions: &mut [usize]) {
+        // All take a step, then those that are still outside take another: so steps overlap, and no branch hangs on where one lands.
+        let mut outside: Vec<usize> = (0..positions.len()).collect();
         while !outside.is_empty() {
             let mut left = 0;
             for i in 0..outside.len() {
                 let at = outside[i];
-                let x = self.step(to[at] as u64);
-                to[at] = x as usize;
+                positions[at] = self.step(positions[at]);
                 outside[left] = at;
-                left += usize::from(x >= self.n);
+                left += usize::from(positions[at] >= self.n);
             }
             outside.truncate(left);
         }
     }
 
     /// A step of the walk, over the next power of four.
-    fn step(&self, x: u64) -> u64 {
-        let mask = (1u64 << self.half_bits) - 1;
+    fn step(&self, x: usize) -> usize {
+        let mask = (1 << self.half_bits) - 1;
         let (mut left, mut right) = (x >> self.half_bits, x & mask);
-        for round in self.rounds.chunks_exact(mask as usize + 1) {
-            (left, right) = (right, left ^ u64::from(round[right as usize]));
+        for round in self.rounds.chunks_exact(mask + 1) {
+            (left, right) = (right, left ^ round[right] as usize);
         }
         (left << self.half_bits) | right
     }
@@ -141,9 +136,9 @@ mod tests {
         assert_eq!(philox([u32::MAX; 4], [u32::MAX; 2]), [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]);
     }
 
-    fn order(permutation: &Permutation, range: Range<usize>) -> Vec<usize> {
-        let mut order = vec![7; 3];
-        permutation.fill(range, &mut order);
+    fn order(permutation: &Permutation, positions: std::ops::Range<usize>) -> Vec<usize> {
+        let mut order: Vec<usize> = positions.collect();
+        permutation.apply(&mut order);
         order
     }
 
@@ -170,11 +165,11 @@ mod tests {
 
     #[test]
     fn permutations_are_permutations() {
-        for n in [1u64, 2, 3, 4, 5, 63, 64, 65, 1000, 4097] {
+        for n in [1, 2, 3, 4, 5, 63, 64, 65, 1000, 4097] {
             for seed in 0..3 {
                 let p = Permutation::new(n, Stream::new(seed, Purpose::Shuffle, 7));
-                let mut seen = vec![false; n as usize];
-                for row in order(&p, 0..n as usize) {
+                let mut seen = vec![false; n];
+                for row in order(&p, 0..n) {
                     assert!(!std::mem::replace(&mut seen[row], true));
                 }
                 assert!(seen.into_iter().all(|s| s));

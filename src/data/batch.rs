@@ -113,7 +113,7 @@ pub struct BatchLayout {
     pub mask: Option<usize>,
 }
 
-/// Rows that a source hears of before they are read: few enough to stay in the nearest cache.
+/// Rows that a source hears of before they are read, and that go into the columns together: few enough to stay in the nearest cache.
 const AHEAD: usize = 32;
 
 /// Words that a segment takes: a row of a table in a minibatch with its list of occurrences.
@@ -159,8 +159,8 @@ pub fn table_layouts(dims: &[usize], vocabulary_sizes: &[usize], most_columns: u
 pub struct BatchBuilder {
     layout: BatchLayout,
     with_segments: bool,
-    /// The ids of [`AHEAD`] rows, as the source gives them.
-    read: Vec<u32>,
+    /// The ids of [`AHEAD`] rows, row after row, as the source gives them.
+    block: Vec<u32>,
     /// The ids of the minibatch by feature.
     columns: Columns,
     grouper: Grouper,
@@ -173,7 +173,7 @@ impl BatchBuilder {
         BatchBuilder {
             layout,
             with_segments,
-            read: vec![0; AHEAD * features.max(1)],
+            block: vec![0; AHEAD * features.max(1)],
             columns: Columns::new(features),
             grouper: Grouper::default(),
         }
@@ -198,11 +198,9 @@ impl BatchBuilder {
         }
         self.columns.resize(rows.len());
         let features = self.columns.features();
-        let mut ahead = rows.chunks(AHEAD);
-        ahead.next().into_iter().for_each(|rows| source.expect(rows));
         for (first, rows) in (0..).step_by(AHEAD).zip(rows.chunks(AHEAD)) {
-            ahead.next().into_iter().for_each(|rows| source.expect(rows));
-            for ((b, &row), ids) in (first..).zip(rows).zip(self.read.chunks_exact_mut(features.max(1))) {
+            source.expect(rows);
+            for ((b, &row), ids) in (first..).zip(rows).zip(self.block.chunks_exact_mut(features.max(1))) {
                 let numeric = &mut batch.numeric[b * layout.numeric..][..layout.numeric];
                 let (click, conversion) = source.read(row, &mut ids[..features], numeric);
                 batch.labels.extend([f32::from(click), f32::from(conversion)]);
@@ -215,10 +213,11 @@ impl BatchBuilder {
                     }
                 }
             }
-            self.columns.set(first, &self.read[..rows.len() * features]);
+            self.columns.set(first, &self.block[..rows.len() * features]);
         }
         for (table, part) in layout.tables.iter().zip(&mut batch.tables) {
             for (&feature, size) in table.features.iter().zip(table.sizes()) {
+                // The largest id, since one test a feature costs less than one an id.
                 if self.columns.of(feature).iter().fold(0, |most, &id| id.max(most)) as usize >= size {
                     return Err(Error::user(format!(
                         "categorical feature {feature} holds an id beyond its vocabulary; the dataset is damaged, prepare it again"

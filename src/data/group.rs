@@ -15,7 +15,7 @@ const MARKED: usize = 8;
 /// Columns start so many ids apart beyond their length: at a power of two they would all share a few lines of the cache.
 const PAD: usize = 48;
 
-/// The ids of a minibatch, one feature after the other.
+/// A minibatch's ids as its source gives them, one feature after the other.
 #[derive(Debug)]
 pub struct Columns {
     ids: Vec<u32>,
@@ -24,23 +24,23 @@ pub struct Columns {
 }
 
 impl Columns {
-    /// Of so many features.
+    /// Columns of `features` features.
     pub fn new(features: usize) -> Columns {
         Columns { ids: Vec::new(), features, rows: 0 }
     }
 
-    /// Features.
+    /// Number of features.
     pub fn features(&self) -> usize {
         self.features
     }
 
-    /// Makes room for `rows` rows.
+    /// Makes room for a minibatch of `rows` rows.
     pub fn resize(&mut self, rows: usize) {
         self.rows = rows;
         self.ids.resize(self.features * (rows + PAD), 0);
     }
 
-    /// Puts the `ids` of rows from `first` on, which lie row after row.
+    /// Puts in the `ids` of rows from `first` on, which lie row after row.
     pub fn set(&mut self, first: usize, ids: &[u32]) {
         for feature in 0..self.features {
             let of_feature = ids[feature..].iter().step_by(self.features);
@@ -70,10 +70,8 @@ struct Scratch {
     words: Vec<Word>,
     /// For each id its number among the unique ones, and how many times it occurs before.
     numbers: Vec<[u32; 2]>,
-    /// The unique ids.
-    unique: Vec<u32>,
-    /// How often each unique id occurs, then where its occurrences start.
-    starts: Vec<u32>,
+    /// Each unique id, and how often it occurs, then where its occurrences start.
+    unique: Vec<[u32; 2]>,
 }
 
 /// Which of 64 ids occur.
@@ -158,41 +156,35 @@ vectorised! {
         }
 
         let unique = unique as usize;
-        scratch.starts.clear();
-        scratch.starts.resize(unique, 0);
-        scratch.unique.resize(unique, 0);
+        scratch.unique.clear();
+        scratch.unique.resize(unique, [0; 2]);
         scratch.numbers.resize(ids.len(), [0; 2]);
         for (to, &id) in scratch.numbers.iter_mut().zip(ids) {
             let word = words[id as usize / 64];
             let number = word.before + (word.bits & ((1 << (id % 64)) - 1)).count_ones();
-            let count = &mut scratch.starts[number as usize];
+            let [unique, count] = &mut scratch.unique[number as usize];
             *to = [number, *count];
             *count += 1;
-            scratch.unique[number as usize] = id;
+            *unique = id;
         }
 
         let mut start = (step.first * ids.len()) as u32;
-        let (first, mut most) = (segments.len(), 0);
-        segments.extend(scratch.unique.iter().zip(&mut scratch.starts).map(|(&id, at)| {
-            most = most.max(*at);
+        let first = segments.len();
+        segments.resize(first + unique, [0; 4]);
+        for (segment, [id, at]) in segments[first..].iter_mut().zip(&mut scratch.unique) {
             let end = start + *at;
-            let segment = [step.offset + id, start, end, u32::MAX];
+            *segment = [step.offset + *id, start, end, u32::MAX];
+            if *at > CHUNK as u32 {
+                segment[3] = chunks.len() as u32;
+                chunks.extend((start..end).step_by(CHUNK).map(|s| [s, end.min(s + CHUNK as u32)]));
+            }
             *at = start;
             start = end;
-            segment
-        }));
-        if most > CHUNK as u32 {
-            for [_, start, end, chunk] in &mut segments[first..] {
-                if *end - *start > CHUNK as u32 {
-                    *chunk = chunks.len() as u32;
-                    chunks.extend((*start..*end).step_by(CHUNK).map(|s| [s, (*end).min(s + CHUNK as u32)]));
-                }
-            }
         }
 
         let mut position = step.first as u32;
         for &[number, nth] in &scratch.numbers {
-            occurrences[(scratch.starts[number as usize] + nth) as usize] = position;
+            occurrences[(scratch.unique[number as usize][1] + nth) as usize] = position;
             position += step.features as u32;
         }
     }

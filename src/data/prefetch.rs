@@ -63,14 +63,14 @@ impl Prefetch {
                 start.batch, start.epoch
             )));
         }
-        let n = source.len() as u64;
+        let n = source.len();
         let positions = (start.epoch..).flat_map(move |epoch| {
             let first = if epoch == start.epoch { start.batch } else { 0 };
             (first..batches).map(move |batch| Position { epoch, batch })
         });
         let order = move |epoch| {
             let permutation = Permutation::new(n, Stream::new(seed, Purpose::Shuffle, epoch));
-            move |places, rows: &mut Vec<usize>| permutation.fill(places, rows)
+            move |rows: &mut [usize]| permutation.apply(rows)
         };
         Prefetch::spawn(source, BatchBuilder::new(layout, true), batch_size, positions, order)
     }
@@ -79,12 +79,7 @@ impl Prefetch {
     pub fn sequential(source: Arc<dyn RowSource>, layout: BatchLayout, batch_size: usize) -> Result<Prefetch> {
         let batch_size = positive(batch_size)?;
         let positions = (0..batches_per_epoch(source.len(), batch_size)).map(|batch| Position { epoch: 0, batch });
-        Prefetch::spawn(source, BatchBuilder::new(layout, false), batch_size, positions, |_| {
-            |places, rows| {
-                rows.clear();
-                rows.extend(places);
-            }
-        })
+        Prefetch::spawn(source, BatchBuilder::new(layout, false), batch_size, positions, |_| |_| ())
     }
 
     /// The next minibatch, waiting for it if need be; None after the last. An error ends the sequence.
@@ -129,8 +124,8 @@ impl Prefetch {
         let _ = self.used.send(batch);
     }
 
-    /// Starts the thread. `order(epoch)` fills a list with the rows at some places in the epoch.
-    fn spawn<O: Fn(Range<usize>, &mut Vec<usize>)>(
+    /// Starts the thread. `order(epoch)` puts rows in place of their places in the epoch.
+    fn spawn<O: Fn(&mut [usize])>(
         source: Arc<dyn RowSource>,
         mut builder: BatchBuilder,
         batch_size: usize,
@@ -146,8 +141,10 @@ impl Prefetch {
                 let start = Instant::now();
                 let first = index as usize * batch_size;
                 of_epoch = of_epoch.filter(|of| of.0 == epoch);
-                let (_, fill) = of_epoch.get_or_insert_with(|| (epoch, order(epoch)));
-                fill(first..source.len().min(first + batch_size), &mut rows);
+                let (_, order) = of_epoch.get_or_insert_with(|| (epoch, order(epoch)));
+                rows.clear();
+                rows.extend(first..source.len().min(first + batch_size));
+                order(&mut rows);
                 let mut batch = recycled.try_recv().unwrap_or_default();
                 (batch.epoch, batch.index) = (epoch, index);
                 let built = builder.fill(&*source, &rows, &mut batch).map(|()| batch);

@@ -489,8 +489,8 @@ impl Population {
     fn new(size: usize, kinds: usize, draw: &mut impl FnMut() -> Stream) -> Population {
         let popularity = Zipf::new(size, 1.0);
         let shares = popularity.shares();
-        let mut order = Vec::new();
-        Permutation::new(size as u64, draw()).fill(0..size, &mut order);
+        let mut order: Vec<usize> = (0..size).collect();
+        Permutation::new(size, draw()).apply(&mut order);
         let stream = draw();
         // The first ones take a kind each in turn, so that the most popular do not crowd one kind.
         let kind = |i: usize| if i < 4 * kinds { i % kinds } else { (unit(stream.word(i as u64)) * kinds as f64) as usize };
