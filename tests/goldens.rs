@@ -8,10 +8,10 @@ mod common;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::HashMap;
 use std::path::Path;
-use tauten::config::{ActivationStorage, Config};
+use tauten::config::Config;
 use tauten::data::batch::{BatchBuilder, Minibatch, RowSource};
 use tauten::device::{Choice, Limits};
-use tauten::graph::{Parameter, ParameterKind, Plan};
+use tauten::graph::{Format, Parameter, ParameterKind, Plan};
 use tauten::model::{Model, Schema};
 use tauten::ops::report::Report;
 use tauten::train::session::{Role, Session, batch_layout};
@@ -340,7 +340,7 @@ fn activations_in_f16_stay_near_pytorch() {
         assert!((error / size).sqrt() > 2e-5, "{} on {name}: nothing has been rounded to f16", golden.name);
     };
     let mut goldens = goldens();
-    goldens.iter_mut().for_each(|golden| golden.config.train.activation_storage = ActivationStorage::F16);
+    goldens.iter_mut().for_each(|golden| golden.config.train.activation_storage = Format::F16);
     for golden in &goldens {
         check(golden, Choice::Cpu, "cpu");
     }

@@ -1,5 +1,7 @@
 //! Every op against its CPU twin, on every adapter there is, with and without the injected checks, twice for equal bits.
 
+mod common;
+
 use tauten::config::Activation;
 use tauten::device::gpu::{Adapter, Checks};
 use tauten::ops::check::{Case, Results, cases, normals};
@@ -103,19 +105,15 @@ fn every_op_equals_its_twin_on_every_adapter() {
 
 #[test]
 fn an_adapter_without_16_bit_numbers_refuses_them_in_words() {
-    if std::env::var_os("TAUTEN_NO_GPU").is_some_and(|v| v == "1") {
-        println!("skipped: TAUTEN_NO_GPU=1 is set");
-        return;
-    }
     let cases = cases();
     let case = cases.iter().find(|case| case.name.ends_with("stored as f16")).expect("a case");
-    for adapter in Adapter::all() {
-        let error = case.on_gpu(adapter.clone(), Checks::None).err();
-        assert_eq!(case.runs_on(&adapter), error.is_none(), "{}: {error:?}", adapter.describe());
+    common::for_each_adapter(|name, open| {
+        let error = case.on_gpu(open(), Checks::None).err();
+        assert_eq!(case.runs_on(&open()), error.is_none(), "{name}: {error:?}");
         if let Some(error) = error {
             assert!(error.exit_code() == 2 && error.to_string().contains("train.activation_storage"), "{error}");
         }
-    }
+    });
 }
 
 #[test]

@@ -362,7 +362,7 @@ fn a_loss_that_is_not_finite_stops_the_run() {
         assert!(error.starts_with("error: step 2 (epoch 1): the loss is NaN or infinite, first in "), "{error}");
         out
     };
-    // Storing activations in 16 bits hides no infinity from the losses, so what was saved is finite.
+    // Storing activations in 16 bits hides no infinity from the losses: the run ends at the same step, with the checkpoint before it.
     assert_eq!(checkpoint_step(&diverges("cpu", &f16)), Some(1));
     for_each_adapter(|name, open| {
         diverges(name, &[]);
@@ -372,7 +372,7 @@ fn a_loss_that_is_not_finite_stops_the_run() {
     });
 }
 
-/// Stored in 16 bits, a run repeats and resumes as any other, and its model is evaluated as it was in training.
+/// With activations in 16 bits a run resumes as any other.
 #[test]
 fn activations_in_f16_are_resumed() {
     let more = [&["--set", "train.activation_storage=\"f16\"", "--set", "model.dropout=0.1"], &SAMPLED[..]].concat();

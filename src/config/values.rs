@@ -1,5 +1,6 @@
 //! Every key of the configuration, its type and its default.
 
+use crate::graph::Format;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -583,7 +584,7 @@ pub struct Train {
     pub memory_mib: u64,
     /// How training stores activations: `f32`, or `f16` on devices whose shaders have 16-bit numbers. Gradients, parameters, sums and
     /// what is evaluated or predicted are f32 either way.
-    pub activation_storage: ActivationStorage,
+    pub activation_storage: Format,
 }
 
 impl Default for Train {
@@ -597,20 +598,9 @@ impl Default for Train {
             checkpoint_every: 0,
             evaluate_batch_size: 4096,
             memory_mib: 0,
-            activation_storage: ActivationStorage::F32,
+            activation_storage: Format::F32,
         }
     }
-}
-
-/// How activations are stored between the kernels of a training step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ActivationStorage {
-    /// 32 bits.
-    F32,
-    /// 16 bits: half the memory on a GPU (the CPU computes with copies), rounded by at most 2^-11 of a number between 6.1e-5 and 65,504;
-    /// smaller ones are rounded to a multiple of 6e-8 or to 0, larger ones end the run as a loss does that is not finite.
-    F16,
 }
 
 /// The metric on valid that decides which checkpoint is the best.

@@ -178,7 +178,8 @@ impl Device for Cpu {
         // SAFETY: as in `submit`.
         let words = |view: &View| unsafe { std::slice::from_raw_parts(view.words, view.word_count()) };
         for node in 0..self.programs[program].plan.nodes.len() {
-            let before: Vec<Vec<u32>> = self.programs[program].views[node].iter().map(|view| words(view).to_vec()).collect();
+            let before = |view: &View| if view.format == Format::F16 { words(view).to_vec() } else { Vec::new() };
+            let before: Vec<Vec<u32>> = self.programs[program].views[node].iter().map(before).collect();
             self.run_node(program, node);
             let p = &self.programs[program];
             for (i, (view, before)) in p.views[node].iter().zip(&before).enumerate().filter(|(_, (v, _))| v.access.writes()) {
@@ -210,5 +211,5 @@ pub(super) fn finding(node: &crate::graph::PlannedNode, arg: usize, at: usize) -
 pub(super) fn nonfinite_input(plan: &Plan, inputs: &[&[u8]]) -> Option<String> {
     let (at, _) = plan.inputs.iter().enumerate().find(|(_, (input, _))| *input == Input::Numeric)?;
     let words: Vec<u32> = bytemuck::pod_collect_to_vec(inputs[at]);
-    super::nonfinite(&words, &words, Format::F32).map(|i| format!("the minibatch itself (element {i} of the numeric features)"))
+    super::nonfinite(&words, &[], Format::F32).map(|i| format!("the minibatch itself (element {i} of the numeric features)"))
 }

@@ -191,8 +191,9 @@ fn list(adapters: &[Adapter]) -> String {
     format!("there are: {}; or `cpu`", names.join("; "))
 }
 
-/// The first NaN or infinity among the numbers in `words`, by its bits, that was not there before. Ops that write a tensor in parts leave
-/// something else's words in the others, and halves of these may look like anything; as f32 no finite number of either format does.
+/// The first NaN or infinity among the numbers in `words`, by its bits; of f16 one that is not among the words `before`. Ops that write a
+/// tensor in parts leave something else's words in the others, and halves of these may look like anything; as f32 no finite number of either
+/// format does, so nothing is asked of `before`.
 pub(crate) fn nonfinite(words: &[u32], before: &[u32], format: Format) -> Option<usize> {
     match format {
         Format::F32 => words.iter().position(|w| w & 0x7f80_0000 == 0x7f80_0000),

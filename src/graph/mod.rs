@@ -71,12 +71,14 @@ pub enum Source {
 }
 
 /// How a tensor's numbers are stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Format {
     /// 32 bits each.
     #[default]
     F32,
-    /// 16 bits each (IEEE 754 binary16): 11 bits of precision, up to 65,504.
+    /// 16 bits each (IEEE 754 binary16): half the memory on a GPU (the CPU computes with copies), rounded by at most 2^-11 of a number between
+    /// 6.1e-5 and 65,504; smaller ones are rounded to a multiple of 6e-8 or to 0, larger ones end a run as a loss does that is not finite.
     F16,
 }
 

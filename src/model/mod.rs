@@ -7,10 +7,10 @@ pub mod parameters;
 pub mod projection;
 pub mod relatedness;
 
-use crate::config::{self, ActivationStorage, Anchors, Config, CvrLoss, DenseRule, Negatives, Temperature, Weighting};
+use crate::config::{self, Anchors, Config, CvrLoss, DenseRule, Negatives, Temperature, Weighting};
 use crate::data::batch::{TableLayout, table_layouts};
 use crate::device::Limits;
-use crate::graph::{Format, Graph, Initial, Parameter, ParameterKind, Plan, StateId, StateLayout, TensorId};
+use crate::graph::{Graph, Initial, Parameter, ParameterKind, Plan, StateId, StateLayout, TensorId};
 use crate::ops::columns::split;
 use crate::ops::conditional::conditional;
 use crate::ops::contrast::{Contrast, Contrasted, contrast};
@@ -276,18 +276,10 @@ impl Model {
         self.dense.health
     }
 
-    /// How a training step stores activations.
-    fn activation_format(&self) -> Format {
-        match self.config.train.activation_storage {
-            ActivationStorage::F32 => Format::F32,
-            ActivationStorage::F16 => Format::F16,
-        }
-    }
-
     fn builder(&self, rows: usize, training: bool) -> Builder<'_> {
         let gradients = training.then_some(self.dense.gradients);
         let graph = Graph::new(self.limits.clone());
-        let graph = if training { graph.storing(self.activation_format()) } else { graph.forward_only() };
+        let graph = if training { graph.storing(self.config.train.activation_storage) } else { graph.forward_only() };
         let dropout = Dropout { rate: self.config.model.dropout, seed: self.config.seed, layer: 0 };
         Builder { graph, rows, parameters: &self.parameters, gradients, health: self.dense.health, dropout }
     }

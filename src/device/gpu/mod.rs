@@ -11,7 +11,7 @@ pub(super) use pipelines::note as shaders_note;
 
 use super::timeline::{Activity, Mode, Recorder, Timeline};
 use super::{Device, RING, cpu};
-use crate::graph::{Input, Place, Plan, PlannedArg, StateBuffer, StateId, shared_slots};
+use crate::graph::{Format, Input, Place, Plan, PlannedArg, StateBuffer, StateId, shared_slots};
 use crate::{Error, Result};
 use adapter::{Fault, Needs, report};
 use pipelines::Pipelines;
@@ -232,15 +232,16 @@ impl Gpu {
         self.check()
     }
 
-    /// The arguments that a node writes, by number, with what they hold now.
-    fn written(&self, program: usize, node: usize) -> Result<Vec<(usize, Vec<u32>)>> {
+    /// Those of the arguments that a node writes which are `wanted`, by number, with what they hold now.
+    fn written(&self, program: usize, node: usize, wanted: impl Fn(&PlannedArg) -> bool) -> Result<Vec<(usize, Vec<u32>)>> {
         let p = &self.programs[program];
         let read = |(i, arg): (usize, &PlannedArg)| {
             let mut words = vec![0u32; arg.words()];
             let (buffer, offset) = locate(&p.inputs, &self.state, &p.slots, arg.place);
             self.read_buffer(buffer, offset, &mut words).map(|()| (i, words))
         };
-        p.plan.nodes[node].args.iter().enumerate().filter(|(_, arg)| arg.access.writes()).map(read).collect()
+        let args = p.plan.nodes[node].args.iter().enumerate();
+        args.filter(|(_, arg)| arg.access.writes() && wanted(arg)).map(read).collect()
     }
 
     /// Waits until all submitted work is done.
@@ -655,13 +656,14 @@ impl Device for Gpu {
         let turn = self.programs[program].submitted % RING;
         self.programs[program].upload.map(turn);
         for node in 0..self.programs[program].dispatches.len() {
-            let before = self.written(program, node)?;
+            let before = self.written(program, node, |arg| arg.format == Format::F16)?;
             let mut encoder = self.encoder("search");
             self.encode(program, node..node + 1, &mut encoder, None);
             self.queue.submit([encoder.finish()]);
-            for ((i, words), (_, before)) in self.written(program, node)?.into_iter().zip(before) {
+            for (i, words) in self.written(program, node, |_| true)? {
+                let before = before.iter().find(|before| before.0 == i).map_or(&[][..], |before| &before.1);
                 let node = &self.programs[program].plan.nodes[node];
-                if let Some(at) = super::nonfinite(&words, &before, node.args[i].format) {
+                if let Some(at) = super::nonfinite(&words, before, node.args[i].format) {
                     return Ok(Some(cpu::finding(node, i, at)));
                 }
             }
