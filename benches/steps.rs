@@ -5,10 +5,9 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tauten::config::{Config, Loaded};
-use tauten::data::batch::{BatchBuilder, Minibatch, RowSource};
+use tauten::data::batch::{BatchBuilder, Minibatch, RowBlock, RowSource};
 use tauten::data::dataset::Split;
 use tauten::data::prefetch::{Position, Prefetch};
 use tauten::data::prepare::prepare;
@@ -164,10 +163,16 @@ impl RowSource for Rows {
     fn len(&self) -> usize {
         self.labels.len()
     }
-    fn read(&self, row: usize, ids: &mut [u32], numeric: &mut [f32]) -> (u8, u8) {
-        ids.copy_from_slice(&self.ids[row * ids.len()..][..ids.len()]);
-        numeric.copy_from_slice(&self.numeric[row * numeric.len()..][..numeric.len()]);
-        self.labels[row]
+    fn read(&self, rows: &[usize], to: &mut RowBlock) {
+        let [features, numeric] = [self.ids.len(), self.numeric.len()].map(|all| all / self.len());
+        for feature in 0..features {
+            to.ids(feature).iter_mut().zip(rows).for_each(|(id, &row)| *id = self.ids[row * features + feature]);
+        }
+        for (i, &row) in rows.iter().enumerate() {
+            to.numeric[i * numeric..][..numeric].copy_from_slice(&self.numeric[row * numeric..][..numeric]);
+            let (click, conversion) = self.labels[row];
+            to.labels[2 * i..][..2].copy_from_slice(&[f32::from(click), f32::from(conversion)]);
+        }
     }
 }
 
@@ -405,10 +410,10 @@ fn loader(shape: &Shape, options: &Options) -> Result<Value> {
     );
     std::fs::write(folder.path().join("log.toml"), config).map_err(failed)?;
     let loaded = Loaded::read(&folder.path().join("log.toml"), &[])?;
-    let dataset = Arc::new(prepare(&loaded, &folder.path().join("dataset"), &Progress::new(true))?);
+    let dataset = prepare(&loaded, &folder.path().join("dataset"), &Progress::new(true))?;
     let schema = schema(dataset.encoding());
     let layout = batch_layout(&Model::new(&loaded.config, &schema, Choice::Cpu.limits())?);
-    let mut prefetch = Prefetch::train(Arc::new((dataset, Split::Train)), layout, shape.rows, 1, Position::default())?;
+    let mut prefetch = Prefetch::train(dataset.split(Split::Train), layout, shape.rows, 1, Position::default())?;
     let mut seconds = Vec::new();
     let end = Instant::now() + Duration::from_secs_f64(options.seconds.min(5.0));
     while seconds.len() < 5 || Instant::now() < end {

@@ -13,6 +13,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tauten::config::Loaded;
+use tauten::data::batch::{BatchBuilder, BatchLayout, Minibatch, RowSource, table_layouts};
 use tauten::data::dataset::{Dataset, Split};
 use tauten::data::encode::{Encoded, Encoding};
 use tauten::data::input::{Block, Kind, Reader};
@@ -97,12 +98,18 @@ fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 /// A split's rows: ids, numeric values, click and conversion of each.
 fn rows(dataset: &Dataset, split: Split) -> Vec<(Vec<u32>, Vec<f32>, u8, u8)> {
     let rows = dataset.split(split);
-    let (mut ids, mut numeric) = (vec![0; dataset.encoding().categorical.len()], vec![0.0; dataset.encoding().numeric.len()]);
+    let numeric = dataset.encoding().numeric.len();
+    let sizes = &dataset.manifest().vocabulary_sizes;
+    let tables = table_layouts(&vec![4; sizes.len()], sizes, usize::MAX).unwrap();
+    let offsets = tables[0].offsets.clone();
+    let mut batch = Minibatch::default();
+    let layout = BatchLayout { tables, numeric, mask: None };
+    BatchBuilder::new(layout, false).fill(&*rows, &(0..rows.len()).collect::<Vec<_>>(), &mut batch).unwrap();
     (0..rows.len())
         .map(|row| {
-            let (click, conversion) = rows.read(row, &mut ids, &mut numeric);
-            assert_eq!(rows.labels(row), (click, conversion));
-            (ids.clone(), numeric.clone(), click, conversion)
+            let ids = batch.tables[0].ids[row * sizes.len()..].iter().zip(&offsets).map(|(id, offset)| id - offset).collect();
+            let labels = [2 * row, 2 * row + 1].map(|i| batch.labels[i] as u8);
+            (ids, batch.numeric[row * numeric..][..numeric].to_vec(), labels[0], labels[1])
         })
         .collect()
 }
@@ -480,14 +487,14 @@ fn damaged_datasets() {
         |dir: &Path| Dataset::open(dir).unwrap_err().to_string().replace(&place.folder.path().display().to_string(), "DIR");
     insta::assert_snapshot!(error(place.folder.path()), @"DIR: no Tauten dataset (it has no manifest.json); run `tauten prepare`");
     let manifest = std::fs::read_to_string(out.join("manifest.json")).unwrap();
-    std::fs::write(out.join("manifest.json"), manifest.replace("\"version\": 2", "\"version\": 9")).unwrap();
-    insta::assert_snapshot!(error(&out), @"DIR/out/manifest.json: tauten-dataset version 9, but this program reads tauten-dataset version 2; prepare again");
+    std::fs::write(out.join("manifest.json"), manifest.replace("\"version\": 3", "\"version\": 9")).unwrap();
+    insta::assert_snapshot!(error(&out), @"DIR/out/manifest.json: tauten-dataset version 9, but this program reads tauten-dataset version 3; prepare again");
     std::fs::write(out.join("manifest.json"), &manifest[..manifest.len() / 2]).unwrap();
     assert!(error(&out).ends_with("; prepare again"));
     std::fs::write(out.join("manifest.json"), &manifest).unwrap();
     let bytes = std::fs::read(out.join("train.bin")).unwrap();
     std::fs::write(out.join("train.bin"), &bytes[1..]).unwrap();
-    insta::assert_snapshot!(error(&out), @"DIR/out/train.bin: 47 bytes instead of 48; prepare again");
+    insta::assert_snapshot!(error(&out), @"DIR/out/train.bin: 23 bytes instead of 24; prepare again");
     std::fs::write(out.join("train.bin"), &bytes).unwrap();
     std::fs::remove_file(out.join("encoding/001_item.parquet")).unwrap();
     insta::assert_snapshot!(error(&out), @"DIR/out/encoding/001_item.parquet: No such file or directory (os error 2)");

@@ -9,7 +9,7 @@ use safetensors::{Dtype, SafeTensors};
 use std::collections::HashMap;
 use std::path::Path;
 use tauten::config::Config;
-use tauten::data::batch::{BatchBuilder, Minibatch, RowSource};
+use tauten::data::batch::{BatchBuilder, Minibatch, RowBlock, RowSource};
 use tauten::device::{Choice, Limits};
 use tauten::graph::{Format, Parameter, ParameterKind, Plan};
 use tauten::model::{Model, Schema};
@@ -80,16 +80,19 @@ impl RowSource for Source<'_> {
     fn len(&self) -> usize {
         self.rows
     }
-    fn read(&self, row: usize, ids: &mut [u32], numeric: &mut [f32]) -> (u8, u8) {
+    fn read(&self, rows: &[usize], to: &mut RowBlock) {
         let get = |name: &str| &self.golden.tensors[&format!("{}.{name}", self.prefix)];
-        let features = ids.len();
-        for (i, id) in ids.iter_mut().enumerate() {
-            *id = get("ids")[row * features + i] as u32;
+        let Schema { categorical, numeric } = &self.golden.schema;
+        for (i, &row) in rows.iter().enumerate() {
+            for feature in 0..categorical.len() {
+                to.ids(feature)[i] = get("ids")[row * categorical.len() + feature] as u32;
+            }
+            for feature in 0..*numeric {
+                to.numeric[i * numeric + feature] = get("numeric")[row * numeric + feature] as f32;
+            }
+            to.labels[2 * i] = get("click")[row] as f32;
+            to.labels[2 * i + 1] = get("conversion")[row] as f32;
         }
-        for (i, value) in numeric.iter_mut().enumerate() {
-            *value = get("numeric")[row * self.golden.schema.numeric + i] as f32;
-        }
-        (get("click")[row] as u8, get("conversion")[row] as u8)
     }
 }
 

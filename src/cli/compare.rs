@@ -16,7 +16,6 @@ use crate::train::evaluate::evaluate;
 use crate::train::run::Run;
 use crate::train::trainer::{End, train};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -141,7 +140,7 @@ impl Job<'_> {
             return Ok(None);
         }
 
-        let source: Arc<dyn RowSource> = Arc::new((Arc::new(run.dataset(Some(&data))?), self.split));
+        let source = run.dataset(Some(&data))?.split(self.split);
         let mut session = trained(&run, None, self.device, progress)?;
         let parameters = session.model().parameters();
         let count = |kind| parameters.iter().filter(|p| p.kind == kind).map(|p| p.len() as u64).sum::<u64>();

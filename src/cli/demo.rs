@@ -74,7 +74,7 @@ pub fn run(args: &Args) -> Result<()> {
 
     let dataset = Arc::new(run.dataset(None)?);
     let mut session = super::evaluate::trained(&run, None, &args.device, &progress)?;
-    let source: Arc<dyn RowSource> = Arc::new((dataset.clone(), Split::Test));
+    let source = dataset.split(Split::Test);
     let test = evaluate(&mut session, source.clone(), "test", |_| ())?;
     let correlation = tau_correlation(&mut session, source, &log.join("truth_test.parquet"))?;
     drop(session);

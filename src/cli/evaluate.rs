@@ -9,7 +9,6 @@ use crate::train::checkpoint::Checkpoint;
 use crate::train::run::{Run, schema};
 use crate::train::session::{Role, Session};
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// Measure a trained model on a split of its dataset: AUC, log loss and calibration of CTR (all rows), CVR (clicked rows) and CTCVR
 /// (all rows), and the temperatures.
@@ -49,8 +48,7 @@ fn split(text: &str) -> std::result::Result<Split, String> {
 pub fn run(args: &Args) -> Result<()> {
     let progress = Progress::new(args.quiet);
     let run = Run::open(&args.run)?;
-    let dataset = Arc::new(run.dataset(args.data.as_deref())?);
-    let source: Arc<dyn RowSource> = Arc::new((dataset, args.split));
+    let source = run.dataset(args.data.as_deref())?.split(args.split);
     let mut session = trained(&run, args.checkpoint.clone(), &args.device, &progress)?;
     let task = progress.task(args.split.name(), source.len() as u64, "rows");
     let evaluation = crate::train::evaluate::evaluate(&mut session, source, args.split.name(), |rows| task.advance(rows))?;

@@ -1,6 +1,6 @@
 //! `tauten predict`: scores for new rows.
 
-use crate::data::batch::{BatchBuilder, Minibatch, RowSource};
+use crate::data::batch::{BatchBuilder, Minibatch, RowBlock, RowSource};
 use crate::data::encode::{Encoded, Encoding};
 use crate::data::input::{Block, Kind, Reader, for_each_block};
 use crate::data::write::{Column, TableWriter};
@@ -144,10 +144,15 @@ impl RowSource for Rows<'_> {
         self.1
     }
 
-    fn read(&self, row: usize, ids: &mut [u32], numeric: &mut [f32]) -> (u8, u8) {
-        ids.iter_mut().zip(&self.0.ids).for_each(|(id, ids)| *id = ids[row]);
-        numeric.iter_mut().zip(&self.0.numeric).for_each(|(value, values)| *value = values[row]);
-        (0, 0)
+    fn read(&self, rows: &[usize], to: &mut RowBlock) {
+        for (feature, ids) in self.0.ids.iter().enumerate() {
+            to.ids(feature).iter_mut().zip(rows).for_each(|(id, &row)| *id = ids[row]);
+        }
+        for (feature, values) in self.0.numeric.iter().enumerate() {
+            let to = to.numeric[feature..].iter_mut().step_by(self.0.numeric.len());
+            to.zip(rows).for_each(|(value, &row)| *value = values[row]);
+        }
+        to.labels.fill(0.0);
     }
 }
 

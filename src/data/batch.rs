@@ -1,9 +1,8 @@
 //! A minibatch as the device takes it: ids, labels, and each table's unique rows with their occurrence lists.
 
-use super::dataset::{Dataset, Split};
 use super::group::{Columns, Grouper};
 use crate::{Error, Result};
-use std::sync::Arc;
+use std::ops::Range;
 
 /// Occurrences of one row that are summed in one go; a row with more is hot and summed in chunks of this many first.
 pub const CHUNK: usize = 64;
@@ -79,26 +78,28 @@ pub trait RowSource: Send + Sync {
         self.len() == 0
     }
 
-    /// Writes row `row < len()`: an id for each categorical feature (0: missing or unseen), each transformed numeric feature.
-    /// Returns (click, conversion), each 0 or 1.
-    fn read(&self, row: usize, ids: &mut [u32], numeric: &mut [f32]) -> (u8, u8);
-
-    /// Says that these rows are read next, so that a source can have them fetched side by side.
-    fn expect(&self, _rows: &[usize]) {}
+    /// Writes `rows`, at most [`BLOCK`] row numbers below [`len`](Self::len) in any order, to `to`, all of it.
+    fn read(&self, rows: &[usize], to: &mut RowBlock);
 }
 
-/// The rows of a dataset's split.
-impl RowSource for (Arc<Dataset>, Split) {
-    fn len(&self) -> usize {
-        self.0.split(self.1).len()
-    }
+/// Rows that a source reads at once, so that it can have them fetched side by side: few enough to stay in the nearest cache.
+pub const BLOCK: usize = 32;
 
-    fn read(&self, row: usize, ids: &mut [u32], numeric: &mut [f32]) -> (u8, u8) {
-        self.0.split(self.1).read(row, ids, numeric)
-    }
+/// Where a source writes rows: a stretch of a minibatch.
+#[derive(Debug)]
+pub struct RowBlock<'a> {
+    ids: &'a mut Columns,
+    rows: Range<usize>,
+    /// Each row's transformed numeric features, [rows, N].
+    pub numeric: &'a mut [f32],
+    /// Click and conversion, each 0 or 1, [rows, 2].
+    pub labels: &'a mut [f32],
+}
 
-    fn expect(&self, rows: &[usize]) {
-        self.0.split(self.1).touch(rows);
+impl RowBlock<'_> {
+    /// Each row's id of a categorical feature (0: missing or unseen), `[rows]`.
+    pub fn ids(&mut self, feature: usize) -> &mut [u32] {
+        &mut self.ids.of_mut(feature)[self.rows.clone()]
     }
 }
 
@@ -112,9 +113,6 @@ pub struct BatchLayout {
     /// Index, among the categorical features, of the one that fills [`Minibatch::mask_key`].
     pub mask: Option<usize>,
 }
-
-/// Rows that a source hears of before they are read, and that go into the columns together: few enough to stay in the nearest cache.
-const AHEAD: usize = 32;
 
 /// Words that a segment takes: a row of a table in a minibatch with its list of occurrences.
 pub const SEGMENT: usize = 4;
@@ -159,8 +157,6 @@ pub fn table_layouts(dims: &[usize], vocabulary_sizes: &[usize], most_columns: u
 pub struct BatchBuilder {
     layout: BatchLayout,
     with_segments: bool,
-    /// The ids of [`AHEAD`] rows, row after row, as the source gives them.
-    block: Vec<u32>,
     /// The ids of the minibatch by feature.
     columns: Columns,
     grouper: Grouper,
@@ -170,13 +166,7 @@ impl BatchBuilder {
     /// A builder of minibatches of this layout. Without segments (evaluation), [`TableBatch`]es hold their ids alone.
     pub fn new(layout: BatchLayout, with_segments: bool) -> Self {
         let features: usize = layout.tables.iter().map(|t| t.features.len()).sum();
-        BatchBuilder {
-            layout,
-            with_segments,
-            block: vec![0; AHEAD * features.max(1)],
-            columns: Columns::new(features),
-            grouper: Grouper::default(),
-        }
+        BatchBuilder { layout, with_segments, columns: Columns::new(features), grouper: Grouper::default() }
     }
 
     /// Makes `batch` the minibatch of `rows` in their order, whatever it held before. Epoch and index are left alone.
@@ -185,8 +175,8 @@ impl BatchBuilder {
     pub fn fill(&mut self, source: &dyn RowSource, rows: &[usize], batch: &mut Minibatch) -> Result<()> {
         let layout = &self.layout;
         batch.rows = rows.len();
-        batch.labels.clear();
         batch.mask_key.clear();
+        batch.labels.resize(rows.len() * 2, 0.0);
         batch.numeric.resize(rows.len() * layout.numeric, 0.0);
         batch.tables.resize_with(layout.tables.len(), TableBatch::default);
         for (table, part) in layout.tables.iter().zip(&mut batch.tables) {
@@ -197,23 +187,28 @@ impl BatchBuilder {
             part.ids.resize(ids, 0);
         }
         self.columns.resize(rows.len());
-        let features = self.columns.features();
-        for (first, rows) in (0..).step_by(AHEAD).zip(rows.chunks(AHEAD)) {
-            source.expect(rows);
-            for ((b, &row), ids) in (first..).zip(rows).zip(self.block.chunks_exact_mut(features.max(1))) {
-                let numeric = &mut batch.numeric[b * layout.numeric..][..layout.numeric];
-                let (click, conversion) = source.read(row, &mut ids[..features], numeric);
-                batch.labels.extend([f32::from(click), f32::from(conversion)]);
-                batch.mask_key.extend(layout.mask.map(|feature| ids[feature]));
-                for (table, part) in layout.tables.iter().zip(&mut batch.tables) {
-                    let to = &mut part.ids[b * table.features.len()..][..table.features.len()];
-                    for ((to, &feature), &offset) in to.iter_mut().zip(&table.features).zip(&table.offsets) {
-                        // Wrapping for a wrong id, which the check below finds.
-                        *to = ids[feature].wrapping_add(offset);
-                    }
+        for (first, rows) in (0..).step_by(BLOCK).zip(rows.chunks(BLOCK)) {
+            source.read(
+                rows,
+                &mut RowBlock {
+                    ids: &mut self.columns,
+                    rows: first..first + rows.len(),
+                    numeric: &mut batch.numeric[first * layout.numeric..][..rows.len() * layout.numeric],
+                    labels: &mut batch.labels[first * 2..][..rows.len() * 2],
+                },
+            );
+            for (table, part) in layout.tables.iter().zip(&mut batch.tables) {
+                let features = table.features.len();
+                for (at, (&feature, &offset)) in table.features.iter().zip(&table.offsets).enumerate() {
+                    let ids = &self.columns.of(feature)[first..][..rows.len()];
+                    let to = part.ids[first * features + at..].iter_mut().step_by(features);
+                    // Wrapping for a wrong id, which the check below finds.
+                    to.zip(ids).for_each(|(to, &id)| *to = id.wrapping_add(offset));
                 }
             }
-            self.columns.set(first, &self.block[..rows.len() * features]);
+        }
+        if let Some(feature) = layout.mask {
+            batch.mask_key.extend(self.columns.of(feature));
         }
         for (table, part) in layout.tables.iter().zip(&mut batch.tables) {
             for (&feature, size) in table.features.iter().zip(table.sizes()) {
@@ -255,7 +250,20 @@ pub(crate) mod tests {
             self.rows
         }
 
-        fn read(&self, row: usize, ids: &mut [u32], numeric: &mut [f32]) -> (u8, u8) {
+        fn read(&self, rows: &[usize], to: &mut RowBlock) {
+            let (mut ids, mut numeric) = (vec![0; self.vocabulary_sizes.len()], vec![0.0; to.numeric.len() / rows.len()]);
+            for (i, &row) in rows.iter().enumerate() {
+                let (click, conversion) = self.row(row, &mut ids, &mut numeric);
+                to.labels[2 * i..][..2].copy_from_slice(&[f32::from(click), f32::from(conversion)]);
+                to.numeric[numeric.len() * i..][..numeric.len()].copy_from_slice(&numeric);
+                ids.iter().enumerate().for_each(|(feature, &id)| to.ids(feature)[i] = id);
+            }
+        }
+    }
+
+    impl Made {
+        /// Ids, numeric features, click and conversion of a row.
+        fn row(&self, row: usize, ids: &mut [u32], numeric: &mut [f32]) -> (u8, u8) {
             let stream = Stream::new(self.seed, Purpose::Check, row as u64);
             for (f, (id, &size)) in ids.iter_mut().zip(&self.vocabulary_sizes).enumerate() {
                 // size^u is log-uniform: Zipf's law with exponent 1.
@@ -367,7 +375,7 @@ pub(crate) mod tests {
                 prop_assert_eq!(batch.rows, rows.len());
                 let (mut ids, mut numeric) = (vec![0; dims.len()], [0.0; 2]);
                 for (b, &row) in rows.iter().enumerate() {
-                    let (click, conversion) = source.read(row, &mut ids, &mut numeric);
+                    let (click, conversion) = source.row(row, &mut ids, &mut numeric);
                     prop_assert_eq!(&batch.labels[2 * b..2 * b + 2], [f32::from(click), f32::from(conversion)]);
                     prop_assert_eq!(&batch.numeric[2 * b..2 * b + 2], numeric);
                     if layout.mask.is_some() {
@@ -385,43 +393,6 @@ pub(crate) mod tests {
                     prop_assert_eq!(part, &if with_segments { by_definition(&part.ids) } else { bare });
                 }
             }
-        }
-    }
-
-    /// Speed, on demand: `cargo test --release batch_builder_speed -- --ignored --nocapture`.
-    #[test]
-    #[ignore = "a measurement"]
-    fn batch_builder_speed() {
-        struct Stored(Vec<u32>, usize);
-        impl RowSource for Stored {
-            fn len(&self) -> usize {
-                self.0.len() / self.1
-            }
-            fn read(&self, row: usize, ids: &mut [u32], _: &mut [f32]) -> (u8, u8) {
-                ids.copy_from_slice(&self.0[row * self.1..][..self.1]);
-                (1, 0)
-            }
-        }
-        let (features, rows, batch_size) = (20, 65_536, 1024);
-        let sizes: Vec<usize> = (0..features).map(|f| [10, 100, 1000, 30_000, 1_000_000][f % 5]).collect();
-        let made = Made { rows, vocabulary_sizes: sizes.clone(), seed: 3 };
-        let mut ids = vec![0; rows * features];
-        for (row, ids) in ids.chunks_exact_mut(features).enumerate() {
-            made.read(row, ids, &mut []);
-        }
-        let source = Stored(ids, features);
-        let layout = BatchLayout { numeric: 0, ..layout(&vec![16; features], &sizes) };
-        let mut builder = BatchBuilder::new(layout, true);
-        let mut batch = Minibatch::default();
-        let order: Vec<usize> = (0..rows).collect();
-        for _ in 0..3 {
-            let start = std::time::Instant::now();
-            for _ in 0..10 {
-                for rows in order.chunks(batch_size) {
-                    builder.fill(&source, rows, &mut batch).unwrap();
-                }
-            }
-            println!("{:.2} million rows a second", 10.0 * rows as f64 / start.elapsed().as_secs_f64() / 1e6);
         }
     }
 }

@@ -6,10 +6,12 @@
 //! train.bin, valid.bin, test.bin   the rows; no test.bin without a test split
 //! ```
 //!
-//! A `.bin` file is a row of records, without a head: an id (u32) for each categorical feature, a value (f32) for each numeric
-//! one, click and conversion (u8), and zeros up to a multiple of four bytes. Everything is little-endian. A row's bytes lie
-//! together, since a shuffled epoch reads whole rows in no order: it touches a cache line or a few of each, and one page.
+//! A `.bin` file is a row of records, without a head: an id for each categorical feature, in as few bytes (1 to 4) as its
+//! vocabulary takes, a value (f32) for each numeric one, click and conversion (u8). Everything is little-endian, nothing aligned.
+//! A row's bytes lie together, since a shuffled epoch reads whole rows in no order: it touches a cache line or two of each, and one
+//! page.
 
+use super::batch::{BLOCK, RowBlock, RowSource};
 use super::encode::{Encoded, Encoding, read_json};
 use crate::config::{Config, InvalidLabels, Transform};
 use crate::{Error, Result, error::io};
@@ -19,6 +21,7 @@ use std::fmt::Debug;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
+use std::sync::Arc;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 /// Name of the manifest.
@@ -28,7 +31,7 @@ pub(super) const ENCODING: &str = "encoding";
 /// What a manifest says it is.
 const FORMAT: &str = "tauten-dataset";
 /// Version of the folder's layout.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// A part of the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -277,22 +280,31 @@ impl Manifest {
     }
 }
 
-/// What a record holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where in a record what lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Layout {
-    categorical: usize,
+    /// Bytes of each categorical feature's id.
+    ids: Vec<usize>,
+    /// Byte at which the numeric features begin.
     numeric: usize,
+    /// Byte at which the labels begin.
+    labels: usize,
+    /// Bytes of a record.
+    bytes: usize,
 }
 
 impl Layout {
-    /// Byte at which a record's labels begin.
-    fn labels(self) -> usize {
-        (self.categorical + self.numeric) * 4
+    /// Records of categorical features with so many ids each and of `numeric` numeric features.
+    fn new(vocabulary_sizes: impl Iterator<Item = usize>, numeric: usize) -> Layout {
+        let ids: Vec<usize> = vocabulary_sizes.map(|size| ((size.max(2) - 1).ilog2() / 8 + 1) as usize).collect();
+        let numeric_at = ids.iter().sum();
+        let labels = numeric_at + numeric * size_of::<f32>();
+        Layout { ids, numeric: numeric_at, labels, bytes: labels + 2 }
     }
 
-    /// Bytes of a record.
-    fn bytes(self) -> usize {
-        self.labels() + 4
+    /// Records of the rows that `encoding` encodes.
+    fn of(encoding: &Encoding) -> Layout {
+        Layout::new(encoding.categorical.iter().map(|c| c.vocabulary.size()), encoding.numeric.len())
     }
 }
 
@@ -310,12 +322,15 @@ pub(super) struct SplitWriter {
 impl SplitWriter {
     /// Creates the file.
     pub(super) fn create(path: &Path, encoding: &Encoding) -> Result<SplitWriter> {
-        let layout = Layout { categorical: encoding.categorical.len(), numeric: encoding.numeric.len() };
+        SplitWriter::with_layout(path, Layout::of(encoding))
+    }
+
+    fn with_layout(path: &Path, layout: Layout) -> Result<SplitWriter> {
         Ok(SplitWriter {
             out: BufWriter::with_capacity(1 << 20, File::create(path).map_err(io(path))?),
             hash: Xxh3::new(),
+            record: Vec::with_capacity(layout.bytes),
             layout,
-            record: vec![0; layout.bytes()],
             rows: 0,
             clicks: 0,
             conversions: 0,
@@ -323,17 +338,16 @@ impl SplitWriter {
     }
 
     /// Appends row `row` of `encoded` with its click and conversion.
-    pub(super) fn push(&mut self, encoded: &Encoded, row: usize, [click, conversion]: [u8; 2]) -> std::io::Result<()> {
-        let ids = encoded.ids.iter().map(|ids| ids[row].to_le_bytes());
-        let cells = ids.chain(encoded.numeric.iter().map(|values| values[row].to_le_bytes()));
-        for (to, cell) in self.record.chunks_exact_mut(4).zip(cells) {
-            to.copy_from_slice(&cell);
+    pub(super) fn push(&mut self, encoded: &Encoded, row: usize, labels: [u8; 2]) -> std::io::Result<()> {
+        self.record.clear();
+        for (ids, &width) in encoded.ids.iter().zip(&self.layout.ids) {
+            self.record.extend(&ids[row].to_le_bytes()[..width]);
         }
-        let labels = self.layout.labels();
-        self.record[labels..][..2].copy_from_slice(&[click, conversion]);
+        self.record.extend(encoded.numeric.iter().flat_map(|values| values[row].to_le_bytes()));
+        self.record.extend(labels);
         self.rows += 1;
-        self.clicks += u64::from(click);
-        self.conversions += u64::from(conversion);
+        self.clicks += u64::from(labels[0]);
+        self.conversions += u64::from(labels[1]);
         self.hash.update(&self.record);
         self.out.write_all(&self.record)
     }
@@ -376,7 +390,7 @@ impl Rows {
             return Ok(Rows { map: None, rows, layout });
         }
         let file = File::open(&path).map_err(io(&path))?;
-        let (have, want) = (file.metadata().map_err(io(&path))?.len(), rows as u64 * layout.bytes() as u64);
+        let (have, want) = (file.metadata().map_err(io(&path))?.len(), rows as u64 * layout.bytes as u64);
         if have != want {
             return Err(Error::user(format!("{}: {have} bytes instead of {want}; prepare again", path.display())));
         }
@@ -389,63 +403,58 @@ impl Rows {
         }
         Ok(Rows { map: Some(map), rows, layout })
     }
+}
 
-    /// Rows there are.
-    pub fn len(&self) -> usize {
+impl RowSource for Rows {
+    fn len(&self) -> usize {
         self.rows
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.rows == 0
-    }
-
-    /// Reads a row: `ids` [categorical features], `numeric` [numeric features]; gives click and conversion, each 0 or 1.
-    ///
-    /// # Panics
-    /// If `row` is not below [`len`](Self::len) or a slice has another length.
-    #[inline]
-    pub fn read(&self, row: usize, ids: &mut [u32], numeric: &mut [f32]) -> (u8, u8) {
-        let Layout { categorical, numeric: numbers } = self.layout;
-        assert!(ids.len() == categorical && numeric.len() == numbers, "columns of row {row}");
-        let (cells, labels) = self.record(row);
-        let (own, rest) = cells.as_chunks::<4>().0.split_at(categorical);
-        ids.iter_mut().zip(own).for_each(|(id, &cell)| *id = u32::from_le_bytes(cell));
-        numeric.iter_mut().zip(rest).for_each(|(value, &cell)| *value = f32::from_le_bytes(cell));
-        (labels[0], labels[1])
-    }
-
-    /// Has the memory of these rows fetched: a row is a page and some lines of its own, and the reads of many overlap, while reading one row
-    /// after the other waits for each.
-    pub(super) fn touch(&self, rows: &[usize]) {
-        let bytes = self.layout.bytes();
+    fn read(&self, rows: &[usize], to: &mut RowBlock) {
+        let Layout { ids, numeric, labels, bytes } = &self.layout;
         let map = self.map.as_deref().unwrap_or_default();
-        let mut all = 0;
-        for &row in rows {
-            let record = &map[row * bytes..][..bytes];
-            record.chunks(LINE).for_each(|line| all ^= line[0]);
-            all ^= record[bytes - 1];
+        let mut records: [&[u8]; BLOCK] = [&[]; BLOCK];
+        let records = &mut records[..rows.len()];
+        records.iter_mut().zip(rows).for_each(|(record, &row)| *record = &map[row * bytes..][..*bytes]);
+        fetch(records);
+        let mut at = 0;
+        for (feature, &width) in ids.iter().enumerate() {
+            let to = to.ids(feature);
+            match width {
+                1 => read_ids::<1>(records, at, to),
+                2 => read_ids::<2>(records, at, to),
+                3 => read_ids::<3>(records, at, to),
+                _ => read_ids::<4>(records, at, to),
+            }
+            at += width;
         }
-        std::hint::black_box(all);
+        let numbers = (labels - numeric) / size_of::<f32>();
+        for (i, record) in records.iter().enumerate() {
+            let cells = record[*numeric..].as_chunks().0;
+            to.numeric[i * numbers..][..numbers].iter_mut().zip(cells).for_each(|(to, &cell)| *to = f32::from_le_bytes(cell));
+            to.labels[i * 2..][..2].iter_mut().zip(&record[*labels..]).for_each(|(to, &label)| *to = f32::from(label));
+        }
     }
+}
 
-    /// Click and conversion of a row, without the rest of it.
-    ///
-    /// # Panics
-    /// If `row` is not below [`len`](Self::len).
-    #[inline]
-    pub fn labels(&self, row: usize) -> (u8, u8) {
-        let (_, labels) = self.record(row);
-        (labels[0], labels[1])
+/// Has the memory of records fetched: each is a page and a line or some of its own, and the reads of many overlap, while reading one record
+/// after the other waits for each.
+fn fetch(records: &[&[u8]]) {
+    let mut all = 0;
+    for record in records {
+        record.chunks(LINE).for_each(|line| all ^= line[0]);
+        all ^= record[record.len() - 1];
     }
+    std::hint::black_box(all);
+}
 
-    /// The cells and the labels of `row`.
-    #[inline]
-    fn record(&self, row: usize) -> (&[u8], &[u8]) {
-        assert!(row < self.rows, "row {row} of {}", self.rows);
-        let bytes = self.layout.bytes();
-        let map = self.map.as_deref().unwrap_or_default();
-        map[row * bytes..][..bytes].split_at(self.layout.labels())
+/// Reads the ids of `WIDTH` bytes that lie at byte `at` of records.
+#[inline(always)]
+fn read_ids<const WIDTH: usize>(records: &[&[u8]], at: usize, to: &mut [u32]) {
+    for (to, record) in to.iter_mut().zip(records) {
+        let mut id = [0; 4];
+        id[..WIDTH].copy_from_slice(&record[at..at + WIDTH]);
+        *to = u32::from_le_bytes(id);
     }
 }
 
@@ -463,12 +472,12 @@ fn map(path: &Path, file: &File) -> Result<Mmap> {
     })
 }
 
-/// An encoded dataset that is open for reading. Shared between threads by reference.
+/// An encoded dataset that is open for reading.
 #[derive(Debug)]
 pub struct Dataset {
     manifest: Manifest,
     encoding: Encoding,
-    splits: [Rows; 3],
+    splits: [Arc<Rows>; 3],
 }
 
 impl Dataset {
@@ -498,8 +507,8 @@ impl Dataset {
                 dir.display()
             )));
         }
-        let layout = Layout { categorical: encoding.categorical.len(), numeric: encoding.numeric.len() };
-        let rows = |split| Rows::open(dir, split, manifest.split(split).map_or(0, |s| s.rows), layout);
+        let rows =
+            |split| Rows::open(dir, split, manifest.split(split).map_or(0, |s| s.rows), Layout::of(&encoding)).map(Arc::new);
         let splits = [rows(Split::Train)?, rows(Split::Valid)?, rows(Split::Test)?];
         Ok(Dataset { manifest, encoding, splits })
     }
@@ -520,11 +529,54 @@ impl Dataset {
     }
 
     /// A split's rows; a test split that is not there has none.
-    pub fn split(&self, split: Split) -> &Rows {
-        &self.splits[split as usize]
+    pub fn split(&self, split: Split) -> Arc<Rows> {
+        Arc::clone(&self.splits[split as usize])
     }
 }
 
 fn hex(hash: u128) -> String {
     format!("{hash:032x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::batch::{BatchBuilder, BatchLayout, Minibatch, table_layouts};
+
+    #[test]
+    fn ids_take_as_few_bytes_as_their_vocabularies() {
+        let sizes = [1, 2, 256, 257, 65_536, 65_537, 1 << 24, (1 << 24) + 1, u32::MAX as usize];
+        let layout = Layout::new(sizes.into_iter(), 2);
+        assert_eq!(layout.ids, [1, 1, 1, 2, 2, 3, 3, 4, 4]);
+        assert_eq!((layout.numeric, layout.labels, layout.bytes), (21, 29, 31));
+
+        // The first, the last and some id between of each feature, over more than a block.
+        let rows = 2 * BLOCK + 1;
+        let ids: Vec<Vec<u32>> =
+            sizes.map(|size| (0..rows).map(|row| ((size - 1) as u64 * (row as u64 * 7 % 65) / 64) as u32).collect()).into();
+        let numeric: Vec<Vec<f32>> = (0..2).map(|f| (0..rows).map(|row| (row * 3 + f) as f32 - 0.25).collect()).collect();
+        let encoded = Encoded { ids, numeric };
+        let folder = tempfile::tempdir().unwrap();
+        let mut writer = SplitWriter::with_layout(&folder.path().join(Split::Valid.file()), layout.clone()).unwrap();
+        for row in 0..rows {
+            writer.push(&encoded, row, [(row % 2) as u8, (row % 4 / 3) as u8]).unwrap();
+        }
+        let info = writer.finish(0).unwrap();
+        assert_eq!((info.rows, info.clicks, info.conversions), (65, 32, 16));
+
+        let source = Rows::open(folder.path(), Split::Valid, info.rows, layout).unwrap();
+        // A table each, since ids of all of them are more than 32 bits number.
+        let tables = table_layouts(&std::array::from_fn::<_, 9, _>(|f| f + 1), &sizes, usize::MAX).unwrap();
+        let mut builder = BatchBuilder::new(BatchLayout { tables, numeric: 2, mask: None }, false);
+        let mut batch = Minibatch::default();
+        let order: Vec<usize> = (0..rows).map(|i| i * 23 % rows).collect();
+        builder.fill(&source, &order, &mut batch).unwrap();
+        for (b, &row) in order.iter().enumerate() {
+            for (table, ids) in batch.tables.iter().zip(&encoded.ids) {
+                assert_eq!(table.ids[b], ids[row], "row {row}");
+            }
+            assert_eq!(batch.numeric[2 * b..][..2], [encoded.numeric[0][row], encoded.numeric[1][row]], "row {row}");
+            assert_eq!(batch.labels[2 * b..][..2], [(row % 2) as f32, (row % 4 / 3) as f32], "row {row}");
+        }
+    }
 }

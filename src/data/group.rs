@@ -29,28 +29,20 @@ impl Columns {
         Columns { ids: Vec::new(), features, rows: 0 }
     }
 
-    /// Number of features.
-    pub fn features(&self) -> usize {
-        self.features
-    }
-
     /// Makes room for a minibatch of `rows` rows.
     pub fn resize(&mut self, rows: usize) {
         self.rows = rows;
         self.ids.resize(self.features * (rows + PAD), 0);
     }
 
-    /// Puts in the `ids` of rows from `first` on, which lie row after row.
-    pub fn set(&mut self, first: usize, ids: &[u32]) {
-        for feature in 0..self.features {
-            let of_feature = ids[feature..].iter().step_by(self.features);
-            self.ids[feature * (self.rows + PAD) + first..].iter_mut().zip(of_feature).for_each(|(to, &id)| *to = id);
-        }
-    }
-
     /// The ids of a feature.
     pub fn of(&self, feature: usize) -> &[u32] {
         &self.ids[feature * (self.rows + PAD)..][..self.rows]
+    }
+
+    /// Where the ids of a feature go.
+    pub fn of_mut(&mut self, feature: usize) -> &mut [u32] {
+        &mut self.ids[feature * (self.rows + PAD)..][..self.rows]
     }
 }
 

@@ -181,7 +181,7 @@ fn positive(batch_size: usize) -> Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::batch::{table_layouts, tests::Made};
+    use crate::data::batch::{RowBlock, table_layouts, tests::Made};
 
     const SIZES: [usize; 2] = [7, 500];
 
@@ -274,9 +274,8 @@ mod tests {
             fn len(&self) -> usize {
                 100
             }
-            fn read(&self, row: usize, _: &mut [u32], _: &mut [f32]) -> (u8, u8) {
-                assert!(row < 50, "page gone");
-                (0, 0)
+            fn read(&self, rows: &[usize], _: &mut RowBlock) {
+                assert!(rows.iter().all(|&row| row < 50), "page gone");
             }
         }
         let mut prefetch = Prefetch::sequential(Arc::new(Broken), layout(), 25).unwrap();

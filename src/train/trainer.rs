@@ -41,7 +41,7 @@ impl Steps {
     ///
     /// Those of [`Session::open`]; a warm-up that is longer than the training.
     pub fn open(config: &Config, dataset: &Arc<Dataset>, choice: Choice, line: &mut dyn FnMut(String)) -> Result<Steps> {
-        let source: Arc<dyn RowSource> = Arc::new((dataset.clone(), Split::Train));
+        let source = dataset.split(Split::Train);
         let rows = config.train.batch_size.min(source.len());
         let mut session = Session::open(config, &schema(dataset.encoding()), choice, &[Role::Train(rows)], line)?;
         session.set_training_steps(training_steps(config, source.len())?);
@@ -295,8 +295,8 @@ pub fn train(
         progress.line(format!("{}: has finished at step {}", run.folder().display(), state.step));
         return Ok(Outcome { end: End::Finished, state, rows_per_second: 0.0 });
     }
-    let rows = dataset.split(Split::Train).len();
-    let source: Arc<dyn RowSource> = Arc::new((dataset.clone(), Split::Train));
+    let source = dataset.split(Split::Train);
+    let rows = source.len();
     let prefetch = Prefetch::train(source, session.batch_layout(), config.train.batch_size, config.seed, state.position)?;
     let mut trainer = Trainer {
         run,
@@ -450,7 +450,7 @@ impl Trainer<'_> {
 
     fn evaluate(&mut self, epoch_ends: bool) -> Result<()> {
         self.task = None;
-        let source: Arc<dyn RowSource> = Arc::new((self.dataset.clone(), Split::Valid));
+        let source = self.dataset.split(Split::Valid);
         let task = self.progress.task("valid", source.len() as u64, "rows");
         let valid = evaluate(&mut self.session, source, "valid", |rows| task.advance(rows))?;
         drop(task);
