@@ -166,7 +166,8 @@ impl RowSource for Rows {
     fn read(&self, rows: &[usize], to: &mut RowBlock) {
         let [features, numeric] = [self.ids.len(), self.numeric.len()].map(|all| all / self.len());
         for feature in 0..features {
-            to.ids(feature).iter_mut().zip(rows).for_each(|(id, &row)| *id = self.ids[row * features + feature]);
+            let [to] = to.ids(feature);
+            to.iter_mut().zip(rows).for_each(|(id, &row)| *id = self.ids[row * features + feature]);
         }
         for (i, &row) in rows.iter().enumerate() {
             to.numeric[i * numeric..][..numeric].copy_from_slice(&self.numeric[row * numeric..][..numeric]);

@@ -85,7 +85,7 @@ impl RowSource for Source<'_> {
         let Schema { categorical, numeric } = &self.golden.schema;
         for (i, &row) in rows.iter().enumerate() {
             for feature in 0..categorical.len() {
-                to.ids(feature)[i] = get("ids")[row * categorical.len() + feature] as u32;
+                to.ids::<1>(feature)[0][i] = get("ids")[row * categorical.len() + feature] as u32;
             }
             for feature in 0..*numeric {
                 to.numeric[i * numeric + feature] = get("numeric")[row * numeric + feature] as f32;

@@ -146,7 +146,8 @@ impl RowSource for Rows<'_> {
 
     fn read(&self, rows: &[usize], to: &mut RowBlock) {
         for (feature, ids) in self.0.ids.iter().enumerate() {
-            to.ids(feature).iter_mut().zip(rows).for_each(|(id, &row)| *id = ids[row]);
+            let [to] = to.ids(feature);
+            to.iter_mut().zip(rows).for_each(|(id, &row)| *id = ids[row]);
         }
         for (feature, values) in self.0.numeric.iter().enumerate() {
             let to = to.numeric[feature..].iter_mut().step_by(self.0.numeric.len());

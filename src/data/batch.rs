@@ -85,6 +85,9 @@ pub trait RowSource: Send + Sync {
 /// Rows that a source reads at once, so that it can have them fetched side by side: few enough to stay in the nearest cache.
 pub const BLOCK: usize = 32;
 
+/// Features whose ids are moved together, between rows of a few and columns of one.
+pub(super) const TOGETHER: usize = 4;
+
 /// Where a source writes rows: a stretch of a minibatch.
 #[derive(Debug)]
 pub struct RowBlock<'a> {
@@ -97,9 +100,9 @@ pub struct RowBlock<'a> {
 }
 
 impl RowBlock<'_> {
-    /// Each row's id of a categorical feature (0: missing or unseen), `[rows]`.
-    pub fn ids(&mut self, feature: usize) -> &mut [u32] {
-        &mut self.ids.of_mut(feature)[self.rows.clone()]
+    /// Each row's ids of `N` categorical features from `feature` on (0: missing or unseen), `[rows]` each.
+    pub fn ids<const N: usize>(&mut self, feature: usize) -> [&mut [u32]; N] {
+        self.ids.of_mut(feature).map(|ids| &mut ids[self.rows.clone()])
     }
 }
 
@@ -198,12 +201,16 @@ impl BatchBuilder {
                 },
             );
             for (table, part) in layout.tables.iter().zip(&mut batch.tables) {
-                let features = table.features.len();
-                for (at, (&feature, &offset)) in table.features.iter().zip(&table.offsets).enumerate() {
-                    let ids = &self.columns.of(feature)[first..][..rows.len()];
-                    let to = part.ids[first * features + at..].iter_mut().step_by(features);
-                    // Wrapping for a wrong id, which the check below finds.
-                    to.zip(ids).for_each(|(to, &id)| *to = id.wrapping_add(offset));
+                let width = table.features.len();
+                let to = &mut part.ids[first * width..][..rows.len() * width];
+                let ids = |feature| &self.columns.of(feature)[first..][..rows.len()];
+                let (features, rest) = table.features.as_chunks::<TOGETHER>();
+                let (offsets, rest_offsets) = table.offsets.as_chunks();
+                for ((at, features), &offsets) in (0..).step_by(TOGETHER).zip(features).zip(offsets) {
+                    put_ids(features.map(ids), offsets, to, width, at);
+                }
+                for ((at, &feature), &offset) in (width - rest.len()..).zip(rest).zip(rest_offsets) {
+                    put_ids([ids(feature)], [offset], to, width, at);
                 }
             }
         }
@@ -228,6 +235,17 @@ impl BatchBuilder {
             }
         }
         Ok(())
+    }
+}
+
+/// Writes the ids of `N` features, beyond their offsets, to rows of `width` ids, from place `at` of each row on.
+#[inline(always)]
+fn put_ids<const N: usize>(ids: [&[u32]; N], offsets: [u32; N], to: &mut [u32], width: usize, at: usize) {
+    for (i, row) in to.chunks_exact_mut(width).enumerate() {
+        for ((to, ids), offset) in row[at..at + N].iter_mut().zip(ids).zip(offsets) {
+            // Wrapping for a wrong id, which is found later.
+            *to = ids[i].wrapping_add(offset);
+        }
     }
 }
 
@@ -256,7 +274,7 @@ pub(crate) mod tests {
                 let (click, conversion) = self.row(row, &mut ids, &mut numeric);
                 to.labels[2 * i..][..2].copy_from_slice(&[f32::from(click), f32::from(conversion)]);
                 to.numeric[numeric.len() * i..][..numeric.len()].copy_from_slice(&numeric);
-                ids.iter().enumerate().for_each(|(feature, &id)| to.ids(feature)[i] = id);
+                ids.iter().enumerate().for_each(|(feature, &id)| to.ids::<1>(feature)[0][i] = id);
             }
         }
     }

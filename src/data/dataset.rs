@@ -11,7 +11,7 @@
 //! A row's bytes lie together, since a shuffled epoch reads whole rows in no order: it touches a cache line or two of each, and one
 //! page.
 
-use super::batch::{BLOCK, RowBlock, RowSource};
+use super::batch::{BLOCK, RowBlock, RowSource, TOGETHER};
 use super::encode::{Encoded, Encoding, read_json};
 use crate::config::{Config, InvalidLabels, Transform};
 use crate::{Error, Result, error::io};
@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt::Debug;
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
@@ -417,16 +418,17 @@ impl RowSource for Rows {
         let records = &mut records[..rows.len()];
         records.iter_mut().zip(rows).for_each(|(record, &row)| *record = &map[row * bytes..][..*bytes]);
         fetch(records);
-        let mut at = 0;
-        for (feature, &width) in ids.iter().enumerate() {
-            let to = to.ids(feature);
-            match width {
-                1 => read_ids::<1>(records, at, to),
-                2 => read_ids::<2>(records, at, to),
-                3 => read_ids::<3>(records, at, to),
-                _ => read_ids::<4>(records, at, to),
+        let (mut feature, mut at) = (0, 0);
+        for run in ids.chunk_by(|a, b| a == b) {
+            let features = feature..feature + run.len();
+            match run[0] {
+                1 => read_ids::<1>(records, at, features, to),
+                2 => read_ids::<2>(records, at, features, to),
+                3 => read_ids::<3>(records, at, features, to),
+                _ => read_ids::<4>(records, at, features, to),
             }
-            at += width;
+            feature += run.len();
+            at += run.iter().sum::<usize>();
         }
         let numbers = (labels - numeric) / size_of::<f32>();
         for (i, record) in records.iter().enumerate() {
@@ -448,13 +450,30 @@ fn fetch(records: &[&[u8]]) {
     std::hint::black_box(all);
 }
 
-/// Reads the ids of `WIDTH` bytes that lie at byte `at` of records.
+/// Reads the ids of features with `WIDTH` bytes each, which lie from byte `at` of records on.
+fn read_ids<const WIDTH: usize>(records: &[&[u8]], mut at: usize, features: Range<usize>, to: &mut RowBlock) {
+    let mut feature = features.start;
+    while feature + TOGETHER <= features.end {
+        read_columns::<WIDTH, TOGETHER>(records, at, to.ids(feature));
+        feature += TOGETHER;
+        at += TOGETHER * WIDTH;
+    }
+    for (i, feature) in (feature..features.end).enumerate() {
+        read_columns::<WIDTH, 1>(records, at + i * WIDTH, to.ids(feature));
+    }
+}
+
+/// Reads `N` ids of `WIDTH` bytes from byte `at` of records on, each to a column of its own.
 #[inline(always)]
-fn read_ids<const WIDTH: usize>(records: &[&[u8]], at: usize, to: &mut [u32]) {
-    for (to, record) in to.iter_mut().zip(records) {
-        let mut id = [0; 4];
-        id[..WIDTH].copy_from_slice(&record[at..at + WIDTH]);
-        *to = u32::from_le_bytes(id);
+fn read_columns<const WIDTH: usize, const N: usize>(records: &[&[u8]], at: usize, to: [&mut [u32]; N]) {
+    let to = to.map(|to| &mut to[..records.len()]);
+    for (i, record) in records.iter().enumerate() {
+        let cells = record[at..at + WIDTH * N].as_chunks::<WIDTH>().0;
+        for f in 0..N {
+            let mut id = [0; 4];
+            id[..WIDTH].copy_from_slice(&cells[f]);
+            to[f][i] = u32::from_le_bytes(id);
+        }
     }
 }
 

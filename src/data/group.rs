@@ -40,9 +40,14 @@ impl Columns {
         &self.ids[feature * (self.rows + PAD)..][..self.rows]
     }
 
-    /// Where the ids of a feature go.
-    pub fn of_mut(&mut self, feature: usize) -> &mut [u32] {
-        &mut self.ids[feature * (self.rows + PAD)..][..self.rows]
+    /// Where the ids of `N` features from `feature` on go.
+    pub fn of_mut<const N: usize>(&mut self, feature: usize) -> [&mut [u32]; N] {
+        let mut rest = &mut self.ids[feature * (self.rows + PAD)..];
+        std::array::from_fn(|_| {
+            let (column, after) = std::mem::take(&mut rest).split_at_mut(self.rows + PAD);
+            rest = after;
+            &mut column[..self.rows]
+        })
     }
 }
 
