@@ -64,17 +64,17 @@ fn examine(args: &Args, cases: Vec<Case>) -> Result<()> {
         }
     }
     let device = choice.describe();
-    let mut variants = String::new();
+    let mut variants = Vec::new();
     let tested = match &choice {
         Choice::Cpu => Vec::new(),
         Choice::Gpu(adapter) => {
             let (cases, lacking): (Vec<Case>, Vec<Case>) = cases.into_iter().partition(|case| case.runs_on(adapter));
-            variants = self::variants(&cases, &lacking);
+            variants = Variant::all(&cases, &lacking);
             self_test(adapter, cases, &progress)?
         }
     };
     if !args.json && !tested.is_empty() {
-        print(&(table(&tested) + &variants))?;
+        print(&(table(&tested) + "\n" + &variants.iter().map(Variant::line).collect::<String>()))?;
     }
     let task = progress.task("measuring", 2, "rates");
     let Roofs { copy, multiply_add: fma } = Roofs::measure(&choice, &task)?;
@@ -84,6 +84,7 @@ fn examine(args: &Args, cases: Vec<Case>) -> Result<()> {
             "adapters": adapters.iter().map(Adapter::to_json).collect::<Value>(),
             "device": device,
             "ops": tested.iter().map(Tested::json).collect::<Value>(),
+            "variants": variants.iter().map(Variant::json).collect::<Value>(),
             "copy_gb_s": copy.best, "copy_gb_s_median": copy.median, "copy_how": copy.how,
             "fma_gflop_s": fma.best, "fma_gflop_s_median": fma.median, "fma_how": fma.how,
         }))?;
@@ -127,24 +128,41 @@ fn list(adapters: &[Adapter]) -> String {
     text
 }
 
-/// A line for each variant of kernels that not every adapter runs: whether it was tested on this one.
-fn variants(cases: &[Case], lacking: &[Case]) -> String {
-    let mut text = String::from("\n");
-    for (name, use_of, is_one) in [
-        ("activations in f16", "train.activation_storage = \"f16\"", Case::is_in_f16 as fn(&Case) -> bool),
-        ("products by subgroups", "`tauten tune` tries them", Case::is_by_subgroups),
-    ] {
-        let count = |cases: &[Case]| cases.iter().filter(|case| is_one(case)).count();
-        // Writing to a String cannot fail.
-        let _ = match (count(cases), count(lacking)) {
-            (0, _) => writeln!(text, "{name}: not on this adapter"),
-            (n, 0) => writeln!(text, "{name}: {n} of the cases above ({use_of})"),
-            (n, more) => {
-                writeln!(text, "{name}: {n} of the cases above ({use_of}); {more} need other subgroups than this adapter's")
-            }
+/// Kernels that not every adapter runs, and how many of their cases this one does.
+struct Variant {
+    name: &'static str,
+    /// How a user comes to run them.
+    used: &'static str,
+    cases: usize,
+    /// Cases that need something this adapter lacks.
+    lacking: usize,
+}
+
+impl Variant {
+    /// Those of `cases`, which run on the adapter, and of `lacking`, which don't.
+    fn all(cases: &[Case], lacking: &[Case]) -> Vec<Variant> {
+        let variant = |name, used, is_one: fn(&Case) -> bool| {
+            let count = |cases: &[Case]| cases.iter().filter(|case| is_one(case)).count();
+            Variant { name, used, cases: count(cases), lacking: count(lacking) }
         };
+        vec![
+            variant("activations in f16", "train.activation_storage = \"f16\"", Case::is_in_f16),
+            variant("products by subgroups", "`tauten tune` tries them", Case::is_by_subgroups),
+        ]
     }
-    text
+
+    fn json(&self) -> Value {
+        json!({ "variant": self.name, "cases": self.cases, "lacking": self.lacking })
+    }
+
+    fn line(&self) -> String {
+        let Variant { name, used, cases, lacking } = self;
+        match (cases, lacking) {
+            (0, _) => format!("{name}: not on this adapter\n"),
+            (_, 0) => format!("{name}: {cases} of the cases above ({used})\n"),
+            _ => format!("{name}: {cases} of the cases above ({used}); {lacking} need other subgroups than this adapter's\n"),
+        }
+    }
 }
 
 /// Cases against their twins, an op's on one opened device.

@@ -64,7 +64,7 @@ pub fn dropout(g: &mut Graph, x: TensorId, rows: usize, spec: Dropout) -> Tensor
             // Blocks begin at multiples of 128 rows, so the four elements of a counter are in one.
             params: Params { count: count as u32, first: (block.first * columns / 4) as u32, ..params },
             workgroups: fold(count.div_ceil(1024)),
-            cost: cost(2 * count, count).stored(2 * count, format),
+            cost: cost(if params.accumulate != 0 { 3 } else { 2 } * count, count).stored(2 * count, format),
             twin: mask,
         }
     };

@@ -90,13 +90,22 @@ static MERGE: Kernel = Params::kernel(
     &[(11, Access::Read), (12, Access::Read), (8, Access::Update), (9, Access::Update)],
 );
 
+/// How what a product reads and writes is stored.
+#[derive(Clone, Copy)]
+struct Formats {
+    /// What is as large as x.
+    x: Format,
+    /// y or its gradient.
+    y: Format,
+    /// What tells the activation's slope, where it is neither of them.
+    slope: Option<Format>,
+}
+
 /// The product that gives `result` rows and columns of each of `groups`, by tiles.
-///
-/// `formats`: of what is as large as x and of what is as large as y.
 fn tiled(
     kernel: &'static Kernel,
     params: Params,
-    formats: [Format; 2],
+    formats: Formats,
     tile: Tile,
     result: [usize; 2],
     groups: usize,
@@ -104,7 +113,12 @@ fn tiled(
 ) -> Tiled<Params> {
     let [rows, columns] = tile.workgroups(result[0], result[1]);
     let workgroups = [columns as u32, rows as u32, groups as u32];
-    Tiled::new(Dispatch { kernel, params, workgroups, cost: params.cost(formats), twin }, tile, BY_SUBGROUPS)
+    let mut cost = params.cost(formats);
+    if params.flags & ACCUMULATE != 0 {
+        // What the result is added to: a gradient.
+        cost.bytes += (size_of::<f32>() * groups * result[0] * result[1]) as f64;
+    }
+    Tiled::new(Dispatch { kernel, params, workgroups, cost, twin }, tile, BY_SUBGROUPS)
 }
 
 type Twin = fn(&Params, &mut Args);
@@ -135,14 +149,16 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
     // what stood before the activation, which takes as much memory and would have it computed again by every tile.
     let known_by_y = matches!(shape.activation, Activation::Identity | Activation::Relu | Activation::Tanh);
     let (mut kernel, mut slope) = (&FORWARD, y);
+    let mut forward_formats = Formats { x: input, y: output, slope: None };
     if !known_by_y && g.may_go_backward() {
         slope = g.transient_as("slope", rows * groups * outputs, output);
         args.push(Arg::Rows(slope));
         kernel = &FORWARD_KEEPING;
+        forward_formats.slope = Some(output);
     }
     let tile = chosen(g, Product::Forward).tile;
     g.push_rows(rows, &args, |block| {
-        tiled(kernel, of(block, params), [input, output], tile, [block.rows, outputs], groups, forward)
+        tiled(kernel, of(block, params), forward_formats, tile, [block.rows, outputs], groups, forward)
     });
     g.on_backward(move |g| {
         let Some(dy) = g.gradient(y) else { return };
@@ -151,6 +167,8 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
             Some(bias) => g.gradient_target(bias).0,
             None => g.transient("unused", groups * outputs),
         };
+        let slope_format = (shape.activation != Activation::Identity).then_some(output);
+        let formats = Formats { x: input, y: Format::F32, slope: slope_format };
         let choice = chosen(g, Product::WeightGradient);
         let (tile, result) = (choice.tile, [inputs, outputs]);
         let (slice, slices) = choice.slices(rows);
@@ -164,7 +182,7 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
                 g.transient("of biases", slices * groups * outputs),
             ];
             let params = Params { slice: slice as u32, slices: slices as u32, ..params };
-            let op = tiled(&WEIGHT_GRADIENT, params, [input, Format::F32], tile, result, groups * slices, weight_gradient);
+            let op = tiled(&WEIGHT_GRADIENT, params, formats, tile, result, groups * slices, weight_gradient);
             g.push(op, &[x, dy, slope, parts[0], parts[1]]);
             let elements = weights + groups * outputs;
             let (workgroups, words) = (fold(elements.div_ceil(256)), (slices + 1) * elements);
@@ -175,7 +193,7 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
             let args = [Arg::Rows(x), Arg::Rows(dy), Arg::Rows(slope), Arg::Whole(dw), Arg::Whole(dbias)];
             g.push_rows(rows, &args, |block| {
                 let params = of(block, params.adding(accumulate || block.first > 0));
-                tiled(&WEIGHT_GRADIENT, params, [input, Format::F32], tile, result, groups, weight_gradient)
+                tiled(&WEIGHT_GRADIENT, params, formats, tile, result, groups, weight_gradient)
             });
         }
         if shape.input_gradient {
@@ -183,9 +201,10 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
             let args = [Arg::Rows(dy), Arg::Rows(slope), Arg::Whole(w), Arg::Rows(dx)];
             let params = params.adding(accumulate);
             let tile = chosen(g, Product::InputGradient).tile;
+            let formats = Formats { x: Format::F32, ..formats };
             g.push_rows(rows, &args, |block| {
                 let result = [block.rows, inputs];
-                tiled(&INPUT_GRADIENT, of(block, params), [Format::F32; 2], tile, result, groups, input_gradient)
+                tiled(&INPUT_GRADIENT, of(block, params), formats, tile, result, groups, input_gradient)
             });
         }
     });
@@ -209,11 +228,14 @@ impl Params {
         Params { flags: self.flags | if accumulate { ACCUMULATE } else { 0 }, ..self }
     }
 
-    fn cost(&self, formats: [Format; 2]) -> Cost {
+    fn cost(&self, formats: Formats) -> Cost {
         let (rows, inputs, outputs, groups) = self.usizes();
-        cost(groups * (rows * inputs + outputs * (inputs + 1 + rows)), 2 * rows * groups * inputs * outputs)
-            .stored(rows * groups * inputs, formats[0])
-            .stored(rows * groups * outputs, formats[1])
+        let results = rows * groups * outputs;
+        let slopes = if formats.slope.is_some() { results } else { 0 };
+        cost(groups * (rows * inputs + outputs * (inputs + 1)) + results + slopes, 2 * rows * groups * inputs * outputs)
+            .stored(rows * groups * inputs, formats.x)
+            .stored(results, formats.y)
+            .stored(slopes, formats.slope.unwrap_or_default())
     }
 
     fn usizes(&self) -> (usize, usize, usize, usize) {
@@ -269,7 +291,7 @@ fn activate(z: &mut [f32], slope: &mut [f32], f: impl Fn(f32) -> (f32, f32) + Sy
     });
 }
 
-/// act(z) and act'(z) of an activation by its number.
+/// act(z) and act'(z) of an activation by its number; NaN of NaN, so that the loss shows it.
 pub(super) fn activated(activation: u32, z: f32) -> (f32, f32) {
     match activation {
         RELU => relu(z),
@@ -281,7 +303,8 @@ pub(super) fn activated(activation: u32, z: f32) -> (f32, f32) {
 }
 
 fn relu(z: f32) -> (f32, f32) {
-    (z.max(0.0), if z > 0.0 { 1.0 } else { 0.0 })
+    // Not `max`, which gives 0 for NaN.
+    if z <= 0.0 { (0.0, 0.0) } else { (z, 1.0) }
 }
 
 fn tanh(z: f32) -> (f32, f32) {
@@ -328,7 +351,7 @@ fn before_activation<'a>(p: &Params, dy: &'a [f32], y: &[f32], scratch: &'a mut 
     }
     match p.activation {
         0 => return dy,
-        RELU => fill(scratch, dy, y, |dy, y| if y > 0.0 { dy } else { 0.0 }),
+        RELU => fill(scratch, dy, y, |dy, y| if y <= 0.0 { 0.0 } else { dy }),
         TANH => fill(scratch, dy, y, |dy, y| dy * (1.0 - y * y)),
         _ => fill(scratch, dy, y, |dy, slope| dy * slope),
     }
