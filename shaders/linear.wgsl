@@ -12,7 +12,7 @@
 //   activate_backward  dx[b, g, n] (+)= dy[b, g, n] act'(x[b, g, n])
 //
 // Activation functions:
-//   relu  max(z, 0), slope 0 where y <= 0, else 1
+//   relu  max(z, 0), slope 1 where y > 0, else 0
 //   tanh  slope 1 - y^2
 //   gelu  z Phi(z), slope Phi(z) + z phi(z); Phi and phi of the standard normal distribution
 //   silu  z s(z), slope s(z) (1 + z (1 - s(z))); s the logistic function
@@ -77,7 +77,7 @@ fn normal_tail(x: vec4<f32>) -> vec4<f32> {
 fn tanh_of(z: vec4<f32>) -> vec4<f32> {
     let s = z * z;
     let series = z * (1.0 + s * (-0.33333333 + s * (0.13333333 + s * -0.053968254)));
-    let e = exp(select(-2.0 * abs(z), vec4(-87.0), abs(z) > vec4(43.5)));
+    let e = exp(max(-2.0 * abs(z), vec4(-87.0)));
     return select(sign(z) * (1.0 - e) / (1.0 + e), series, abs(z) < vec4(0.2));
 }
 
@@ -86,14 +86,19 @@ struct Activated {
     slope: vec4<f32>,
 }
 
-// act(z) and act'(z); NaN of NaN, so that the loss shows it.
+// act(z) and act'(z). Of NaN act is NaN, so that the loss shows it: by bits, since max, comparisons and a driver's fast arithmetic lose it.
 fn activated(z: vec4<f32>) -> Activated {
+    let a = of_number(z);
+    let is_nan = (bitcast<vec4<u32>>(z) & vec4(0x7fffffffu)) > vec4(0x7f800000u);
+    return Activated(select(a.y, z, is_nan), a.slope);
+}
+
+fn of_number(z: vec4<f32>) -> Activated {
     let zero = vec4(0.0);
     let one = vec4(1.0);
     switch params.activation {
         case 1u: {
-            let off = z <= zero;
-            return Activated(select(z, zero, off), select(one, zero, off));
+            return Activated(max(z, zero), select(zero, one, z > zero));
         }
         case 2u: {
             let y = tanh_of(z);
@@ -124,7 +129,7 @@ fn d_at(b: u32, g: u32, n: u32) -> f32 {
             return dy[i];
         }
         let kept = f32(y_read[i]);
-        let slope = select(kept, select(1.0, 0.0, kept <= 0.0), params.activation == 1u);
+        let slope = select(kept, select(0.0, 1.0, kept > 0.0), params.activation == 1u);
         return dy[i] * select(slope, 1.0 - kept * kept, params.activation == 2u);
     }
     return 0.0;

@@ -11,7 +11,7 @@ use process::{Ended, command, home, tauten};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use tauten::config::{Config, Loaded};
 use tauten::data::dataset::Dataset;
 use tauten::data::prepare::prepare;
@@ -50,7 +50,7 @@ fn loaded(place: &Path) -> Loaded {
 
 fn profile(choice: Choice, steps: usize, mode: Mode) -> (Config, Profile) {
     let config = loaded(place()).config;
-    let dataset = Arc::new(Dataset::open(&place().join("dataset")).unwrap());
+    let dataset = Dataset::open(&place().join("dataset")).unwrap();
     let profile = train(&config, &dataset, choice, steps, mode, &Progress::new(true)).unwrap();
     (config, profile)
 }

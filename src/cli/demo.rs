@@ -72,7 +72,7 @@ pub fn run(args: &Args) -> Result<()> {
         return super::print(&format!("interrupted; go on: tauten train --resume {}\n", run.folder().display()));
     }
 
-    let dataset = Arc::new(run.dataset(None)?);
+    let dataset = run.dataset(None)?;
     let mut session = super::evaluate::trained(&run, None, &args.device, &progress)?;
     let source = dataset.split(Split::Test);
     let test = evaluate(&mut session, source.clone(), "test", |_| ())?;
@@ -146,7 +146,7 @@ fn summary(truth: &Truth, test: &Evaluation, correlation: Option<f64>, seconds: 
 }
 
 /// The same first steps on every adapter, and how far their losses are from the CPU's.
-fn adapters(config: &crate::config::Config, dataset: &Arc<Dataset>, progress: &Progress) -> Result<String> {
+fn adapters(config: &crate::config::Config, dataset: &Dataset, progress: &Progress) -> Result<String> {
     let adapters = Adapter::all();
     if adapters.is_empty() {
         return Ok(format!("\nno adapter: {}\n", HOW_TO_GET_ONE));

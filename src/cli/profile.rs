@@ -11,7 +11,6 @@ use crate::profile::{Profile, sweep, train};
 use crate::report::progress::Progress;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Measure where a training step's time goes: each kernel and shape against the device's measured roofs, and the host. Or one kernel
 /// alone, over sizes.
@@ -79,7 +78,7 @@ pub fn run(args: &Args) -> Result<()> {
                 Some(path) => Dataset::open_for(path, &loaded.config)?,
                 None => prepare(&loaded, &folder.path().join("dataset"), &progress)?,
             };
-            train(&loaded.config, &Arc::new(dataset), choice, args.steps as usize, args.mode, &progress)?
+            train(&loaded.config, &dataset, choice, args.steps as usize, args.mode, &progress)?
         }
         (None, None) => return Err(Error::user("profile: name a configuration, or a kernel with --kernel")),
     };

@@ -8,7 +8,7 @@
 //!
 //! A `.bin` file is a row of records, without a head: an id for each categorical feature, in as few bytes (1 to 4) as its
 //! vocabulary takes, a value (f32) for each numeric one, click and conversion (u8). Everything is little-endian, nothing aligned.
-//! A row's bytes lie together, since a shuffled epoch reads whole rows in no order: it touches a cache line or two of each, and one
+//! A row's bytes lie together, since a shuffled epoch reads whole rows in no order: it touches a cache line or a few of each, and one
 //! page.
 
 use super::batch::{BLOCK, RowBlock, RowSource, TOGETHER};
@@ -287,9 +287,9 @@ struct Layout {
     /// Bytes of each categorical feature's id.
     ids: Vec<usize>,
     /// Byte at which the numeric features begin.
-    numeric: usize,
+    numeric_at: usize,
     /// Byte at which the labels begin.
-    labels: usize,
+    labels_at: usize,
     /// Bytes of a record.
     bytes: usize,
 }
@@ -299,8 +299,8 @@ impl Layout {
     fn new(vocabulary_sizes: impl Iterator<Item = usize>, numeric: usize) -> Layout {
         let ids: Vec<usize> = vocabulary_sizes.map(|size| ((size.max(2) - 1).ilog2() / 8 + 1) as usize).collect();
         let numeric_at = ids.iter().sum();
-        let labels = numeric_at + numeric * size_of::<f32>();
-        Layout { ids, numeric: numeric_at, labels, bytes: labels + 2 }
+        let labels_at = numeric_at + numeric * size_of::<f32>();
+        Layout { ids, numeric_at, labels_at, bytes: labels_at + 2 }
     }
 
     /// Records of the rows that `encoding` encodes.
@@ -391,8 +391,8 @@ impl Rows {
             return Ok(Rows { map: None, rows, layout });
         }
         let file = File::open(&path).map_err(io(&path))?;
-        let (have, want) = (file.metadata().map_err(io(&path))?.len(), rows as u64 * layout.bytes as u64);
-        if have != want {
+        let (have, want) = (file.metadata().map_err(io(&path))?.len(), rows as u128 * layout.bytes as u128);
+        if u128::from(have) != want {
             return Err(Error::user(format!("{}: {have} bytes instead of {want}; prepare again", path.display())));
         }
         let map = map(&path, &file)?;
@@ -404,6 +404,11 @@ impl Rows {
         }
         Ok(Rows { map: Some(map), rows, layout })
     }
+
+    /// Bytes of a row on disk.
+    pub fn row_bytes(&self) -> usize {
+        self.layout.bytes
+    }
 }
 
 impl RowSource for Rows {
@@ -412,7 +417,9 @@ impl RowSource for Rows {
     }
 
     fn read(&self, rows: &[usize], to: &mut RowBlock) {
-        let Layout { ids, numeric, labels, bytes } = &self.layout;
+        let Layout { ids, numeric_at, labels_at, bytes } = &self.layout;
+        let numbers = (labels_at - numeric_at) / size_of::<f32>();
+        assert!(ids.len() == to.features() && rows.len() * numbers == to.numeric.len(), "rows of other features");
         let map = self.map.as_deref().unwrap_or_default();
         let mut records: [&[u8]; BLOCK] = [&[]; BLOCK];
         let records = &mut records[..rows.len()];
@@ -430,11 +437,10 @@ impl RowSource for Rows {
             feature += run.len();
             at += run.iter().sum::<usize>();
         }
-        let numbers = (labels - numeric) / size_of::<f32>();
         for (i, record) in records.iter().enumerate() {
-            let cells = record[*numeric..].as_chunks().0;
+            let cells = record[*numeric_at..].as_chunks().0;
             to.numeric[i * numbers..][..numbers].iter_mut().zip(cells).for_each(|(to, &cell)| *to = f32::from_le_bytes(cell));
-            to.labels[i * 2..][..2].iter_mut().zip(&record[*labels..]).for_each(|(to, &label)| *to = f32::from(label));
+            to.labels[i * 2..][..2].iter_mut().zip(&record[*labels_at..]).for_each(|(to, &label)| *to = f32::from(label));
         }
     }
 }
@@ -564,17 +570,28 @@ mod tests {
 
     #[test]
     fn ids_take_as_few_bytes_as_their_vocabularies() {
-        let sizes = [1, 2, 256, 257, 65_536, 65_537, 1 << 24, (1 << 24) + 1, u32::MAX as usize];
-        let layout = Layout::new(sizes.into_iter(), 2);
+        let bounds = [1, 2, 256, 257, 65_536, 65_537, 1 << 24, (1 << 24) + 1, u32::MAX as usize];
+        let layout = Layout::new(bounds.into_iter(), 2);
         assert_eq!(layout.ids, [1, 1, 1, 2, 2, 3, 3, 4, 4]);
-        assert_eq!((layout.numeric, layout.labels, layout.bytes), (21, 29, 31));
+        assert_eq!((layout.numeric_at, layout.labels_at, layout.bytes), (21, 29, 31));
+        // Runs of features as wide that are moved one by one, together, and both.
+        let runs = bounds.into_iter().flat_map(|size| std::iter::repeat_n(size, 3));
+        let sizes: Vec<usize> = runs.chain(bounds).chain([2, 300, 2]).collect();
+        for numeric in [0, 2] {
+            written_rows_read_back(&sizes, numeric);
+        }
+    }
+
+    fn written_rows_read_back(sizes: &[usize], numeric: usize) {
+        let layout = Layout::new(sizes.iter().copied(), numeric);
 
         // The first, the last and some id between of each feature, over more than a block.
         let rows = 2 * BLOCK + 1;
+        let id = |row: usize, size: usize, feature: usize| ((size - 1) as u64 * ((row * 7 + feature) as u64 % 65) / 64) as u32;
         let ids: Vec<Vec<u32>> =
-            sizes.map(|size| (0..rows).map(|row| ((size - 1) as u64 * (row as u64 * 7 % 65) / 64) as u32).collect()).into();
-        let numeric: Vec<Vec<f32>> = (0..2).map(|f| (0..rows).map(|row| (row * 3 + f) as f32 - 0.25).collect()).collect();
-        let encoded = Encoded { ids, numeric };
+            sizes.iter().enumerate().map(|(f, &size)| (0..rows).map(|row| id(row, size, f)).collect()).collect();
+        let values: Vec<Vec<f32>> = (0..numeric).map(|f| (0..rows).map(|row| (row * 3 + f) as f32 - 0.25).collect()).collect();
+        let encoded = Encoded { ids, numeric: values };
         let folder = tempfile::tempdir().unwrap();
         let mut writer = SplitWriter::with_layout(&folder.path().join(Split::Valid.file()), layout.clone()).unwrap();
         for row in 0..rows {
@@ -585,16 +602,19 @@ mod tests {
 
         let source = Rows::open(folder.path(), Split::Valid, info.rows, layout).unwrap();
         // A table each, since ids of all of them are more than 32 bits number.
-        let tables = table_layouts(&std::array::from_fn::<_, 9, _>(|f| f + 1), &sizes, usize::MAX).unwrap();
-        let mut builder = BatchBuilder::new(BatchLayout { tables, numeric: 2, mask: None }, false);
+        let dims: Vec<usize> = (1..=sizes.len()).collect();
+        let tables = table_layouts(&dims, sizes, usize::MAX).unwrap();
+        let mut builder = BatchBuilder::new(BatchLayout { tables, numeric, mask: None }, false);
         let mut batch = Minibatch::default();
         let order: Vec<usize> = (0..rows).map(|i| i * 23 % rows).collect();
         builder.fill(&source, &order, &mut batch).unwrap();
         for (b, &row) in order.iter().enumerate() {
-            for (table, ids) in batch.tables.iter().zip(&encoded.ids) {
-                assert_eq!(table.ids[b], ids[row], "row {row}");
+            for (f, (table, ids)) in batch.tables.iter().zip(&encoded.ids).enumerate() {
+                assert_eq!(table.ids[b], ids[row], "row {row}, feature {f}");
             }
-            assert_eq!(batch.numeric[2 * b..][..2], [encoded.numeric[0][row], encoded.numeric[1][row]], "row {row}");
+            for (f, values) in encoded.numeric.iter().enumerate() {
+                assert_eq!(batch.numeric[numeric * b + f], values[row], "row {row}");
+            }
             assert_eq!(batch.labels[2 * b..][..2], [(row % 2) as f32, (row % 4 / 3) as f32], "row {row}");
         }
     }

@@ -29,6 +29,11 @@ impl Columns {
         Columns { ids: Vec::new(), features, rows: 0 }
     }
 
+    /// Number of features.
+    pub fn features(&self) -> usize {
+        self.features
+    }
+
     /// Makes room for a minibatch of `rows` rows.
     pub fn resize(&mut self, rows: usize) {
         self.rows = rows;

@@ -75,7 +75,7 @@ fn run_gather(p: &Params, args: &mut Args) {
     let (table, ids, mut x) = (args.read::<f32>(0), args.read::<u32>(1), args.numbers_mut(2));
     let (features, dim, columns, offset) = (p.features as usize, p.dim as usize, p.columns as usize, p.offset as usize);
     x.par_chunks_exact_mut(columns).with_min_len(64).zip(ids.par_chunks_exact(features)).for_each(|(x, ids)| {
-        // Rows are lines of memory in no order: their reads overlap if all begin before the first is copied.
+        // Rows lie in memory in no order: their reads overlap if all begin before the first is copied.
         let mut begun = 0;
         for id in ids {
             let row = id.wrapping_sub(p.first);

@@ -185,7 +185,7 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
             let op = tiled(&WEIGHT_GRADIENT, params, formats, tile, result, groups * slices, weight_gradient);
             g.push(op, &[x, dy, slope, parts[0], parts[1]]);
             let elements = weights + groups * outputs;
-            let (workgroups, words) = (fold(elements.div_ceil(256)), (slices + 1) * elements);
+            let (workgroups, words) = (fold(elements.div_ceil(256)), (slices + 1 + usize::from(accumulate)) * elements);
             let cost = cost(words, slices * elements);
             let params = params.adding(accumulate);
             g.push(Dispatch { kernel: &MERGE, params, workgroups, cost, twin: merge }, &[parts[0], parts[1], dw, dbias]);
@@ -232,7 +232,8 @@ impl Params {
         let (rows, inputs, outputs, groups) = self.usizes();
         let results = rows * groups * outputs;
         let slopes = if formats.slope.is_some() { results } else { 0 };
-        cost(groups * (rows * inputs + outputs * (inputs + 1)) + results + slopes, 2 * rows * groups * inputs * outputs)
+        let weights = self.slices as usize * groups * outputs * (inputs + 1);
+        cost(rows * groups * inputs + weights + results + slopes, 2 * rows * groups * inputs * outputs)
             .stored(rows * groups * inputs, formats.x)
             .stored(results, formats.y)
             .stored(slopes, formats.slope.unwrap_or_default())
@@ -291,7 +292,7 @@ fn activate(z: &mut [f32], slope: &mut [f32], f: impl Fn(f32) -> (f32, f32) + Sy
     });
 }
 
-/// act(z) and act'(z) of an activation by its number; NaN of NaN, so that the loss shows it.
+/// act(z) and act'(z) of an activation by its number. Of NaN act is NaN, so that the loss shows it.
 pub(super) fn activated(activation: u32, z: f32) -> (f32, f32) {
     match activation {
         RELU => relu(z),
@@ -304,7 +305,7 @@ pub(super) fn activated(activation: u32, z: f32) -> (f32, f32) {
 
 fn relu(z: f32) -> (f32, f32) {
     // Not `max`, which gives 0 for NaN.
-    if z <= 0.0 { (0.0, 0.0) } else { (z, 1.0) }
+    (if z <= 0.0 { 0.0 } else { z }, if z > 0.0 { 1.0 } else { 0.0 })
 }
 
 fn tanh(z: f32) -> (f32, f32) {
@@ -351,7 +352,7 @@ fn before_activation<'a>(p: &Params, dy: &'a [f32], y: &[f32], scratch: &'a mut 
     }
     match p.activation {
         0 => return dy,
-        RELU => fill(scratch, dy, y, |dy, y| if y <= 0.0 { 0.0 } else { dy }),
+        RELU => fill(scratch, dy, y, |dy, y| if y > 0.0 { dy } else { 0.0 }),
         TANH => fill(scratch, dy, y, |dy, y| dy * (1.0 - y * y)),
         _ => fill(scratch, dy, y, |dy, slope| dy * slope),
     }
@@ -501,4 +502,16 @@ pub fn cases() -> Vec<Case> {
         s.output_activation(y, rows);
     }));
     cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn activations_pass_nan_on() {
+        for activation in [0, RELU, TANH, GELU, SILU] {
+            assert!(activated(activation, f32::NAN).0.is_nan(), "{activation}");
+        }
+    }
 }

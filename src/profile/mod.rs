@@ -15,7 +15,7 @@ pub mod trace;
 pub mod tune;
 
 use crate::config::Config;
-use crate::data::dataset::Dataset;
+use crate::data::dataset::{Dataset, Split};
 use crate::device::gpu::Adapter;
 use crate::device::timeline::{Activity, Clock, Mode, Span, Timeline};
 use crate::device::{Choice, RING};
@@ -26,7 +26,6 @@ use crate::{Error, Result};
 use lines::{Line, Node, Times};
 use roofs::{Bound, Roofs};
 use serde::Serialize;
-use std::sync::Arc;
 use std::time::Instant;
 
 /// Steps before a turn's measured ones: they take what was built and submitted ahead, so that the measured ones wait as in a long run.
@@ -184,7 +183,7 @@ impl Recorded {
 /// Those of [`Steps::open`]; what data and device report.
 pub fn train(
     config: &Config,
-    dataset: &Arc<Dataset>,
+    dataset: &Dataset,
     choice: Choice,
     steps: usize,
     mode: Mode,
@@ -236,8 +235,7 @@ pub fn train(
         memory: trained.session().memory(),
         advice: String::new(),
     };
-    let features = &config.features;
-    let stored = rows as f64 * 4.0 * (features.categorical.len() + features.numeric.len()) as f64;
+    let stored = (rows * dataset.split(Split::Train).row_bytes()) as f64;
     step.advice = advice(&step, &kernels, mode, stored);
     Ok(recorded.profile(&choice, mode, roofs, kernels, Some(step)))
 }

@@ -7,7 +7,7 @@ use super::run::{Run, schema};
 use super::session::{Memory, Role, Session, mib};
 use crate::config::{Config, Monitor, ScheduleKind, Temperature};
 use crate::data::batch::{Minibatch, RowSource};
-use crate::data::dataset::{Dataset, Split};
+use crate::data::dataset::{Dataset, Rows, Split};
 use crate::data::prefetch::{Position, Prefetch, batches_per_epoch};
 use crate::data::write::replace;
 use crate::device::{Choice, RING};
@@ -40,7 +40,7 @@ impl Steps {
     /// # Errors
     ///
     /// Those of [`Session::open`]; a warm-up that is longer than the training.
-    pub fn open(config: &Config, dataset: &Arc<Dataset>, choice: Choice, line: &mut dyn FnMut(String)) -> Result<Steps> {
+    pub fn open(config: &Config, dataset: &Dataset, choice: Choice, line: &mut dyn FnMut(String)) -> Result<Steps> {
         let source = dataset.split(Split::Train);
         let rows = config.train.batch_size.min(source.len());
         let mut session = Session::open(config, &schema(dataset.encoding()), choice, &[Role::Train(rows)], line)?;
@@ -116,7 +116,7 @@ impl Steps {
 /// # Errors
 ///
 /// What data and device report.
-pub fn first_steps(config: &Config, dataset: &Arc<Dataset>, choice: Choice, steps: u64) -> Result<Vec<f32>> {
+pub fn first_steps(config: &Config, dataset: &Dataset, choice: Choice, steps: u64) -> Result<Vec<f32>> {
     let mut trained = Steps::open(config, dataset, choice, &mut |_| ())?;
     let loss = |_| {
         let (batch, _) = trained.minibatch()?;
@@ -276,7 +276,6 @@ pub fn train(
     progress: &Progress,
 ) -> Result<Outcome> {
     let config = run.config().clone();
-    let dataset = Arc::new(dataset);
     let mut session = open(&config, &dataset, choice, progress)?;
     let state = if run.last().exists() {
         let checkpoint = Checkpoint::open(&run.last())?;
@@ -303,7 +302,7 @@ pub fn train(
         batches: batches_per_epoch(rows, config.train.batch_size),
         rows,
         config,
-        dataset,
+        valid: dataset.split(Split::Valid),
         session,
         state,
         prefetch,
@@ -320,7 +319,7 @@ pub fn train(
 struct Trainer<'a> {
     run: &'a Run,
     config: Config,
-    dataset: Arc<Dataset>,
+    valid: Arc<Rows>,
     rows: usize,
     batches: u64,
     session: Session,
@@ -450,7 +449,7 @@ impl Trainer<'_> {
 
     fn evaluate(&mut self, epoch_ends: bool) -> Result<()> {
         self.task = None;
-        let source = self.dataset.split(Split::Valid);
+        let source = Arc::clone(&self.valid);
         let task = self.progress.task("valid", source.len() as u64, "rows");
         let valid = evaluate(&mut self.session, source, "valid", |rows| task.advance(rows))?;
         drop(task);
