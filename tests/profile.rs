@@ -242,8 +242,9 @@ fn a_kernel_alone_has_a_line_a_shape() {
         let got: Vec<(&str, &str)> = profile.kernels.iter().map(|l| (l.name.as_str(), l.shape.as_str())).collect();
         assert_eq!(got, [("linear_weight_gradient", "64x1x8x4"), ("linear_weight_gradient", "128x2x8x4")]);
         assert!(profile.step.is_none() && profile.kernels.iter().all(|l| l.times.is_some() == profile.missing.is_none()));
-        // x, w, bias and y are read or written once: 4 (rows * groups * (inputs + outputs) + groups * outputs * (inputs + 1)).
-        assert_eq!(profile.kernels[0].bytes, f64::from(4 * (64 * 12 + 4 * 9)));
+        // x, dy, y and the gradients of w and bias are read or written once: 4 (rows * groups * (inputs + 2 outputs) + groups * outputs *
+        // (inputs + 1)).
+        assert_eq!(profile.kernels[0].bytes, f64::from(4 * (64 * 16 + 4 * 9)));
         check_trace(&profile.to_trace());
     };
     check(sweep(Choice::Cpu));
