@@ -93,6 +93,7 @@ fn activated(z: vec4<f32>) -> Activated {
     return Activated(select(a.y, z, is_nan), a.slope);
 }
 
+// act(z) and act'(z) where z is no NaN.
 fn of_number(z: vec4<f32>) -> Activated {
     let zero = vec4(0.0);
     let one = vec4(1.0);

@@ -584,7 +584,6 @@ mod tests {
 
     fn written_rows_read_back(sizes: &[usize], numeric: usize) {
         let layout = Layout::new(sizes.iter().copied(), numeric);
-
         // The first, the last and some id between of each feature, over more than a block.
         let rows = 2 * BLOCK + 1;
         let id = |row: usize, size: usize, feature: usize| ((size - 1) as u64 * ((row * 7 + feature) as u64 % 65) / 64) as u32;

@@ -74,20 +74,16 @@ pub fn gather(g: &mut Graph, table: TensorId, ids: TensorId, x: TensorId, shape:
 fn run_gather(p: &Params, args: &mut Args) {
     let (table, ids, mut x) = (args.read::<f32>(0), args.read::<u32>(1), args.numbers_mut(2));
     let (features, dim, columns, offset) = (p.features as usize, p.dim as usize, p.columns as usize, p.offset as usize);
+    // Where the row of an id begins, if it is one of the shard's.
+    let row = |id: &u32| {
+        let row = id.wrapping_sub(p.first);
+        (row < p.count).then_some(row as usize * dim)
+    };
     x.par_chunks_exact_mut(columns).with_min_len(64).zip(ids.par_chunks_exact(features)).for_each(|(x, ids)| {
         // Rows lie in memory in no order: their reads overlap if all begin before the first is copied.
-        let mut begun = 0;
-        for id in ids {
-            let row = id.wrapping_sub(p.first);
-            if row < p.count {
-                begun ^= table[row as usize * dim].to_bits();
-            }
-        }
-        std::hint::black_box(begun);
+        std::hint::black_box(ids.iter().filter_map(row).fold(0, |begun, row| begun ^ table[row].to_bits()));
         for (x, id) in x[offset..offset + features * dim].chunks_exact_mut(dim).zip(ids) {
-            let row = id.wrapping_sub(p.first);
-            if row < p.count {
-                let row = row as usize * dim;
+            if let Some(row) = row(id) {
                 x.copy_from_slice(&table[row..row + dim]);
             }
         }
