@@ -22,6 +22,9 @@
 //
 // A row whose N(i) is i alone has p_ii = 1 exactly: no loss but rho tau, and no gradient to S.
 //
+// z is read four columns at a time: contrast_by_one.wgsl or, where the width is a multiple of four, contrast_by_four.wgsl, with the binding of z, is a
+// part of this module.
+//
 // Workgroup: tiles as in tile.wgsl, which is a part of this module: of S by own rows and others, where 4 HEIGHT ROWS own rows stay and
 //            others go by, 4 WIDTH COLUMNS at a time; of dz by the same own rows and columns, to which DEPTH columns of the tile of G are
 //            the left part at a time. finish, slopes: 64 invocations, one a row; merge: 256, one an element.
@@ -63,7 +66,6 @@ struct Step {
 const LOWEST: f32 = -1.0e30;
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> z: array<f32>; // (rows, 2 * width)
 @group(0) @binding(2) var<storage, read> tau: array<f32>; // (rows)
 @group(0) @binding(3) var<storage, read> keys: array<u32>; // (rows), any buffer without `masked`
 @group(0) @binding(4) var<storage, read_write> sums_out: array<vec4<f32>>; // (slices, directions, rows): h, sums, n
@@ -85,29 +87,6 @@ fn z_row(row: u32, side: u32) -> u32 {
     return (min(row, params.rows - 1u) * 2u + side) * params.width;
 }
 
-// A column of four rows. The last column stands for all after it.
-fn rows_of_z(row: u32, side: u32, column: u32) -> vec4<f32> {
-    let k = min(column, params.width - 1u);
-    return vec4(
-        z[z_row(row, side) + k],
-        z[z_row(row + 1u, side) + k],
-        z[z_row(row + 2u, side) + k],
-        z[z_row(row + 3u, side) + k],
-    );
-}
-
-// Four columns of a row, alike.
-fn columns_of_z(row: u32, side: u32, column: u32) -> vec4<f32> {
-    let at = z_row(row, side);
-    let last = params.width - 1u;
-    return vec4(
-        z[at + min(column, last)],
-        z[at + min(column + 1u, last)],
-        z[at + min(column + 2u, last)],
-        z[at + min(column + 3u, last)],
-    );
-}
-
 // An invocation's own row n of 4 ROWS.
 fn own_row(own: u32, local: vec2<u32>, n: u32) -> u32 {
     return row_of(own, local, n / 4u) + n % 4u;
@@ -117,21 +96,24 @@ fn own_row(own: u32, local: vec2<u32>, n: u32) -> u32 {
 fn scores(side: u32, own: u32, other: u32, local: vec2<u32>) -> Sums {
     let t = local.y * WIDTH + local.x;
     var s = Sums();
-    for (var k0 = 0u; k0 < params.width; k0 += DEPTH) {
+    for (var k = 0u; k < params.width; k += DEPTH) {
         workgroupBarrier();
-        for (var i = t; i < DEPTH * HEIGHT * ROWS; i += WIDTH * HEIGHT) {
-            let k = k0 + i % DEPTH;
+        for (var i = t; i < DEPTH * HEIGHT * ROWS; i += SIZE) {
             // Columns past the last add nothing.
-            left[i % DEPTH * HEIGHT * ROWS + i / DEPTH] =
-                select(vec4(0.0), rows_of_z(own + i / DEPTH * 4u, side, k), k < params.width);
+            store_left(i, within(z_four(own + line(i), side, k + along(i)), k + along(i)), true);
         }
-        for (var i = t; i < DEPTH * WIDTH * COLUMNS; i += WIDTH * HEIGHT) {
-            right[i % DEPTH * WIDTH * COLUMNS + i / DEPTH] = rows_of_z(other + i / DEPTH * 4u, 1u - side, k0 + i % DEPTH);
+        for (var i = t; i < DEPTH * WIDTH * COLUMNS; i += SIZE) {
+            store_right(i, z_four(other + line(i), 1u - side, k + along(i)), true);
         }
         workgroupBarrier();
         multiply(local, &s);
     }
     return s;
+}
+
+// Columns first .. + 3, those that there are.
+fn within(v: vec4<f32>, first: u32) -> vec4<f32> {
+    return select(vec4(0.0), v, four(first) < vec4(params.width));
 }
 
 // One return a function: what is inlined with several costs SwiftShader ten times as long to compile.
@@ -151,10 +133,6 @@ fn keys_of(row: u32) -> vec4<u32> {
 fn candidates(row: u32, key: u32, j: u32, theirs: vec4<u32>, end: u32) -> vec4<bool> {
     let others = four(j);
     return ((theirs != vec4(key)) | vec4(key == 0u) | (others == vec4(row))) & (others < vec4(end));
-}
-
-fn four(first: u32) -> vec4<u32> {
-    return vec4(first, first + 1u, first + 2u, first + 3u);
 }
 
 fn total(v: vec4<f32>) -> f32 {
@@ -179,6 +157,50 @@ fn joined(a: Online, b: Online) -> Online {
     let highest = max(a.sums.x, b.sums.x);
     let sums = a.sums.yz * exp(a.sums.x - highest) + b.sums.yz * exp(b.sums.x - highest);
     return Online(vec4(highest, sums, a.sums.w + b.sums.w), vec2(a.peaks.x + b.peaks.x, max(a.peaks.y, b.peaks.y)));
+}
+
+// Whether all pairs of a tile are candidates of each other and none is a row with itself: nearly all tiles, without keys.
+fn is_plain(own: u32, j0: u32, end: u32) -> bool {
+    let behind = j0 + tile_column(1u);
+    return params.masked == 0u && behind <= end && (own + tile_row(1u) <= j0 || behind <= own);
+}
+
+// An anchor's running sums with the candidates of a plain tile: four, and four more where there are two blocks of columns.
+fn fold_plain(state: Online, s0: vec4<f32>, s1: vec4<f32>, inverse: f32) -> Online {
+    var top = highest_of(s0);
+    if COLUMNS > 1u {
+        top = max(top, highest_of(s1));
+    }
+    let highest = max(state.sums.x, top * inverse);
+    let before = exp(state.sums.x - highest);
+    var e = exp(s0 * inverse - highest);
+    var product = e * s0;
+    if COLUMNS > 1u {
+        let more = exp(s1 * inverse - highest);
+        e += more;
+        product += more * s1;
+    }
+    let sums = state.sums.yz * before + vec2(total(e), total(product));
+    return Online(vec4(highest, sums, state.sums.w + f32(4u * COLUMNS)), vec2(state.peaks.x, max(state.peaks.y, top)));
+}
+
+// The same with four others j .. + 3 of any tile.
+fn fold(state: Online, s: vec4<f32>, row: u32, inverse: f32, j: u32, keys: vec4<u32>, end: u32) -> Online {
+    let member = candidates(row, key_of(row), j, keys, end);
+    let itself = member & (four(j) == vec4(row));
+    // No pair outside of N may reach exp: nothing bounds it there.
+    let x = select(vec4(LOWEST), s * inverse, member);
+    let highest = max(state.sums.x, highest_of(x));
+    let e = select(vec4(0.0), exp(x - highest), member);
+    let before = exp(state.sums.x - highest);
+    let sums = state.sums.yz * before + vec2(total(e), total(e * select(vec4(0.0), s, member)));
+    let count = total(select(vec4(0.0), vec4(1.0), member));
+    let positive = total(select(vec4(0.0), s, itself));
+    let rival = highest_of(select(vec4(LOWEST), s, member & !itself));
+    return Online(
+        vec4(highest, sums, state.sums.w + count),
+        vec2(state.peaks.x + positive, max(state.peaks.y, rival)),
+    );
 }
 
 @compute @workgroup_size(WIDTH, HEIGHT)
@@ -207,38 +229,27 @@ fn stats(
     let end = min((slice + 1u) * params.slice, params.rows);
     for (var j0 = slice * params.slice; j0 < end; j0 += tile_column(1u)) {
         var s = scores(side, own, j0, local);
-        for (var n = 0u; n < 4u * ROWS; n++) {
-            let row = own_row(own, local, n);
-            let key = key_of(row);
-            let inverse = inverses[n];
-            var top = vec4(states[n].sums.x);
-            var rival = vec4(LOWEST);
-            var count = vec4(0.0);
-            var positive = vec4(0.0);
+        if is_plain(own, j0, end) {
+            for (var r = 0u; r < ROWS; r++) {
+                let s0 = block(&s, r * COLUMNS);
+                let s1 = block(&s, r * COLUMNS + COLUMNS - 1u);
+                for (var i = 0u; i < 4u; i++) {
+                    let n = 4u * r + i;
+                    states[n] = fold_plain(states[n], s0[i], s1[i], inverses[n]);
+                }
+            }
+        } else {
             for (var c = 0u; c < COLUMNS; c++) {
-                let at = n * COLUMNS + c;
                 let j = column_of(j0, local, c);
-                let member = candidates(row, key, j, keys_of(j), end);
-                let itself = member & (four(j) == vec4(row));
-                top = select(top, max(top, s[at] * inverse), member);
-                rival = select(rival, max(rival, s[at]), member & !itself);
-                count += select(vec4(0.0), vec4(1.0), member);
-                positive += select(vec4(0.0), s[at], itself);
-                s[at] = select(vec4(LOWEST), s[at], member);
+                let keys = keys_of(j);
+                for (var r = 0u; r < ROWS; r++) {
+                    let own_block = block(&s, r * COLUMNS + c);
+                    for (var i = 0u; i < 4u; i++) {
+                        let n = 4u * r + i;
+                        states[n] = fold(states[n], own_block[i], own_row(own, local, n), inverses[n], j, keys, end);
+                    }
+                }
             }
-            let highest = highest_of(top);
-            var sum = vec4(0.0);
-            var product = vec4(0.0);
-            for (var c = 0u; c < COLUMNS; c++) {
-                let value = s[n * COLUMNS + c];
-                // No pair outside of N may reach exp: nothing bounds it there.
-                let member = value != vec4(LOWEST);
-                let e = select(vec4(0.0), exp(select(vec4(LOWEST), value * inverse, member) - highest), member);
-                sum += e;
-                product += e * value;
-            }
-            let sums = vec4(highest, total(sum), total(product), total(count));
-            states[n] = joined(states[n], Online(sums, vec2(total(positive), highest_of(rival))));
         }
     }
     // An own row's invocations hand over their parts, of as many rows at once as left holds, and one of them joins these in order. A barrier
@@ -354,14 +365,17 @@ fn anchor(row: u32, direction: u32) -> vec3<f32> {
     return all;
 }
 
-// The same of four rows: 1 / tau, lse and w k.
-fn anchors(row: u32, direction: u32) -> mat3x4<f32> {
-    return transpose(mat4x3(
-        anchor(row, direction),
-        anchor(row + 1u, direction),
-        anchor(row + 2u, direction),
-        anchor(row + 3u, direction),
-    ));
+// What the gradient needs of a tile's others.
+var<workgroup> others: array<vec4<f32>, 4u * WIDTH * COLUMNS>;
+
+// Of four of them from number `first` on: 1 / tau, lse and w k.
+fn others_at(first: u32) -> mat3x4<f32> {
+    return transpose(mat4x3(others[first].xyz, others[first + 1u].xyz, others[first + 2u].xyz, others[first + 3u].xyz));
+}
+
+// G of an own row with four others of a plain tile: all are candidates, whose exponents are at most a rounding above 0.
+fn plain_weights_of(s: vec4<f32>, mine: vec3<f32>, theirs: mat3x4<f32>) -> vec4<f32> {
+    return mine.z * exp(s * mine.x - mine.y) + theirs[2] * exp(s * theirs[0] - theirs[1]);
 }
 
 // G of an own row with four others, of which `member` are its candidates and `one` is 1 where it is the row itself.
@@ -398,16 +412,30 @@ fn gradient(
     var sums = Sums();
     let end = min((slice + 1u) * params.slice, params.rows);
     for (var j0 = slice * params.slice; j0 < end; j0 += tile_column(1u)) {
+        // Read behind the barriers of the products; those of the tile before have been read before a barrier.
+        for (var i = t; i < tile_column(1u); i += SIZE) {
+            others[i] = vec4(anchor(j0 + i, 1u - side), 0.0);
+        }
         var s = scores(side, own, j0, local);
+        let plain = is_plain(own, j0, end);
         for (var c = 0u; c < COLUMNS; c++) {
             let j = column_of(j0, local, c);
-            let theirs = anchors(j, 1u - side);
+            let theirs = others_at(j - j0);
             let their_keys = keys_of(j);
-            for (var n = 0u; n < 4u * ROWS; n++) {
-                let row = own_row(own, local, n);
-                let member = candidates(row, key_of(row), j, their_keys, end);
-                let one = select(vec4(0.0), vec4(1.0), four(j) == vec4(row));
-                s[n * COLUMNS + c] = weights_of(s[n * COLUMNS + c], mine[n], theirs, member, one);
+            for (var r = 0u; r < ROWS; r++) {
+                var g = block(&s, r * COLUMNS + c);
+                for (var i = 0u; i < 4u; i++) {
+                    let n = 4u * r + i;
+                    if plain {
+                        g[i] = plain_weights_of(g[i], mine[n], theirs);
+                    } else {
+                        let row = own_row(own, local, n);
+                        let member = candidates(row, key_of(row), j, their_keys, end);
+                        let one = select(vec4(0.0), vec4(1.0), four(j) == vec4(row));
+                        g[i] = weights_of(g[i], mine[n], theirs, member, one);
+                    }
+                }
+                set_block(&s, r * COLUMNS + c, g);
             }
         }
         for (var part = 0u; part < min(tile_column(1u), end - j0); part += DEPTH) {
@@ -417,34 +445,36 @@ fn gradient(
                 let first = column_of(0u, local, c) - part;
                 if first < DEPTH {
                     for (var r = 0u; r < ROWS; r++) {
-                        let at = r * 4u * COLUMNS + c;
-                        let g = transpose(mat4x4(s[at], s[at + COLUMNS], s[at + 2u * COLUMNS], s[at + 3u * COLUMNS]));
+                        let g = transpose(block(&s, r * COLUMNS + c));
                         for (var i = 0u; i < 4u; i++) {
-                            left[((first + i) * ROWS + r) * HEIGHT + local.y] = g[i];
+                            left[(first + i) * LEFT + r * HEIGHT + local.y] = g[i];
                         }
                     }
                 }
             }
-            for (var i = t; i < DEPTH * WIDTH * COLUMNS; i += WIDTH * HEIGHT) {
-                right[i] =
-                    columns_of_z(j0 + part + i / (WIDTH * COLUMNS), 1u - side, column + i % (WIDTH * COLUMNS) * 4u);
+            for (var i = t; i < DEPTH * WIDTH * COLUMNS; i += SIZE) {
+                let row = j0 + part + summed(i, WIDTH * COLUMNS);
+                store_right(i, z_four(row, 1u - side, column + across(i, WIDTH * COLUMNS)), false);
             }
             workgroupBarrier();
             multiply(local, &sums);
         }
     }
-    for (var n = 0u; n < 4u * ROWS; n++) {
-        let row = own_row(own, local, n);
-        for (var c = 0u; c < COLUMNS; c++) {
-            for (var j = 0u; j < 4u; j++) {
-                let k = column_of(column, local, c) + j;
-                if row < params.rows && k < params.width {
-                    let at = ((slice * params.rows + row) * 2u + side) * params.width + k;
-                    var value = sums[n * COLUMNS + c][j];
-                    if params.accumulate != 0u {
-                        value += dz[at];
+    for (var c = 0u; c < COLUMNS; c++) {
+        for (var r = 0u; r < ROWS; r++) {
+            let result = block(&sums, r * COLUMNS + c);
+            for (var i = 0u; i < 4u; i++) {
+                let row = row_of(own, local, r) + i;
+                for (var j = 0u; j < 4u; j++) {
+                    let k = column_of(column, local, c) + j;
+                    if row < params.rows && k < params.width {
+                        let at = ((slice * params.rows + row) * 2u + side) * params.width + k;
+                        var value = result[i][j];
+                        if params.accumulate != 0u {
+                            value += dz[at];
+                        }
+                        dz[at] = value;
                     }
-                    dz[at] = value;
                 }
             }
         }

@@ -7,7 +7,9 @@
 //
 // segments: header (U, C, 0, 0), then (table row, start, end, first chunk or 0xffffffff) a unique row, ascending.
 // Occurrence p = b * F + f stands for dx[b, offset + f * D .. + D].
-// A workgroup of 256 handles 256 / lanes rows, lanes = min(D, 256) invocations a row. Rows outside this shard are passed over.
+// Invocations handle Numbers: one or, where D, X and offset are multiples of four, four neighbours (by_one.wgsl and by_four.wgsl, of which one is a
+// part of this module). A workgroup of 256 handles 256 / lanes rows, lanes = min(D / UNIT, 256) invocations a row. Rows outside this shard
+// are passed over.
 // Deterministic: one owner a row, occurrences in ascending order, hot rows by chunks in order.
 
 struct Params {
@@ -17,7 +19,7 @@ struct Params {
     offset: u32,    // first column of dx
     first: u32,     // first table row of the shard
     count: u32,     // table rows of the shard
-    lanes: u32,     // min(D, 256)
+    lanes: u32,     // min(D / UNIT, 256)
     log_beta1: f32, // ln beta1
     log_beta2: f32, // ln beta2
     beta1: f32,
@@ -25,6 +27,7 @@ struct Params {
     eps: f32,
     l2: f32,        // this times a row is added to its gradient
     pad0: u32,
+
     pad1: u32,
     pad2: u32,
 }
@@ -41,15 +44,16 @@ struct Step {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> dx: array<f32>;                 // (B, X)
-@group(0) @binding(2) var<storage, read_write> partial_out: array<f32>;  // (C, D)
-@group(0) @binding(3) var<storage, read> partial_sums: array<f32>;            // (C, D)
+@group(0) @binding(1) var<storage, read> dx: array<Numbers>;                 // (B, X)
+@group(0) @binding(2) var<storage, read_write> partial_out: array<Numbers>;  // (C, D)
+@group(0) @binding(3) var<storage, read> partial_sums: array<Numbers>;            // (C, D)
 @group(0) @binding(4) var<storage, read> segments: array<vec4<u32>>;     // (1 + U)
 @group(0) @binding(5) var<storage, read> occurrences: array<u32>;        // (B, F)
 @group(0) @binding(6) var<storage, read> chunks: array<vec2<u32>>;       // (C)
 @group(0) @binding(7) var<storage, read> health: array<u32>;             // (1): not 0 once a loss was not finite
-@group(0) @binding(8) var<storage, read_write> table: array<f32>;        // (count, D)
-@group(0) @binding(9) var<storage, read_write> moments: array<f32>;      // adam (count, 2, D), adagrad (count, D), row-wise (count)
+@group(0) @binding(8) var<storage, read_write> table: array<Numbers>;        // (count, D)
+@group(0) @binding(9) var<storage, read_write> moments: array<Numbers>;  // adam (count, 2, D), adagrad (count, D)
+@group(0) @binding(9) var<storage, read_write> row_moments: array<f32>;  // row-wise adagrad (count)
 @group(0) @binding(10) var<storage, read_write> steps: array<u32>;       // (count)
 @group(0) @binding(11) var<uniform> step: Step;
 
@@ -58,31 +62,84 @@ const CHUNK = 64u;
 var<workgroup> squares: array<f32, 256>;
 var<workgroup> counts: array<u32, 256>;
 
-fn sum_occurrences(start: u32, end: u32, d: u32) -> f32 {
-    var sum = 0.0;
-    for (var i = start; i < end; i++) {
-        let p = occurrences[i];
-        let b = p / params.features;
-        sum += dx[b * params.columns + params.offset + (p - b * params.features) * params.dim + d];
+// Numbers of a row.
+fn dim() -> u32 {
+    return params.dim / UNIT;
+}
+
+// The gradient of occurrence p.
+fn at_occurrence(p: u32, d: u32) -> Numbers {
+    let b = p / params.features;
+    return dx[(b * params.columns + params.offset + (p - b * params.features) * params.dim) / UNIT + d];
+}
+
+struct Fetched {
+    first: Numbers,
+    second: Numbers,
+    third: Numbers,
+    fourth: Numbers,
+}
+
+// Four chunks' sums, the first at `at`.
+fn chunks_at(at: u32, size: u32) -> Fetched {
+    return Fetched(partial_sums[at], partial_sums[at + size], partial_sums[at + 2u * size], partial_sums[at + 3u * size]);
+}
+
+// Four occurrences' gradients.
+fn occurrences_at(i: u32, d: u32) -> Fetched {
+    return Fetched(
+        at_occurrence(occurrences[i], d),
+        at_occurrence(occurrences[i + 1u], d),
+        at_occurrence(occurrences[i + 2u], d),
+        at_occurrence(occurrences[i + 3u], d),
+    );
+}
+
+// Added in order.
+fn plus(sum: Numbers, more: Fetched) -> Numbers {
+    return (((sum + more.first) + more.second) + more.third) + more.fourth;
+}
+
+// Eight are fetched side by side, and added in order.
+fn sum_occurrences(start: u32, end: u32, d: u32) -> Numbers {
+    var sum = Numbers();
+    var i = start;
+    for (; i + 8u <= end; i += 8u) {
+        let first = occurrences_at(i, d);
+        let second = occurrences_at(i + 4u, d);
+        sum = plus(plus(sum, first), second);
+    }
+    for (; i < end; i++) {
+        sum += at_occurrence(occurrences[i], d);
     }
     return sum;
 }
 
-fn occurrences_gradient(segment: vec4<u32>, d: u32) -> f32 {
+fn occurrences_gradient(segment: vec4<u32>, d: u32) -> Numbers {
+    var sum = Numbers();
     if segment.w == 0xffffffffu {
-        return sum_occurrences(segment.y, segment.z, d);
-    }
-    let n = (segment.z - segment.y + CHUNK - 1u) / CHUNK;
-    var sum = 0.0;
-    for (var c = 0u; c < n; c++) {
-        sum += partial_sums[(segment.w + c) * params.dim + d];
+        sum = sum_occurrences(segment.y, segment.z, d);
+    } else {
+        // Eight are fetched side by side, and added in order: of the most frequent row there may be thousands.
+        let end = segment.w + (segment.z - segment.y + CHUNK - 1u) / CHUNK;
+        let size = dim();
+        var c = segment.w;
+        for (; c + 8u <= end; c += 8u) {
+            let at = c * size + d;
+            let first = chunks_at(at, size);
+            let second = chunks_at(at + 4u * size, size);
+            sum = plus(plus(sum, first), second);
+        }
+        for (; c < end; c++) {
+            sum += partial_sums[c * size + d];
+        }
     }
     return sum;
 }
 
 // g of a segment whose row is that of the shard.
-fn gradient(segment: vec4<u32>, d: u32) -> f32 {
-    return occurrences_gradient(segment, d) + params.l2 * table[segment.x * params.dim + d];
+fn gradient(segment: vec4<u32>, d: u32) -> Numbers {
+    return occurrences_gradient(segment, d) + params.l2 * table[segment.x * dim() + d];
 }
 
 // The segment of this invocation's row, with its row relative to the shard; row 0xffffffff where there is nothing to do.
@@ -121,8 +178,8 @@ fn chunk_sums(
     if local >= rows || c >= segments[0].y {
         return;
     }
-    for (var d = t % params.lanes; d < params.dim; d += params.lanes) {
-        partial_out[c * params.dim + d] = sum_occurrences(chunks[c].x, chunks[c].y, d);
+    for (var d = t % params.lanes; d < dim(); d += params.lanes) {
+        partial_out[c * dim() + d] = sum_occurrences(chunks[c].x, chunks[c].y, d);
     }
 }
 
@@ -148,14 +205,14 @@ fn adam(
     }
     let correction1 = correction(params.log_beta1, n);
     let correction2 = correction(params.log_beta2, n);
-    for (var d = t % params.lanes; d < params.dim; d += params.lanes) {
+    for (var d = t % params.lanes; d < dim(); d += params.lanes) {
         let g = gradient(segment, d);
-        let at = segment.x * 2u * params.dim + d;
+        let at = segment.x * 2u * dim() + d;
         let m = params.beta1 * moments[at] + (1.0 - params.beta1) * g;
-        let v = params.beta2 * moments[at + params.dim] + (1.0 - params.beta2) * g * g;
+        let v = params.beta2 * moments[at + dim()] + (1.0 - params.beta2) * g * g;
         moments[at] = m;
-        moments[at + params.dim] = v;
-        table[segment.x * params.dim + d] -=
+        moments[at + dim()] = v;
+        table[segment.x * dim() + d] -=
             step.embedding_lr * (m / correction1) / (sqrt(v / correction2) + params.eps);
     }
 }
@@ -170,9 +227,9 @@ fn adagrad(
     if segment.x == 0xffffffffu {
         return;
     }
-    for (var d = t % params.lanes; d < params.dim; d += params.lanes) {
+    for (var d = t % params.lanes; d < dim(); d += params.lanes) {
         let g = gradient(segment, d);
-        let at = segment.x * params.dim + d;
+        let at = segment.x * dim() + d;
         let sum = moments[at] + g * g;
         moments[at] = sum;
         table[at] -= step.embedding_lr * g / (sqrt(sum) + params.eps);
@@ -190,9 +247,9 @@ fn rowwise_adagrad(
     let lane = t % params.lanes;
     var square = 0.0;
     if mine {
-        for (var d = lane; d < params.dim; d += params.lanes) {
+        for (var d = lane; d < dim(); d += params.lanes) {
             let g = gradient(segment, d);
-            square += g * g;
+            square += total(g * g);
         }
     }
     squares[t] = square;
@@ -202,8 +259,8 @@ fn rowwise_adagrad(
         for (var i = 0u; i < params.lanes; i++) {
             sum += squares[t + i];
         }
-        sum = moments[segment.x] + sum / f32(params.dim);
-        moments[segment.x] = sum;
+        sum = row_moments[segment.x] + sum / f32(params.dim);
+        row_moments[segment.x] = sum;
         squares[t] = sum;
     }
     workgroupBarrier();
@@ -211,8 +268,8 @@ fn rowwise_adagrad(
         return;
     }
     let scale = step.embedding_lr / (sqrt(squares[t - lane]) + params.eps);
-    for (var d = lane; d < params.dim; d += params.lanes) {
-        table[segment.x * params.dim + d] -= scale * gradient(segment, d);
+    for (var d = lane; d < dim(); d += params.lanes) {
+        table[segment.x * dim() + d] -= scale * gradient(segment, d);
     }
 }
 
@@ -226,7 +283,7 @@ fn sgd(
     if segment.x == 0xffffffffu {
         return;
     }
-    for (var d = t % params.lanes; d < params.dim; d += params.lanes) {
-        table[segment.x * params.dim + d] -= step.embedding_lr * gradient(segment, d);
+    for (var d = t % params.lanes; d < dim(); d += params.lanes) {
+        table[segment.x * dim() + d] -= step.embedding_lr * gradient(segment, d);
     }
 }

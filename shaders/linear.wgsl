@@ -6,21 +6,13 @@
 //   weight_gradient  dw[g, k, n] (+)= sum_b x[b, g, k] d[b, g, n],  dbias[g, n] (+)= sum_b d[b, g, n]
 //   merge            the same from sums over slices of the rows, which weight_gradient has left one after the other
 //
-// and the activation by itself, where something stands between it and the product; its slope is computed again, not kept:
-//
-//   activate           y[b, g, n] = act(x[b, g, n])
-//   activate_backward  dx[b, g, n] (+)= dy[b, g, n] act'(x[b, g, n])
-//
-// Activation functions:
-//   relu  max(z, 0), slope 1 where y > 0, else 0
-//   tanh  slope 1 - y^2
-//   gelu  z Phi(z), slope Phi(z) + z phi(z); Phi and phi of the standard normal distribution
-//   silu  z s(z), slope s(z) (1 + z (1 - s(z))); s the logistic function
-// y tells the slopes of the first two. Those of the last two are kept by forward_keeping and bound in y's place by the gradients.
+// Activation functions and their slopes are those of activated.wgsl, a part of this module. y tells the slopes of relu and tanh; those of gelu and silu
+// are kept by forward_keeping and bound in y's place by the gradients. What is multiplied is read four numbers at a time: linear_by_one.wgsl
+// or, where K and N are multiples of four, linear_by_four.wgsl, with the bindings of x, w, y and dy, is a part of this module too.
 //
 // Activations are [B, columns] row-major with a group's columns together; x is stored as In, y and slope as Out.
 // Workgroup: tiles of the result as in tile.wgsl, which is a part of this module. Dispatch: (tiles of columns, tiles of rows, groups; of
-// weight_gradient times slices). Of the activation and of merge: an invocation an element, 256 a workgroup, workgroups folded into x and y.
+// weight_gradient times slices). Of merge: an invocation an element, 256 a workgroup, workgroups folded into x and y.
 // Deterministic: one owner an element, chunks and slices in order. The sums of weight_gradient and merge start from what they are added
 // to, so blocks of rows one after the other give the bits of all rows at once, where there is one slice.
 
@@ -36,12 +28,8 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<In>;             // (B, G, K)
-@group(0) @binding(2) var<storage, read> w: array<f32>;            // (G, K, N)
 @group(0) @binding(3) var<storage, read> bias: array<f32>;         // (G, N)
 @group(0) @binding(4) var<storage, read_write> y: array<Out>;      // (B, G, N)
-@group(0) @binding(5) var<storage, read> y_read: array<Out>;       // (B, G, N): y, or slope of gelu and silu
-@group(0) @binding(6) var<storage, read> dy: array<f32>;           // (B, G, N)
 @group(0) @binding(7) var<storage, read_write> dx: array<f32>;     // (B, G, K)
 @group(0) @binding(8) var<storage, read_write> dw: array<f32>;     // (G, K, N)
 @group(0) @binding(9) var<storage, read_write> dbias: array<f32>;  // (G, N)
@@ -49,109 +37,121 @@ struct Params {
 @group(0) @binding(11) var<storage, read> dw_parts: array<f32>;    // (S, G, K, N)
 @group(0) @binding(12) var<storage, read> dbias_parts: array<f32>; // (S, G, N)
 
-fn x_at(b: u32, g: u32, k: u32) -> f32 {
-    if b < params.rows && k < params.inputs {
-        return f32(x[(b * params.groups + g) * params.inputs + k]);
+// The gradient before the activation: dy times the slope, which y or what was kept tells.
+fn sloped(d: vec4<f32>, kept: vec4<f32>) -> vec4<f32> {
+    let relu = select(vec4(0.0), vec4(1.0), kept > vec4(0.0));
+    let slope = select(kept, relu, params.activation == 1u);
+    return d * select(slope, 1.0 - kept * kept, params.activation == 2u);
+}
+
+// A tile of the result: its group, first row and first column, and where the rows that are summed end.
+struct Place {
+    g: u32,
+    row: u32,
+    column: u32,
+    end: u32,
+}
+
+// x W: summed over K.
+fn forward_left(tile: Place, k: u32, i: u32) -> vec4<f32> {
+    return x_four(tile.g, tile.row + line(i), params.rows, k + along(i));
+}
+
+fn forward_right(tile: Place, k: u32, i: u32) -> vec4<f32> {
+    return w_four(tile.g, k + summed(i, WIDTH * COLUMNS), tile.column + across(i, WIDTH * COLUMNS));
+}
+
+fn forward_chunk(tile: Place, k: u32, t: u32) -> Chunk {
+    var chunk: Chunk;
+    chunk.left0 = forward_left(tile, k, t);
+    if LEFTS > 1u {
+        chunk.left1 = forward_left(tile, k, t + SIZE);
     }
-    return 0.0;
-}
-
-fn w_at(g: u32, k: u32, n: u32) -> f32 {
-    if k < params.inputs && n < params.outputs {
-        return w[(g * params.inputs + k) * params.outputs + n];
+    if LEFTS > 2u {
+        chunk.left2 = forward_left(tile, k, t + 2u * SIZE);
+        chunk.left3 = forward_left(tile, k, t + 3u * SIZE);
     }
-    return 0.0;
-}
-
-// The normal distribution from its upper tail, whose relative error is below 1.2e-7 for x >= 0: half of the complementary error
-// function at x / sqrt(2) (Press et al., Numerical Recipes, 6.2).
-fn normal_tail(x: vec4<f32>) -> vec4<f32> {
-    let a = x * 0.70710678;
-    let t = 1.0 / (1.0 + 0.5 * a);
-    let p = -1.26551223 + t * (1.00002368 + t * (0.37409196 + t * (0.09678418 + t * (-0.18628806 + t * (0.27886807
-        + t * (-1.13520398 + t * (1.48851587 + t * (-0.82215223 + t * 0.17087277))))))));
-    return 0.5 * t * exp(max(p - a * a, vec4(-87.0)));
-}
-
-// tanh by its series near 0, where the quotient would lose digits; elsewhere no exponential grows.
-fn tanh_of(z: vec4<f32>) -> vec4<f32> {
-    let s = z * z;
-    let series = z * (1.0 + s * (-0.33333333 + s * (0.13333333 + s * -0.053968254)));
-    let e = exp(max(-2.0 * abs(z), vec4(-87.0)));
-    return select(sign(z) * (1.0 - e) / (1.0 + e), series, abs(z) < vec4(0.2));
-}
-
-struct Activated {
-    y: vec4<f32>,
-    slope: vec4<f32>,
-}
-
-// act(z) and act'(z). Of NaN act is NaN, so that the loss shows it: by bits, since max, comparisons and a driver's fast arithmetic lose it.
-fn activated(z: vec4<f32>) -> Activated {
-    let a = of_number(z);
-    let is_nan = (bitcast<vec4<u32>>(z) & vec4(0x7fffffffu)) > vec4(0x7f800000u);
-    return Activated(select(a.y, z, is_nan), a.slope);
-}
-
-// act(z) and act'(z) where z is no NaN.
-fn of_number(z: vec4<f32>) -> Activated {
-    let zero = vec4(0.0);
-    let one = vec4(1.0);
-    switch params.activation {
-        case 1u: {
-            return Activated(max(z, zero), select(zero, one, z > zero));
-        }
-        case 2u: {
-            let y = tanh_of(z);
-            return Activated(y, 1.0 - y * y);
-        }
-        case 3u: {
-            let tail = normal_tail(abs(z));
-            let below = select(tail, 1.0 - tail, z > zero);
-            return Activated(z * below, below + z * (0.39894228 * exp(max(-0.5 * z * z, vec4(-87.0)))));
-        }
-        case 4u: {
-            let e = exp(max(-abs(z), vec4(-87.0)));
-            let s = select(e, one, z > zero) / (1.0 + e);
-            let rest = select(one, e, z > zero) / (1.0 + e);
-            return Activated(z * s, s * (1.0 + z * rest));
-        }
-        default: {
-            return Activated(z, one);
-        }
+    chunk.right0 = forward_right(tile, k, t);
+    if RIGHTS > 1u {
+        chunk.right1 = forward_right(tile, k, t + SIZE);
     }
-}
-
-// The gradient before the activation.
-fn d_at(b: u32, g: u32, n: u32) -> f32 {
-    if b < params.rows && n < params.outputs {
-        let i = (b * params.groups + g) * params.outputs + n;
-        if params.activation == 0u {
-            return dy[i];
-        }
-        let kept = f32(y_read[i]);
-        let slope = select(kept, select(0.0, 1.0, kept > 0.0), params.activation == 1u);
-        return dy[i] * select(slope, 1.0 - kept * kept, params.activation == 2u);
+    if RIGHTS > 2u {
+        chunk.right2 = forward_right(tile, k, t + 2u * SIZE);
+        chunk.right3 = forward_right(tile, k, t + 3u * SIZE);
     }
-    return 0.0;
+    return chunk;
 }
 
-// Sums of the tile whose first row and column these are.
-fn product(g: u32, row: u32, column: u32, local: vec2<u32>, sums: ptr<function, Sums>) {
+// d W': summed over N.
+fn input_left(tile: Place, k: u32, i: u32) -> vec4<f32> {
+    return d_four(tile.g, tile.row + line(i), params.rows, k + along(i));
+}
+
+fn input_right(tile: Place, k: u32, i: u32) -> vec4<f32> {
+    return w_four(tile.g, tile.column + line(i), k + along(i));
+}
+
+fn input_chunk(tile: Place, k: u32, t: u32) -> Chunk {
+    var chunk: Chunk;
+    chunk.left0 = input_left(tile, k, t);
+    if LEFTS > 1u {
+        chunk.left1 = input_left(tile, k, t + SIZE);
+    }
+    if LEFTS > 2u {
+        chunk.left2 = input_left(tile, k, t + 2u * SIZE);
+        chunk.left3 = input_left(tile, k, t + 3u * SIZE);
+    }
+    chunk.right0 = input_right(tile, k, t);
+    if RIGHTS > 1u {
+        chunk.right1 = input_right(tile, k, t + SIZE);
+    }
+    if RIGHTS > 2u {
+        chunk.right2 = input_right(tile, k, t + 2u * SIZE);
+        chunk.right3 = input_right(tile, k, t + 3u * SIZE);
+    }
+    return chunk;
+}
+
+// x' d: summed over the rows before `end`.
+fn weight_left(tile: Place, k: u32, i: u32) -> vec4<f32> {
+    return x_four(tile.g, k + summed(i, HEIGHT * ROWS), tile.end, tile.row + across(i, HEIGHT * ROWS));
+}
+
+fn weight_right(tile: Place, k: u32, i: u32) -> vec4<f32> {
+    return d_four(tile.g, k + summed(i, WIDTH * COLUMNS), tile.end, tile.column + across(i, WIDTH * COLUMNS));
+}
+
+fn weight_chunk(tile: Place, k: u32, t: u32) -> Chunk {
+    var chunk: Chunk;
+    chunk.left0 = weight_left(tile, k, t);
+    if LEFTS > 1u {
+        chunk.left1 = weight_left(tile, k, t + SIZE);
+    }
+    if LEFTS > 2u {
+        chunk.left2 = weight_left(tile, k, t + 2u * SIZE);
+        chunk.left3 = weight_left(tile, k, t + 3u * SIZE);
+    }
+    chunk.right0 = weight_right(tile, k, t);
+    if RIGHTS > 1u {
+        chunk.right1 = weight_right(tile, k, t + SIZE);
+    }
+    if RIGHTS > 2u {
+        chunk.right2 = weight_right(tile, k, t + 2u * SIZE);
+        chunk.right3 = weight_right(tile, k, t + 3u * SIZE);
+    }
+    return chunk;
+}
+
+// Sums of a tile of x W.
+fn product(tile: Place, local: vec2<u32>, sums: ptr<function, Sums>) {
     let t = local.y * WIDTH + local.x;
+    var next = forward_chunk(tile, 0u, t);
     for (var k = 0u; k < params.inputs; k += DEPTH) {
-        for (var i = t; i < DEPTH * HEIGHT * ROWS; i += WIDTH * HEIGHT) {
-            let r = row + i / DEPTH * 4u;
-            let at = k + i % DEPTH;
-            left[i % DEPTH * HEIGHT * ROWS + i / DEPTH] =
-                vec4(x_at(r, g, at), x_at(r + 1u, g, at), x_at(r + 2u, g, at), x_at(r + 3u, g, at));
-        }
-        for (var i = t; i < DEPTH * WIDTH * COLUMNS; i += WIDTH * HEIGHT) {
-            let c = column + i % (WIDTH * COLUMNS) * 4u;
-            let at = k + i / (WIDTH * COLUMNS);
-            right[i] = vec4(w_at(g, at, c), w_at(g, at, c + 1u), w_at(g, at, c + 2u), w_at(g, at, c + 3u));
-        }
+        store(next, t, true, false);
         workgroupBarrier();
+        if k + DEPTH < params.inputs {
+            next = forward_chunk(tile, k + DEPTH, t);
+        }
         multiply(local, sums);
         workgroupBarrier();
     }
@@ -172,14 +172,15 @@ fn biases(g: u32, n: u32) -> vec4<f32> {
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) id: vec3<u32>) {
     let g = group.z;
     var sums = Sums();
-    product(g, tile_row(group.y), tile_column(group.x), id.xy, &sums);
+    product(Place(g, tile_row(group.y), tile_column(group.x), params.rows), id.xy, &sums);
     for (var c = 0u; c < COLUMNS; c++) {
         let n = column_of(tile_column(group.x), id.xy, c);
         let added = biases(g, n);
         for (var r = 0u; r < ROWS; r++) {
+            let own = block(&sums, r * COLUMNS + c);
             for (var i = 0u; i < 4u; i++) {
                 let b = row_of(tile_row(group.y), id.xy, r) + i;
-                let value = activated(sums[(r * 4u + i) * COLUMNS + c] + added);
+                let value = activated(own[i] + added);
                 for (var j = 0u; j < 4u; j++) {
                     if b < params.rows && n + j < params.outputs {
                         y[(b * params.groups + g) * params.outputs + n + j] = stored(value.y[j]);
@@ -194,14 +195,15 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id
 fn forward_keeping(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) id: vec3<u32>) {
     let g = group.z;
     var sums = Sums();
-    product(g, tile_row(group.y), tile_column(group.x), id.xy, &sums);
+    product(Place(g, tile_row(group.y), tile_column(group.x), params.rows), id.xy, &sums);
     for (var c = 0u; c < COLUMNS; c++) {
         let n = column_of(tile_column(group.x), id.xy, c);
         let added = biases(g, n);
         for (var r = 0u; r < ROWS; r++) {
+            let own = block(&sums, r * COLUMNS + c);
             for (var i = 0u; i < 4u; i++) {
                 let b = row_of(tile_row(group.y), id.xy, r) + i;
-                let value = activated(sums[(r * 4u + i) * COLUMNS + c] + added);
+                let value = activated(own[i] + added);
                 for (var j = 0u; j < 4u; j++) {
                     if b < params.rows && n + j < params.outputs {
                         let at = (b * params.groups + g) * params.outputs + n + j;
@@ -223,30 +225,25 @@ fn input_gradient(
     let g = group.z;
     let row = tile_row(group.y);
     let column = tile_column(group.x);
+    let tile = Place(g, row, column, params.rows);
     var sums = Sums();
+    var next = input_chunk(tile, 0u, t);
     for (var n = 0u; n < params.outputs; n += DEPTH) {
-        for (var i = t; i < DEPTH * HEIGHT * ROWS; i += WIDTH * HEIGHT) {
-            let r = row + i / DEPTH * 4u;
-            let at = n + i % DEPTH;
-            left[i % DEPTH * HEIGHT * ROWS + i / DEPTH] =
-                vec4(d_at(r, g, at), d_at(r + 1u, g, at), d_at(r + 2u, g, at), d_at(r + 3u, g, at));
-        }
-        for (var i = t; i < DEPTH * WIDTH * COLUMNS; i += WIDTH * HEIGHT) {
-            let c = column + i / DEPTH * 4u;
-            let at = n + i % DEPTH;
-            right[i % DEPTH * WIDTH * COLUMNS + i / DEPTH] =
-                vec4(w_at(g, c, at), w_at(g, c + 1u, at), w_at(g, c + 2u, at), w_at(g, c + 3u, at));
-        }
+        store(next, t, true, true);
         workgroupBarrier();
+        if n + DEPTH < params.outputs {
+            next = input_chunk(tile, n + DEPTH, t);
+        }
         multiply(id.xy, &sums);
         workgroupBarrier();
     }
     for (var r = 0u; r < ROWS; r++) {
         for (var c = 0u; c < COLUMNS; c++) {
             let k = column_of(column, id.xy, c);
+            let own = block(&sums, r * COLUMNS + c);
             for (var i = 0u; i < 4u; i++) {
                 let b = row_of(row, id.xy, r) + i;
-                let sum = sums[(r * 4u + i) * COLUMNS + c];
+                let sum = own[i];
                 for (var j = 0u; j < 4u; j++) {
                     if b < params.rows && k + j < params.inputs {
                         let at = (b * params.groups + g) * params.inputs + k + j;
@@ -281,47 +278,39 @@ fn weight_gradient(
     if (params.flags & 2u) != 0u {
         for (var c = 0u; c < COLUMNS; c++) {
             let n = column_of(column, id.xy, c);
-            for (var j = 0u; j < 4u; j++) {
-                if n + j >= params.outputs {
-                    continue;
-                }
-                for (var r = 0u; r < ROWS; r++) {
-                    for (var i = 0u; i < 4u; i++) {
-                        let k = row_of(row, id.xy, r) + i;
-                        if k < params.inputs {
-                            sums[(r * 4u + i) * COLUMNS + c][j] = dw[(out * params.inputs + k) * params.outputs + n + j];
+            for (var r = 0u; r < ROWS; r++) {
+                var own = mat4x4<f32>();
+                for (var i = 0u; i < 4u; i++) {
+                    let k = row_of(row, id.xy, r) + i;
+                    for (var j = 0u; j < 4u; j++) {
+                        if k < params.inputs && n + j < params.outputs {
+                            own[i][j] = dw[(out * params.inputs + k) * params.outputs + n + j];
                         }
                     }
                 }
-                bias_sums[c][j] = dbias[out * params.outputs + n + j];
+                set_block(&sums, r * COLUMNS + c, own);
+            }
+            for (var j = 0u; j < 4u; j++) {
+                if n + j < params.outputs {
+                    bias_sums[c][j] = dbias[out * params.outputs + n + j];
+                }
             }
         }
     }
+    let tile = Place(g, row, column, end);
+    var next = weight_chunk(tile, first, t);
     for (var b = first; b < end; b += DEPTH) {
-        for (var i = t; i < DEPTH * HEIGHT * ROWS; i += WIDTH * HEIGHT) {
-            let r = row + i % (HEIGHT * ROWS) * 4u;
-            let at = b + i / (HEIGHT * ROWS);
-            var value = vec4<f32>();
-            if at < end {
-                value = vec4(x_at(at, g, r), x_at(at, g, r + 1u), x_at(at, g, r + 2u), x_at(at, g, r + 3u));
-            }
-            left[i] = value;
-        }
-        for (var i = t; i < DEPTH * WIDTH * COLUMNS; i += WIDTH * HEIGHT) {
-            let c = column + i % (WIDTH * COLUMNS) * 4u;
-            let at = b + i / (WIDTH * COLUMNS);
-            var value = vec4<f32>();
-            if at < end {
-                value = vec4(d_at(at, g, c), d_at(at, g, c + 1u), d_at(at, g, c + 2u), d_at(at, g, c + 3u));
-            }
-            right[i] = value;
-        }
+        store(next, t, false, false);
         workgroupBarrier();
+        if b + DEPTH < end {
+            next = weight_chunk(tile, b + DEPTH, t);
+        }
         multiply(id.xy, &sums);
         if sums_bias {
             for (var k = 0u; k < DEPTH; k++) {
-                for (var c = 0u; c < COLUMNS; c++) {
-                    bias_sums[c] += right[(k * COLUMNS + c) * WIDTH + id.x];
+                bias_sums[0] += right[k * RIGHT + id.x];
+                if COLUMNS > 1u {
+                    bias_sums[1] += right[k * RIGHT + WIDTH + id.x];
                 }
             }
         }
@@ -329,20 +318,22 @@ fn weight_gradient(
     }
     for (var c = 0u; c < COLUMNS; c++) {
         let n = column_of(column, id.xy, c);
-        for (var j = 0u; j < 4u; j++) {
-            if n + j >= params.outputs {
-                continue;
-            }
-            for (var r = 0u; r < ROWS; r++) {
-                for (var i = 0u; i < 4u; i++) {
-                    let k = row_of(row, id.xy, r) + i;
-                    if k < params.inputs {
-                        dw[(out * params.inputs + k) * params.outputs + n + j] = sums[(r * 4u + i) * COLUMNS + c][j];
+        for (var r = 0u; r < ROWS; r++) {
+            let own = block(&sums, r * COLUMNS + c);
+            for (var i = 0u; i < 4u; i++) {
+                let k = row_of(row, id.xy, r) + i;
+                for (var j = 0u; j < 4u; j++) {
+                    if k < params.inputs && n + j < params.outputs {
+                        dw[(out * params.inputs + k) * params.outputs + n + j] = own[i][j];
                     }
                 }
             }
-            if sums_bias {
-                dbias[out * params.outputs + n + j] = bias_sums[c][j];
+        }
+        if sums_bias {
+            for (var j = 0u; j < 4u; j++) {
+                if n + j < params.outputs {
+                    dbias[out * params.outputs + n + j] = bias_sums[c][j];
+                }
             }
         }
     }
@@ -354,7 +345,7 @@ fn merge(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) t: u32,
 ) {
-    let i = element(group, groups, t);
+    let i = (group.y * groups.x + group.x) * 256u + t;
     let weights = params.groups * params.inputs * params.outputs;
     let biases = params.groups * params.outputs;
     let adds = (params.flags & 2u) != 0u;
@@ -372,43 +363,4 @@ fn merge(
         }
         dbias[n] = sum;
     }
-}
-
-// The number of this invocation's element, of the activation by itself and of merge.
-fn element(group: vec3<u32>, groups: vec3<u32>, t: u32) -> u32 {
-    return (group.y * groups.x + group.x) * 256u + t;
-}
-
-// Elements of the activation by itself.
-fn elements() -> u32 {
-    return params.rows * params.groups * params.outputs;
-}
-
-@compute @workgroup_size(256)
-fn activate(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) t: u32,
-) {
-    let i = element(group, groups, t);
-    if i < elements() {
-        y[i] = stored(activated(vec4(f32(x[i]))).y.x);
-    }
-}
-
-@compute @workgroup_size(256)
-fn activate_backward(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) t: u32,
-) {
-    let i = element(group, groups, t);
-    if i >= elements() {
-        return;
-    }
-    var gradient = dy[i] * activated(vec4(f32(x[i]))).slope.x;
-    if (params.flags & 2u) != 0u {
-        gradient += dx[i];
-    }
-    dx[i] = gradient;
 }

@@ -7,23 +7,17 @@
 // The sums are a copy while they grow, which compilers keep in registers.
 fn multiply(local: vec2<u32>, sums: ptr<function, Sums>) {
     var s = *sums;
+    let x = local.x;
     for (var k = 0u; k < DEPTH; k += 4u) {
-        var a: array<vec4<f32>, 4>; // by blocks of rows; at most four
-        for (var r = 0u; r < ROWS; r++) {
-            a[r] = left[((k + local.x % 4u) * ROWS + r) * HEIGHT + local.y];
-        }
-        for (var r = 0u; r < ROWS; r++) {
-            add(&s, subgroupBroadcast(a[r], 0u), k, r, local.x);
-        }
-        for (var r = 0u; r < ROWS; r++) {
-            add(&s, subgroupBroadcast(a[r], 1u), k + 1u, r, local.x);
-        }
-        for (var r = 0u; r < ROWS; r++) {
-            add(&s, subgroupBroadcast(a[r], 2u), k + 2u, r, local.x);
-        }
-        for (var r = 0u; r < ROWS; r++) {
-            add(&s, subgroupBroadcast(a[r], 3u), k + 3u, r, local.x);
-        }
+        let mine = k + x % 4u;
+        let a0 = rows_at(mine, local.y, 0u);
+        let a1 = rows_at(mine, local.y, 1u);
+        let a2 = rows_at(mine, local.y, 2u);
+        let a3 = rows_at(mine, local.y, 3u);
+        add(&s, k, x, subgroupBroadcast(a0, 0u), subgroupBroadcast(a1, 0u), subgroupBroadcast(a2, 0u), subgroupBroadcast(a3, 0u));
+        add(&s, k + 1u, x, subgroupBroadcast(a0, 1u), subgroupBroadcast(a1, 1u), subgroupBroadcast(a2, 1u), subgroupBroadcast(a3, 1u));
+        add(&s, k + 2u, x, subgroupBroadcast(a0, 2u), subgroupBroadcast(a1, 2u), subgroupBroadcast(a2, 2u), subgroupBroadcast(a3, 2u));
+        add(&s, k + 3u, x, subgroupBroadcast(a0, 3u), subgroupBroadcast(a1, 3u), subgroupBroadcast(a2, 3u), subgroupBroadcast(a3, 3u));
     }
     *sums = s;
 }

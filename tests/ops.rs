@@ -144,7 +144,7 @@ fn tiles_by_subgroups_do_not_change_the_bits_of_a_product() {
     };
     let cases: Vec<Case> =
         TILES.into_iter().filter(|tile| tile.subgroup || tile.rows == 1 && tile.width == 8).map(case).collect();
-    assert_eq!(cases.len(), 3);
+    assert_eq!(cases.len(), 4);
     for adapter in Adapter::all() {
         let cases: Vec<&Case> = cases.iter().filter(|case| case.runs_on(&adapter)).collect();
         let results = Case::together(&cases, adapter.clone(), Checks::None, 1).expect("the adapter runs them");

@@ -14,7 +14,7 @@ use super::check::{Case, integers, normals};
 use super::product::{Matrix, Threads, product};
 use super::tile::{CONTRAST_TILES, Chosen, SLICES, Shape, Tile, Tiles};
 use super::vector::{exp, highest, sums};
-use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Tiled, add_parts, cost, fold, params, shader};
+use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Shaders, Variant, add_parts, cost, fold, params, shader};
 use crate::config::{Direction, Objective};
 use crate::graph::{Graph, Input, Step, TensorId};
 use crate::processor::vectorised;
@@ -22,8 +22,14 @@ use bytemuck::Zeroable;
 use rayon::prelude::*;
 use std::ops::Range;
 
-const TILED: Shader = shader!("tile", "multiply", "contrast");
-const BY_SUBGROUPS: Shader = shader!("tile", "multiply_subgroup", "contrast");
+const TILED: Shader = shader!("tile", "multiply", "contrast_by_one", "contrast");
+static SHADERS: Shaders = [
+    [TILED, shader!("tile", "multiply_subgroup", "contrast_by_one", "contrast")],
+    [
+        shader!("tile", "multiply", "contrast_by_four", "contrast"),
+        shader!("tile", "multiply_subgroup", "contrast_by_four", "contrast"),
+    ],
+];
 const SAMPLED: Shader = shader!("contrast_sampled");
 
 /// The CPU twins compute S in tiles of so many rows and columns; groups of rows sum over columns side by side. Fixed, so that
@@ -141,6 +147,11 @@ static MERGE: Kernel = Params::kernel("contrast merge", TILED, "merge", &[(15, R
 impl Params {
     fn sampled(&self) -> bool {
         self.offsets > 0
+    }
+
+    /// How many neighbouring numbers its shader may read at once.
+    fn unit(&self) -> usize {
+        if self.width.is_multiple_of(4) { 4 } else { 1 }
     }
 
     /// Numbers in z.
@@ -291,11 +302,11 @@ impl Online {
     }
 }
 
-fn stats_op(params: Params, tile: Tile) -> Tiled<Params> {
+fn stats_op(params: Params, tile: Tile) -> Variant<Params> {
     let tiles = (params.rows as usize).div_ceil(tile.size()[0]);
     let workgroups = fold(tiles * (params.directions * params.slices) as usize);
     let dispatch = Dispatch { kernel: &STATS, params, workgroups, cost: params.stats_cost(), twin: stats_tiled };
-    Tiled::new(dispatch, tile, BY_SUBGROUPS)
+    Variant::tiled(dispatch, tile, params.unit(), &SHADERS)
 }
 
 fn stats_sampled_op(params: Params) -> Dispatch<Params> {
@@ -569,11 +580,11 @@ fn slopes(p: &Params, args: &mut Args) {
     });
 }
 
-fn gradient_op(params: Params, tile: Tile) -> Tiled<Params> {
+fn gradient_op(params: Params, tile: Tile) -> Variant<Params> {
     let [rows, columns] = tile.workgroups(params.rows as usize, params.width as usize);
     let workgroups = fold(2 * params.slices as usize * rows * columns);
     let dispatch = Dispatch { kernel: &GRADIENT, params, workgroups, cost: params.gradient_cost(), twin: gradient_tiled };
-    Tiled::new(dispatch, tile, BY_SUBGROUPS)
+    Variant::tiled(dispatch, tile, params.unit(), &SHADERS)
 }
 
 fn gradient_sampled_op(params: Params) -> Dispatch<Params> {
@@ -889,9 +900,9 @@ pub fn cases() -> Vec<Case> {
     }
     // Every tile, the candidates in slices.
     for (i, tile) in CONTRAST_TILES.into_iter().enumerate() {
-        let (rows, width) = [(150, 70), (420, 16), (129, 33)][i % 3];
+        let (rows, width) = [(150, 70), (420, 16), (129, 36), (150, 72), (420, 16), (129, 33)][i];
         let (slices, accumulate) = (SLICES[1 + i % 2], i % 2 == 0);
-        let spec = Contrast { rows, width, masked: accumulate, ..usual };
+        let spec = Contrast { rows, width, masked: i % 4 == 0, ..usual };
         let name = format!("contrast by tiles of {}, {slices} slices", tile.describe());
         let tiles = Tiles::always(Chosen { tile, slices });
         cases.push(case(name, Try { spec, tau: (0.05, 20.0), keys: 9, equal: false, accumulate, tiles }));

@@ -3,7 +3,7 @@
 use super::check::{Case, Setup, integers, normals};
 use super::columns::take;
 use super::gather::{Columns, Shard};
-use super::{Access, Args, Dispatch, Kernel, Shader, cost, fold, params, shader};
+use super::{Access, Args, Dispatch, Kernel, Shader, Variant, cost, fold, params, shader};
 use crate::config::{EmbeddingOptimizer, EmbeddingRule};
 use crate::data::batch::{CHUNK, TableBatch};
 use crate::graph::{Graph, Input, Step, TensorId};
@@ -54,7 +54,8 @@ params! {
     }
 }
 
-const SOURCE: Shader = shader!("embedding_update");
+const SOURCE: Shader = shader!(stored "by_one", "embedding_update");
+const BY_FOUR: Shader = shader!(stored "by_four", "embedding_update");
 static CHUNK_SUMS: Kernel = Params::kernel(
     "embedding_chunk_sums",
     SOURCE,
@@ -137,7 +138,8 @@ pub fn embedding_update(
     let chunks = g.input(Input::Chunks(table), 2 * most_chunks(occurrences));
     let sums = g.transient("chunk sums", most_chunks(occurrences) * shape.dim);
     let step = g.step();
-    let lanes = shape.dim.min(256);
+    let unit = shape.unit();
+    let lanes = (shape.dim / unit).min(256);
     let params = |shard: Shard| Params {
         features: shape.features as u32,
         dim: shape.dim as u32,
@@ -158,16 +160,14 @@ pub fn embedding_update(
     };
     let rows_a_group = 256 / lanes;
     let words = occurrences * shape.dim;
-    g.push_update(
-        Dispatch {
-            kernel: &CHUNK_SUMS,
-            params: params(Shard { first: 0, count: 0 }),
-            workgroups: fold(most_chunks(occurrences).div_ceil(rows_a_group)),
-            cost: cost(words, words),
-            twin: chunk_sums,
-        },
-        &[dx, segments, listed, chunks, sums],
-    );
+    let op = Dispatch {
+        kernel: &CHUNK_SUMS,
+        params: params(Shard { first: 0, count: 0 }),
+        workgroups: fold(most_chunks(occurrences).div_ceil(rows_a_group)),
+        cost: cost(words, words),
+        twin: chunk_sums,
+    };
+    g.push_update(Variant::by(unit, BY_FOUR, op), &[dx, segments, listed, chunks, sums]);
     for state in shards {
         let (kernel, twin, words_a_row): (_, fn(&Params, &mut Args), _) = match optimizer.kind {
             EmbeddingRule::Adam => (&ADAM, adam, 6 * shape.dim),
@@ -185,7 +185,7 @@ pub fn embedding_update(
             cost: cost(words + occurrences.min(state.shard.count) * words_a_row, words),
             twin,
         };
-        g.push_update(op, &args);
+        g.push_update(Variant::by(unit, BY_FOUR, op), &args);
     }
 }
 
@@ -374,18 +374,26 @@ pub(crate) fn put_minibatch(s: &mut Setup, ids: &[u32]) {
     s.input_as(Input::Chunks(0), &chunks);
 }
 
-/// Every rule over several steps, with and without a penalty of the rows; hot rows, several shards, wide and narrow rows.
+/// Every rule over several steps, with and without a penalty of the rows; hot rows, several shards, wide and narrow rows, by one number and
+/// by four.
 pub fn cases() -> Vec<Case> {
     use EmbeddingRule::{Adagrad, Adam, RowwiseAdagrad, Sgd};
     let mut cases = Vec::new();
     for kind in [Adam, Adagrad, RowwiseAdagrad, Sgd] {
-        for (rows, features, dim, shards) in
-            [(1, 1, 1, vec![2]), (67, 3, 5, vec![4, 30, 9]), (300, 2, 16, vec![3]), (9, 2, 300, vec![5, 6])]
-        {
-            let name = format!("embedding update {kind:?}, {rows} rows, {features} x {dim}, shards {shards:?}");
+        for (rows, features, dim, offset, shards) in [
+            (1, 1, 1, 1, vec![2]),
+            (67, 3, 5, 1, vec![4, 30, 9]),
+            (300, 2, 16, 1, vec![3]),
+            (9, 2, 300, 1, vec![5, 6]),
+            (1, 1, 4, 0, vec![2]),
+            (67, 3, 12, 4, vec![4, 30, 9]),
+            (300, 2, 16, 0, vec![3]),
+            (9, 2, 1028, 8, vec![5, 6]),
+        ] {
+            let name = format!("embedding update {kind:?}, {rows} rows, {offset} + {features} x {dim}, shards {shards:?}");
             let mut case = Case::new(name, rows * features, move |s| {
                 let total: usize = shards.iter().sum();
-                let columns = features * dim + 1;
+                let columns = features * dim + offset;
                 let dx = s.input(&normals(2, rows * columns, 0.1));
                 let health = s.state_tensor("health", &[0u32]);
                 put_minibatch(s, &integers(1, rows * features, total as u32));
@@ -404,7 +412,7 @@ pub fn cases() -> Vec<Case> {
                 }
                 let l2 = if rows == 67 || rows == 9 { 0.02 } else { 0.0 };
                 let optimizer = EmbeddingOptimizer { kind, l2, ..EmbeddingOptimizer::default() };
-                let shape = Columns { rows, columns, offset: 1, features, dim };
+                let shape = Columns { rows, columns, offset, features, dim };
                 embedding_update(&mut s.graph, 0, dx, health, shape, &states, &optimizer);
             });
             case.steps = 3;

@@ -2,7 +2,7 @@
 
 use super::check::{Case, integers, normals};
 use super::columns::copy;
-use super::{Access, Args, Dispatch, Kernel, Shader, cost, fold, params, shader};
+use super::{Access, Args, Dispatch, Kernel, Shader, Variant, cost, fold, params, shader};
 use crate::graph::{Arg, Graph, TensorId};
 use rayon::prelude::*;
 
@@ -19,6 +19,13 @@ pub struct Columns {
     pub features: usize,
     /// Columns a feature, D.
     pub dim: usize,
+}
+
+impl Columns {
+    /// How many neighbouring numbers an invocation of a shader may handle at once: four where all sizes are multiples of it.
+    pub(super) fn unit(&self) -> usize {
+        if [self.dim, self.columns, self.offset].iter().all(|n| n.is_multiple_of(4)) { 4 } else { 1 }
+    }
 }
 
 /// A range of a table's rows that lies in one buffer.
@@ -43,7 +50,8 @@ params! {
     }
 }
 
-const SOURCE: Shader = shader!(stored "gather");
+const SOURCE: Shader = shader!(stored "by_one", "gather");
+const BY_FOUR: Shader = shader!(stored "by_four", "gather");
 static GATHER: Kernel =
     Params::kernel("gather", SOURCE, "gather", &[(1, Access::Read), (2, Access::Read), (3, Access::Update)]).stored(&[], &[3]);
 
@@ -52,7 +60,7 @@ pub fn gather(g: &mut Graph, table: TensorId, ids: TensorId, x: TensorId, shape:
     let format = g.get(x).format;
     g.push_rows(shape.rows, &[Arg::Whole(table), Arg::Rows(ids), Arg::Rows(x)], |block| {
         let words = block.rows * shape.features * shape.dim;
-        Dispatch {
+        let dispatch = Dispatch {
             kernel: &GATHER,
             params: Params {
                 rows: block.rows as u32,
@@ -64,10 +72,11 @@ pub fn gather(g: &mut Graph, table: TensorId, ids: TensorId, x: TensorId, shape:
                 count: shard.count as u32,
                 pad: 0,
             },
-            workgroups: fold(words.div_ceil(256)),
+            workgroups: fold((words / shape.unit()).div_ceil(256)),
             cost: cost(2 * words + block.rows * shape.features, 0).stored(words, format),
             twin: run_gather,
-        }
+        };
+        Variant::by(shape.unit(), BY_FOUR, dispatch)
     });
 }
 
@@ -90,12 +99,18 @@ fn run_gather(p: &Params, args: &mut Args) {
     });
 }
 
-/// Gathers from one shard and from several, and more than 65,535 workgroups.
+/// Gathers from one shard and from several, by one number and by four, and more than 65,535 workgroups.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    for (rows, features, dim, numeric, shards) in
-        [(1, 1, 1, 0, vec![1]), (5, 3, 4, 2, vec![7]), (130, 7, 5, 1, vec![3, 40, 2]), (257, 20, 16, 5, vec![100, 100])]
-    {
+    for (rows, features, dim, numeric, shards) in [
+        (1, 1, 1, 0, vec![1]),
+        (5, 3, 4, 2, vec![7]),
+        (130, 7, 5, 1, vec![3, 40, 2]),
+        (257, 20, 16, 5, vec![100, 100]),
+        (1, 1, 4, 0, vec![1]),
+        (67, 3, 12, 4, vec![3, 40, 2]),
+        (257, 20, 16, 0, vec![200]),
+    ] {
         let name = format!("gather {rows} rows, {features} x {dim}, {numeric} numeric, shards {shards:?}");
         cases.push(Case::new(name, 1, move |s| {
             let total: usize = shards.iter().sum();
@@ -117,7 +132,7 @@ pub fn cases() -> Vec<Case> {
         }));
     }
     cases.push(Case::new("gather with more than 65,535 workgroups", 1, |s| {
-        let (rows, features, dim) = (4099, 1, 4096);
+        let (rows, features, dim) = (4099, 1, 4097);
         let ids = s.input(&integers(1, rows, 3));
         let table = s.state_tensor("table", &normals(2, 3 * dim, 1.0));
         let x = s.graph.activation("x", rows * dim);

@@ -3,7 +3,7 @@
 use super::check::{Case, normals};
 use super::product::{Matrix, Threads, product};
 use super::tile::{Chosen, Product, SLICES, Shape, TILES, Tile, Tiles};
-use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Tiled, add_parts, cost, fold, params, shader};
+use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Shaders, Variant, add_parts, cost, fold, params, shader};
 use crate::config::Activation;
 use crate::graph::{Arg, Block, Format, Graph, TensorId};
 use rayon::prelude::*;
@@ -48,8 +48,15 @@ pub(super) const ACCUMULATE: u32 = 2;
 /// Rows and columns that one task of a twin handles; fixed, so that sums don't depend on the number of threads.
 const BLOCK: usize = 64;
 
-const SOURCE: Shader = shader!(stored "tile", "multiply", "linear");
-const BY_SUBGROUPS: Shader = shader!(stored "tile", "multiply_subgroup", "linear");
+const SOURCE: Shader = shader!(stored "tile", "multiply", "activated", "linear_by_one", "linear");
+static SHADERS: Shaders = [
+    [SOURCE, shader!(stored "tile", "multiply_subgroup", "activated", "linear_by_one", "linear")],
+    [
+        shader!(stored "tile", "multiply", "activated", "linear_by_four", "linear"),
+        shader!(stored "tile", "multiply_subgroup", "activated", "linear_by_four", "linear"),
+    ],
+];
+const ACTIVATION: Shader = shader!(stored "activated", "activation");
 static FORWARD: Kernel =
     Params::kernel("linear", SOURCE, "forward", &[(1, Access::Read), (2, Access::Read), (3, Access::Read), (4, Access::Write)])
         .stored(&[1], &[4]);
@@ -61,10 +68,10 @@ static FORWARD_KEEPING: Kernel = Params::kernel(
 )
 .stored(&[1], &[4, 10]);
 pub(super) static ACTIVATE: Kernel =
-    Params::kernel("activation", SOURCE, "activate", &[(1, Access::Read), (4, Access::Write)]).stored(&[1], &[4]);
+    Params::kernel("activation", ACTIVATION, "activate", &[(1, Access::Read), (4, Access::Write)]).stored(&[1], &[4]);
 pub(super) static ACTIVATE_BACKWARD: Kernel = Params::kernel(
     "activation_backward",
-    SOURCE,
+    ACTIVATION,
     "activate_backward",
     &[(1, Access::Read), (6, Access::Read), (7, Access::Update)],
 )
@@ -110,7 +117,7 @@ fn tiled(
     result: [usize; 2],
     groups: usize,
     twin: Twin,
-) -> Tiled<Params> {
+) -> Variant<Params> {
     let [rows, columns] = tile.workgroups(result[0], result[1]);
     let workgroups = [columns as u32, rows as u32, groups as u32];
     let mut cost = params.cost(formats);
@@ -118,7 +125,7 @@ fn tiled(
         // What the result is added to: a gradient.
         cost.bytes += (size_of::<f32>() * groups * result[0] * result[1]) as f64;
     }
-    Tiled::new(Dispatch { kernel, params, workgroups, cost, twin }, tile, BY_SUBGROUPS)
+    Variant::tiled(Dispatch { kernel, params, workgroups, cost, twin }, tile, params.unit(), &SHADERS)
 }
 
 type Twin = fn(&Params, &mut Args);
@@ -237,6 +244,11 @@ impl Params {
             .stored(rows * groups * inputs, formats.x)
             .stored(results, formats.y)
             .stored(slopes, formats.slope.unwrap_or_default())
+    }
+
+    /// How many neighbouring numbers its shader may read at once.
+    fn unit(&self) -> usize {
+        if self.inputs.is_multiple_of(4) && self.outputs.is_multiple_of(4) { 4 } else { 1 }
     }
 
     fn usizes(&self) -> (usize, usize, usize, usize) {
@@ -420,6 +432,10 @@ pub fn cases() -> Vec<Case> {
         (67, 2, 18, 65, Silu, true),
         (66, 3, 20, 5, Silu, false),
         (130, 2, 35, 17, Tanh, true),
+        (1, 1, 4, 4, Identity, true),
+        (65, 1, 68, 132, Identity, false),
+        (130, 4, 32, 20, Relu, true),
+        (67, 2, 12, 68, Silu, true),
     ] {
         for twice in [false, true] {
             let name =
@@ -454,7 +470,9 @@ pub fn cases() -> Vec<Case> {
     }
     // Every tile, in slices; with the first of them all gradients are added to.
     for (i, tile) in TILES.into_iter().enumerate() {
-        let (rows, groups, inputs, outputs, slices) = (150, 2, 70, 135, SLICES[1 + i % 3]);
+        let (rows, groups, slices) = (150, 2, SLICES[1 + i % 3]);
+        // Read by four numbers or by one.
+        let (inputs, outputs) = if i % 4 < 2 { (72, 136) } else { (70, 135) };
         let mut case = Case::new(format!("linear by tiles of {}, {slices} slices", tile.describe()), rows, move |s| {
             let x = s.activation("x", rows, &normals(1, rows * groups * inputs, 1.0));
             let w = s.state_tensor("w", &normals(2, groups * inputs * outputs, 0.5));

@@ -77,6 +77,9 @@ pub struct Shader {
     pub stored: bool,
 }
 
+/// The shaders of a product by tiles: reading one number at a time and four, each without and with subgroups.
+pub type Shaders = [[Shader; 2]; 2];
+
 /// The [`Shader`] of `shaders/NAME.wgsl`, one or more; `stored` where it reads and writes activations as `In` and `Out`.
 macro_rules! shader {
     (stored $first:literal $(, $more:literal)*) => {
@@ -247,8 +250,8 @@ impl<P: bytemuck::Pod + Send + Sync> Op for Dispatch<P> {
     }
 }
 
-/// A [`Dispatch`] whose kernel works by tiles.
-pub struct Tiled<P: bytemuck::Pod + Send + Sync> {
+/// A [`Dispatch`] by another shader than its kernel's, or with constants.
+pub struct Variant<P: bytemuck::Pod + Send + Sync> {
     /// The op.
     pub dispatch: Dispatch<P>,
     /// The shader.
@@ -257,15 +260,21 @@ pub struct Tiled<P: bytemuck::Pod + Send + Sync> {
     pub overrides: Vec<(&'static str, f64)>,
 }
 
-impl<P: bytemuck::Pod + Send + Sync> Tiled<P> {
-    /// `dispatch` by this tile; `subgroup` is the shader of the tiles that multiply by subgroups.
-    pub fn new(dispatch: Dispatch<P>, tile: tile::Tile, subgroup: Shader) -> Tiled<P> {
-        let shader = if tile.subgroup { subgroup } else { dispatch.kernel.shader };
-        Tiled { dispatch, shader, overrides: tile.overrides() }
+impl<P: bytemuck::Pod + Send + Sync> Variant<P> {
+    /// `dispatch` by this tile, reading one number or four (`unit`) at a time.
+    pub fn tiled(dispatch: Dispatch<P>, tile: tile::Tile, unit: usize, shaders: &Shaders) -> Variant<P> {
+        let shader = shaders[usize::from(unit == 4)][usize::from(tile.subgroup)];
+        Variant { dispatch, shader, overrides: tile.overrides() }
+    }
+
+    /// `dispatch` by `by_four`, the shader of invocations that handle four numbers each, where `unit` is four.
+    pub fn by(unit: usize, by_four: Shader, dispatch: Dispatch<P>) -> Variant<P> {
+        let shader = if unit == 4 { by_four } else { dispatch.kernel.shader };
+        Variant { dispatch, shader, overrides: Vec::new() }
     }
 }
 
-impl<P: bytemuck::Pod + Send + Sync> Op for Tiled<P> {
+impl<P: bytemuck::Pod + Send + Sync> Op for Variant<P> {
     fn kernel(&self) -> &'static Kernel {
         self.dispatch.kernel
     }

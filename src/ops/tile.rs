@@ -32,6 +32,10 @@ impl Tile {
         Tile { height, width, rows, columns, depth: 16, subgroup: false }
     }
 
+    const fn shallow(self) -> Tile {
+        Tile { depth: 8, ..self }
+    }
+
     const fn by_subgroups(self) -> Tile {
         Tile { subgroup: true, ..self }
     }
@@ -40,30 +44,32 @@ impl Tile {
 /// Rows of a result for every column of few: of heads and gates.
 const NARROW: Tile = Tile::new([32, 4], [1, 1]);
 const SMALL: Tile = Tile::new([8, 8], [1, 1]);
+const SLIM: Tile = Tile::new([8, 16], [1, 1]);
 const MIDDLE: Tile = Tile::new([16, 16], [1, 1]);
-/// As large as [`MIDDLE`] by half and by a quarter of the invocations, each of which reads less for an operation.
+/// As large as [`MIDDLE`] by half of the invocations, each of which reads less for an operation: eight rows each, or eight columns.
 const HALF: Tile = Tile::new([8, 16], [2, 1]);
-const DENSE: Tile = Tile::new([8, 8], [2, 2]);
-const TALL: Tile = Tile::new([16, 16], [2, 1]);
-const LARGE: Tile = Tile::new([16, 16], [2, 2]);
+const CROSS: Tile = Tile::new([16, 8], [1, 2]);
+/// For long sums of few results: less workgroup memory, so more of them at a time.
+const SHALLOW: Tile = HALF.shallow();
+const LARGE: Tile = Tile::new([8, 16], [2, 2]).shallow();
 /// By subgroups of up to 32 invocations.
 const WIDE: Tile = Tile::new([4, 32], [2, 1]).by_subgroups();
 
 /// For processors, to which reading workgroup memory costs more than the operations: an invocation makes 16 x 8 numbers.
-const BROAD: Tile = Tile::new([4, 8], [4, 2]);
+const BROAD: Tile = Tile::new([4, 8], [4, 2]).shallow();
 const BROAD_BY_SUBGROUPS: Tile = BROAD.by_subgroups();
 
 /// All tiles: each within WebGPU's 256 invocations and 16 KiB of workgroup memory.
-pub const TILES: [Tile; 10] = [NARROW, SMALL, MIDDLE, HALF, DENSE, TALL, LARGE, WIDE, BROAD, BROAD_BY_SUBGROUPS];
+pub const TILES: [Tile; 11] = [NARROW, SMALL, SLIM, MIDDLE, HALF, CROSS, SHALLOW, LARGE, WIDE, BROAD, BROAD_BY_SUBGROUPS];
 
 /// Those that the contrast is made by: to it a block is two, of S and of dz, and its kernels take the longest to compile.
-pub const CONTRAST_TILES: [Tile; 6] = [SMALL, HALF, DENSE, WIDE, BROAD, BROAD_BY_SUBGROUPS];
+pub const CONTRAST_TILES: [Tile; 6] = [SMALL, HALF, CROSS, WIDE, BROAD, BROAD_BY_SUBGROUPS];
 
 /// Operations from which a product is worth a kernel that takes software adapters seconds to compile.
 const WORTH: usize = 100_000_000;
 
 /// Numbers of slices that are tried.
-pub const SLICES: [usize; 6] = [1, 2, 4, 8, 16, 32];
+pub const SLICES: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 /// Fewest rows of a slice.
 const SLICE_ROWS: usize = 128;
 
@@ -90,10 +96,11 @@ impl Tile {
         all.map(|(name, value)| (name, value.into())).to_vec()
     }
 
-    /// `64x64/8x8`: what a workgroup makes, and what an invocation; an s behind it: by subgroups.
+    /// `64x64x16/8x4`: what a workgroup makes and the depth of a chunk, and what an invocation makes; an s behind it: by subgroups.
     pub fn describe(self) -> String {
         let [rows, columns] = self.size();
-        format!("{rows}x{columns}/{}x{}{}", 4 * self.rows, 4 * self.columns, if self.subgroup { "s" } else { "" })
+        let by = if self.subgroup { "s" } else { "" };
+        format!("{rows}x{columns}x{}/{}x{}{by}", self.depth, 4 * self.rows, 4 * self.columns)
     }
 }
 
@@ -261,26 +268,33 @@ impl Tiles {
         }
     }
 
-    /// How often the rows of a sum are cut where `count` workgroups make the whole result: until there are enough.
+    /// How often the rows of a sum are cut where `count` workgroups make the whole result: until there are twice enough.
     fn slices(&self, count: usize, rows: usize) -> usize {
-        let wanted = self.enough().div_ceil(count).min(rows / SLICE_ROWS);
-        SLICES.into_iter().rfind(|&slices| slices <= wanted).unwrap_or(1)
+        if self.kind == Kind::Software {
+            return 1;
+        }
+        let wanted = (2 * self.enough()).div_ceil(count);
+        let most = (rows / SLICE_ROWS).max(1);
+        let fewest = SLICES.into_iter().find(|&slices| slices >= wanted).unwrap_or(most);
+        SLICES.into_iter().rfind(|&slices| slices <= fewest.min(most)).unwrap_or(1)
     }
 
-    /// The fixed table: the largest tile of which there are enough to fill the device.
+    /// The fixed table. That of GPUs was measured on a large discrete one (docs/performance.md).
     fn fixed(&self, shape: Shape) -> Chosen {
         let [rows, columns] = shape.result();
-        let enough = self.enough();
         let count = |tile: Tile| tile.workgroups(rows, columns).iter().product::<usize>() * shape.groups;
-        let tile = match self.kind {
-            _ if columns <= 16 && shape.product != Product::Contrast => NARROW,
-            Kind::Software if shape.product == Product::Contrast && shape.operations() < WORTH => SMALL,
-            Kind::Software if self.runs(BROAD_BY_SUBGROUPS) && shape.operations() >= WORTH => BROAD_BY_SUBGROUPS,
-            Kind::Software => BROAD,
-            // Sums of S and of dz at once: as many as registers hold. Slices make up for the number.
-            Kind::Integrated if shape.product == Product::Contrast => HALF,
-            Kind::Discrete if shape.product == Product::Contrast => DENSE,
-            _ => [LARGE, DENSE, SMALL].into_iter().find(|&tile| count(tile) >= enough).unwrap_or(SMALL),
+        let tile = match (self.kind, shape.product) {
+            (Kind::Software, Product::Contrast) if shape.operations() < WORTH => SMALL,
+            (Kind::Software, Product::Forward | Product::InputGradient | Product::WeightGradient) if columns <= 16 => NARROW,
+            (Kind::Software, _) if self.runs(BROAD_BY_SUBGROUPS) && shape.operations() >= WORTH => BROAD_BY_SUBGROUPS,
+            (Kind::Software, _) => BROAD,
+            (_, Product::Contrast) => CROSS,
+            // Slices make up for the number.
+            (_, Product::WeightGradient) if count(SHALLOW) >= self.enough() / 16 => SHALLOW,
+            (_, Product::WeightGradient) => MIDDLE,
+            _ if count(HALF) >= 2 * self.enough() => HALF,
+            _ if count(SLIM) >= self.enough() => SLIM,
+            _ => SMALL,
         };
         let slices = if shape.has_slices() { self.slices(count(tile), shape.rows) } else { 1 };
         Chosen { tile, slices }
@@ -299,9 +313,14 @@ mod tests {
     fn every_tile_is_within_the_limits_of_webgpu() {
         for tile in TILES {
             assert!(tile.height * tile.width <= 256, "{tile:?}");
-            let vectors = tile.depth * (tile.height * tile.rows + tile.width * tile.columns);
+            let vectors = tile.depth * (tile.height * tile.rows + tile.width * tile.columns + 2);
             assert!(16 * vectors <= 16 << 10, "{tile:?} takes {} bytes", 16 * vectors);
-            assert!((1..=8).contains(&(tile.rows * tile.columns)) && tile.rows <= 4, "{tile:?}");
+            assert!([1, 2, 4].contains(&tile.rows) && [1, 2].contains(&tile.columns), "{tile:?}");
+            assert!(tile.depth.is_multiple_of(4), "{tile:?}");
+            // What an invocation reads of a chunk; of the right part it may be less than a vector.
+            assert!([1, 2, 4].contains(&(tile.depth * tile.rows / tile.width)), "{tile:?}");
+            assert!([0, 1, 2, 4].contains(&(tile.depth * tile.columns / tile.height)), "{tile:?}");
+            assert!((tile.depth * tile.rows).is_multiple_of(tile.width), "{tile:?}");
         }
     }
 
@@ -330,10 +349,13 @@ mod tests {
         let of = |kind, shape| Tiles { kind, subgroup: 0, tuned: None }.choose(shape);
         let experts = shape(Product::WeightGradient, 8192, 1, 320, 512);
         assert_eq!(of(Kind::Software, experts), Chosen { tile: BROAD, slices: 1 });
-        assert_eq!(of(Kind::Discrete, experts), Chosen { tile: SMALL, slices: 2 });
-        assert_eq!(of(Kind::Integrated, experts), Chosen { tile: SMALL, slices: 1 });
-        assert_eq!(of(Kind::Discrete, shape(Product::Forward, 8192, 1, 320, 512)).tile, LARGE);
-        assert_eq!(of(Kind::Discrete, shape(Product::Forward, 8192, 2, 64, 1)).tile, NARROW);
+        assert_eq!(of(Kind::Discrete, experts), Chosen { tile: SHALLOW, slices: 16 });
+        assert_eq!(of(Kind::Integrated, experts), Chosen { tile: SHALLOW, slices: 4 });
+        assert_eq!(of(Kind::Discrete, shape(Product::WeightGradient, 8192, 1, 320, 8)), Chosen { tile: MIDDLE, slices: 64 });
+        assert_eq!(of(Kind::Discrete, shape(Product::Forward, 8192, 1, 320, 512)).tile, HALF);
+        assert_eq!(of(Kind::Discrete, shape(Product::Forward, 2048, 1, 320, 512)).tile, SLIM);
+        assert_eq!(of(Kind::Discrete, shape(Product::Forward, 8192, 1, 320, 8)).tile, SLIM);
+        assert_eq!(of(Kind::Discrete, shape(Product::Forward, 2048, 2, 64, 1)).tile, SMALL);
         // Too few rows for slices.
         assert_eq!(of(Kind::Discrete, shape(Product::WeightGradient, 100, 1, 64, 64)).slices, 1);
     }
@@ -343,9 +365,9 @@ mod tests {
         let of = |kind, rows| Tiles { kind, subgroup: 0, tuned: None }.choose(Shape::contrast(rows, 64));
         assert_eq!(of(Kind::Software, 256), Chosen { tile: SMALL, slices: 1 });
         assert_eq!(of(Kind::Software, 8192), Chosen { tile: BROAD, slices: 1 });
-        assert_eq!(of(Kind::Integrated, 2048), Chosen { tile: HALF, slices: 1 });
-        assert_eq!(of(Kind::Discrete, 2048), Chosen { tile: DENSE, slices: 4 });
-        assert_eq!(of(Kind::Discrete, 8192), Chosen { tile: DENSE, slices: 1 });
+        assert_eq!(of(Kind::Integrated, 2048), Chosen { tile: CROSS, slices: 2 });
+        assert_eq!(of(Kind::Discrete, 2048), Chosen { tile: CROSS, slices: 8 });
+        assert_eq!(of(Kind::Discrete, 8192), Chosen { tile: CROSS, slices: 2 });
     }
 
     #[test]
@@ -360,7 +382,7 @@ mod tests {
         let chosen = Chosen { tile: WIDE, slices: 1 };
         let tuned: Option<Arc<[Tuned]>> = Some(Arc::new([Tuned { shape: experts, chosen }]));
         let of = |subgroup| Tiles { kind: Kind::Discrete, subgroup, tuned: tuned.clone() }.choose(experts).tile;
-        assert_eq!([of(32), of(64)], [WIDE, LARGE]);
+        assert_eq!([of(32), of(64)], [WIDE, HALF]);
     }
 
     #[test]
@@ -370,10 +392,10 @@ mod tests {
             chosen: Chosen { tile, slices },
         };
         let tiles =
-            Tiles { kind: Kind::Discrete, subgroup: 0, tuned: Some(Arc::new([tuned(100, SMALL, 1), tuned(10_000, TALL, 8)])) };
+            Tiles { kind: Kind::Discrete, subgroup: 0, tuned: Some(Arc::new([tuned(100, SMALL, 1), tuned(10_000, LARGE, 8)])) };
         assert_eq!(tiles.choose(shape(Product::WeightGradient, 200, 1, 64, 64)), tuned(100, SMALL, 1).chosen);
-        assert_eq!(tiles.choose(shape(Product::WeightGradient, 5000, 2, 64, 64)), tuned(10_000, TALL, 8).chosen);
+        assert_eq!(tiles.choose(shape(Product::WeightGradient, 5000, 2, 64, 64)), tuned(10_000, LARGE, 8).chosen);
         // Nothing was measured of the others.
-        assert_eq!(tiles.choose(shape(Product::Forward, 8192, 1, 320, 512)).tile, LARGE);
+        assert_eq!(tiles.choose(shape(Product::Forward, 8192, 1, 320, 512)).tile, HALF);
     }
 }
