@@ -1,6 +1,6 @@
 // Embedding backward fused with the sparse optimizer, over the minibatch's unique rows; no atomics.
 //
-//   chunk_sums  partial[c, d] = sum of dx over the occurrences of chunk c of a hot row
+//   chunk_sums  partial[c, d] = sum of dx over the occurrences of chunk c of a hot row: the sum of its pieces' sums
 //   adam, adagrad, rowwise_adagrad, sgd
 //               g[u, d] = sum of dx over all occurrences of unique row u (its chunks' partials if it is hot) + l2 table[u, d], then
 //               one update of the row and its state. Lazy: rows that are not in the minibatch keep their moments and their step count.
@@ -8,9 +8,9 @@
 // segments: header (U, C, 0, 0), then (table row, start, end, first chunk or 0xffffffff) a unique row, ascending.
 // Occurrence p = b * F + f stands for dx[b, offset + f * D .. + D].
 // Invocations handle Numbers: one or, where D, X and offset are multiples of four, four neighbours (by_one.wgsl and by_four.wgsl, of which one is a
-// part of this module). A workgroup of 256 handles 256 / lanes rows, lanes = min(D / UNIT, 256) invocations a row. Rows outside this shard
-// are passed over.
-// Deterministic: one owner a row, occurrences in ascending order, hot rows by chunks in order.
+// part of this module). A workgroup of 256 handles 256 / lanes rows, lanes = min(D / UNIT, 256) invocations a row; of chunks as many as it has
+// room for with lanes invocations a piece, of min(16, 256 / lanes) pieces side by side. Rows outside this shard are passed over.
+// Deterministic: one owner a row, occurrences in ascending order, hot rows by pieces and chunks in order.
 
 struct Params {
     features: u32,  // F
@@ -57,8 +57,11 @@ struct Step {
 @group(0) @binding(10) var<storage, read_write> steps: array<u32>;       // (count)
 @group(0) @binding(11) var<uniform> step: Step;
 
-const CHUNK = 64u;
+// As in src/data/batch.rs.
+const CHUNK = 256u;
+const PIECE = 16u;
 
+var<workgroup> piece_sums: array<Numbers, 256>;
 var<workgroup> squares: array<f32, 256>;
 var<workgroup> counts: array<u32, 256>;
 
@@ -172,14 +175,36 @@ fn chunk_sums(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) t: u32,
 ) {
-    let rows = 256u / params.lanes;
-    let local = t / params.lanes;
-    let c = (group.y * groups.x + group.x) * rows + local;
-    if local >= rows || c >= segments[0].y {
-        return;
+    let pieces = min(CHUNK / PIECE, 256u / params.lanes);
+    let invocations = pieces * params.lanes;
+    let c = (group.y * groups.x + group.x) * (256u / invocations) + t / invocations;
+    let here = t / invocations < 256u / invocations && c < segments[0].y;
+    let piece = t % invocations / params.lanes;
+    var all = vec2<u32>();
+    if here {
+        all = chunks[c];
     }
-    for (var d = t % params.lanes; d < dim(); d += params.lanes) {
-        partial_out[c * dim() + d] = sum_occurrences(chunks[c].x, chunks[c].y, d);
+    for (var first = 0u; first < dim(); first += params.lanes) {
+        let d = first + t % params.lanes;
+        var sum = Numbers();
+        for (var before = 0u; before < CHUNK / PIECE; before += pieces) {
+            let start = min(all.x + (before + piece) * PIECE, all.y);
+            var own = Numbers();
+            if d < dim() {
+                own = sum_occurrences(start, min(start + PIECE, all.y), d);
+            }
+            piece_sums[t] = own;
+            workgroupBarrier();
+            if piece == 0u {
+                for (var p = 0u; p < pieces; p++) {
+                    sum += piece_sums[min(t + p * params.lanes, 255u)];
+                }
+            }
+            workgroupBarrier();
+        }
+        if here && piece == 0u && d < dim() {
+            partial_out[c * dim() + d] = sum;
+        }
     }
 }
 

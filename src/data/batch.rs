@@ -4,8 +4,10 @@ use super::group::{Columns, Grouper};
 use crate::{Error, Result};
 use std::ops::Range;
 
-/// Occurrences of one row that are summed in one go; a row with more is hot and summed in chunks of this many first.
-pub const CHUNK: usize = 64;
+/// Occurrences of one row that are summed in one go; a row with more is hot and summed in chunks first.
+pub const PIECE: usize = 16;
+/// Most occurrences of a chunk, which is summed by its pieces of [`PIECE`].
+pub const CHUNK: usize = 256;
 
 /// One embedding table: the categorical features of one width, their rows stacked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +36,7 @@ pub struct TableBatch {
     /// Table rows, [B, F]: a feature's offset plus its id.
     pub ids: Vec<u32>,
     /// `[U, C, 0, 0]`, then for each of U unique rows, ascending: `[row, start, end, first_chunk]`, a range of `occurrences`
-    /// and the first of the row's chunks, or `u32::MAX` for a row of at most [`CHUNK`] occurrences.
+    /// and the first of the row's chunks, or `u32::MAX` for a row of at most [`PIECE`] occurrences.
     pub segments: Vec<[u32; 4]>,
     /// Positions in `ids`, [B * F], grouped by table row, ascending within a row.
     pub occurrences: Vec<u32>,
@@ -314,8 +316,8 @@ pub(crate) mod tests {
         let mut segments = Vec::new();
         for (row, positions) in lists {
             let start = part.occurrences.len() as u32;
-            let first_chunk = if positions.len() > CHUNK { part.chunks.len() as u32 } else { u32::MAX };
-            if positions.len() > CHUNK {
+            let first_chunk = if positions.len() > PIECE { part.chunks.len() as u32 } else { u32::MAX };
+            if positions.len() > PIECE {
                 let mut at = start;
                 for chunk in positions.chunks(CHUNK) {
                     part.chunks.push([at, at + chunk.len() as u32]);
@@ -361,15 +363,15 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn chunks_begin_above_their_length() {
-        for rows in [1, 63, 64, 65, 128, 129] {
+    fn chunks_begin_above_the_length_of_a_piece() {
+        for rows in [1, 15, 16, 17, 255, 256, 257, 512, 513] {
             let source = Made { rows, vocabulary_sizes: vec![1, 1], seed: 0 };
             let mut batch = Minibatch::default();
             let mut builder = BatchBuilder::new(layout(&[4, 4], &[1, 1]), true);
             builder.fill(&source, &(0..rows).collect::<Vec<_>>(), &mut batch).unwrap();
             let part = &batch.tables[0];
             assert_eq!(*part, by_definition(&part.ids), "{rows} rows");
-            assert_eq!(part.chunks.len(), if rows > CHUNK { 2 * rows.div_ceil(CHUNK) } else { 0 });
+            assert_eq!(part.chunks.len(), if rows > PIECE { 2 * rows.div_ceil(CHUNK) } else { 0 });
         }
     }
 

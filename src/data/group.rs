@@ -5,7 +5,7 @@
 //! at once, as those of frequent ids are, it is kept in parts or taken apart from the reading. Of a table only those rows are looked at that
 //! lie near one that occurs, so the work goes by the minibatch.
 
-use super::batch::{CHUNK, TableBatch, TableLayout};
+use super::batch::{CHUNK, PIECE, TableBatch, TableLayout};
 use crate::processor::vectorised;
 
 /// Parts of a word of bits: ids take turns.
@@ -176,7 +176,7 @@ vectorised! {
         for (segment, [id, at]) in segments[first..].iter_mut().zip(&mut scratch.unique) {
             let end = start + *at;
             *segment = [step.offset + *id, start, end, u32::MAX];
-            if *at > CHUNK as u32 {
+            if *at > PIECE as u32 {
                 segment[3] = chunks.len() as u32;
                 chunks.extend((start..end).step_by(CHUNK).map(|s| [s, end.min(s + CHUNK as u32)]));
             }

@@ -5,7 +5,7 @@ use super::columns::take;
 use super::gather::{Columns, Shard};
 use super::{Access, Args, Dispatch, Kernel, Shader, Variant, cost, fold, params, shader};
 use crate::config::{EmbeddingOptimizer, EmbeddingRule};
-use crate::data::batch::{CHUNK, TableBatch};
+use crate::data::batch::{CHUNK, PIECE, TableBatch};
 use crate::graph::{Graph, Input, Step, TensorId};
 use bytemuck::Zeroable;
 use rayon::prelude::*;
@@ -109,9 +109,9 @@ static SGD: Kernel = Params::kernel(
     ],
 );
 
-/// Most chunks of hot rows among `occurrences`: a hot row's chunks are all but one full, so each stands for half of one.
+/// Most chunks of hot rows among `occurrences`: a hot row has more than a piece, and at most a chunk for each that it fills.
 pub fn most_chunks(occurrences: usize) -> usize {
-    (2 * occurrences / CHUNK).max(1)
+    (occurrences / (PIECE + 1)).max(1)
 }
 
 /// Puts the update of table number `table` into the graph: the sums of hot rows' chunks, then each shard's rows.
@@ -159,11 +159,13 @@ pub fn embedding_update(
         pad2: 0,
     };
     let rows_a_group = 256 / lanes;
+    // A chunk's pieces are summed side by side, as many as a workgroup has room for.
+    let chunks_a_group = 256 / (lanes * (CHUNK / PIECE).min(256 / lanes));
     let words = occurrences * shape.dim;
     let op = Dispatch {
         kernel: &CHUNK_SUMS,
         params: params(Shard { first: 0, count: 0 }),
-        workgroups: fold(most_chunks(occurrences).div_ceil(rows_a_group)),
+        workgroups: fold(most_chunks(occurrences).div_ceil(chunks_a_group)),
         cost: cost(words, words),
         twin: chunk_sums,
     };
@@ -202,10 +204,10 @@ struct Sources<'a> {
 }
 
 impl Sources<'_> {
-    fn sum_occurrences(&self, start: u32, end: u32, sum: &mut [f32]) {
+    fn sum_occurrences(&self, occurrences: &[u32], sum: &mut [f32]) {
         let (features, columns, offset) = (self.p.features, self.p.columns as usize, self.p.offset as usize);
         sum.fill(0.0);
-        for &p in &self.occurrences[start as usize..end as usize] {
+        for &p in occurrences {
             let (b, f) = (p / features, p % features);
             let from = b as usize * columns + offset + f as usize * sum.len();
             sum.iter_mut().zip(&self.dx[from..]).for_each(|(sum, dx)| *sum += dx);
@@ -214,7 +216,7 @@ impl Sources<'_> {
 
     fn gradient(&self, [_, start, end, chunk]: [u32; 4], g: &mut [f32]) {
         if chunk == u32::MAX {
-            return self.sum_occurrences(start, end, g);
+            return self.sum_occurrences(&self.occurrences[start as usize..end as usize], g);
         }
         g.fill(0.0);
         let chunks = ((end - start) as usize).div_ceil(CHUNK);
@@ -299,10 +301,16 @@ fn chunk_sums(p: &Params, args: &mut Args) {
     let sums = args.write::<f32>(4);
     let sources = Sources { p, dx, sums: &[], occurrences };
     let chunks = &chunks[..segments[0][1] as usize];
-    sums.par_chunks_exact_mut(p.dim as usize)
-        .with_min_len(16)
-        .zip(chunks)
-        .for_each(|(sum, &[start, end])| sources.sum_occurrences(start, end, sum));
+    sums.par_chunks_exact_mut(p.dim as usize).with_min_len(16).zip(chunks).for_each_init(
+        || vec![0.0; p.dim as usize],
+        |piece, (sum, &[start, end])| {
+            sum.fill(0.0);
+            for positions in occurrences[start as usize..end as usize].chunks(PIECE) {
+                sources.sum_occurrences(positions, piece);
+                sum.iter_mut().zip(&*piece).for_each(|(sum, piece)| *sum += piece);
+            }
+        },
+    );
 }
 
 fn adam(p: &Params, args: &mut Args) {
@@ -353,7 +361,7 @@ fn table_batch(ids: &[u32]) -> TableBatch {
         let row = ids[batch.occurrences[start] as usize];
         let end = start + batch.occurrences[start..].iter().take_while(|&&p| ids[p as usize] == row).count();
         let mut first_chunk = u32::MAX;
-        if end - start > CHUNK {
+        if end - start > PIECE {
             first_chunk = batch.chunks.len() as u32;
             batch.chunks.extend((start..end).step_by(CHUNK).map(|s| [s as u32, (s + CHUNK).min(end) as u32]));
         }
@@ -389,6 +397,9 @@ pub fn cases() -> Vec<Case> {
             (67, 3, 12, 4, vec![4, 30, 9]),
             (300, 2, 16, 0, vec![3]),
             (9, 2, 1028, 8, vec![5, 6]),
+            (40, 1, 1028, 0, vec![1]),
+            (600, 2, 20, 0, vec![2, 1]),
+            (2500, 1, 4, 0, vec![1]),
         ] {
             let name = format!("embedding update {kind:?}, {rows} rows, {offset} + {features} x {dim}, shards {shards:?}");
             let mut case = Case::new(name, rows * features, move |s| {
