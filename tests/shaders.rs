@@ -217,10 +217,11 @@ fn every_kernel_is_laid_out_as_its_shader_says() {
     report(&failures);
 }
 
-/// Whether it is an array of 16-bit numbers.
+/// Whether it is an array of 16-bit numbers or of vectors of them.
 fn is_f16(module: &Module, ty: naga::Handle<naga::Type>) -> bool {
-    match module.types[ty].inner {
-        TypeInner::Array { base, .. } => matches!(module.types[base].inner, TypeInner::Scalar(scalar) if scalar.width == 2),
+    let TypeInner::Array { base, .. } = module.types[ty].inner else { return false };
+    match module.types[base].inner {
+        TypeInner::Scalar(scalar) | TypeInner::Vector { scalar, .. } => scalar.width == 2,
         _ => false,
     }
 }
