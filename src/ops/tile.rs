@@ -292,6 +292,7 @@ impl Tiles {
             // Slices make up for the number.
             (_, Product::WeightGradient) if count(SHALLOW) >= self.enough() / 16 => SHALLOW,
             (_, Product::WeightGradient) => MIDDLE,
+            (_, Product::Forward) if columns >= LARGE.size()[1] && count(LARGE) >= 2 * self.enough() => LARGE,
             _ if count(HALF) >= 2 * self.enough() => HALF,
             _ if count(SLIM) >= self.enough() => SLIM,
             _ => SMALL,
@@ -352,7 +353,9 @@ mod tests {
         assert_eq!(of(Kind::Discrete, experts), Chosen { tile: SHALLOW, slices: 16 });
         assert_eq!(of(Kind::Integrated, experts), Chosen { tile: SHALLOW, slices: 4 });
         assert_eq!(of(Kind::Discrete, shape(Product::WeightGradient, 8192, 1, 320, 8)), Chosen { tile: MIDDLE, slices: 64 });
-        assert_eq!(of(Kind::Discrete, shape(Product::Forward, 8192, 1, 320, 512)).tile, HALF);
+        assert_eq!(of(Kind::Discrete, shape(Product::Forward, 8192, 1, 320, 512)).tile, LARGE);
+        assert_eq!(of(Kind::Discrete, shape(Product::InputGradient, 8192, 1, 320, 512)).tile, HALF);
+        assert_eq!(of(Kind::Discrete, shape(Product::Forward, 8192, 4, 128, 64)).tile, HALF);
         assert_eq!(of(Kind::Discrete, shape(Product::Forward, 2048, 1, 320, 512)).tile, SLIM);
         assert_eq!(of(Kind::Discrete, shape(Product::Forward, 8192, 1, 320, 8)).tile, SLIM);
         assert_eq!(of(Kind::Discrete, shape(Product::Forward, 2048, 2, 64, 1)).tile, SMALL);
@@ -382,7 +385,7 @@ mod tests {
         let chosen = Chosen { tile: WIDE, slices: 1 };
         let tuned: Option<Arc<[Tuned]>> = Some(Arc::new([Tuned { shape: experts, chosen }]));
         let of = |subgroup| Tiles { kind: Kind::Discrete, subgroup, tuned: tuned.clone() }.choose(experts).tile;
-        assert_eq!([of(32), of(64)], [WIDE, HALF]);
+        assert_eq!([of(32), of(64)], [WIDE, LARGE]);
     }
 
     #[test]
@@ -396,6 +399,6 @@ mod tests {
         assert_eq!(tiles.choose(shape(Product::WeightGradient, 200, 1, 64, 64)), tuned(100, SMALL, 1).chosen);
         assert_eq!(tiles.choose(shape(Product::WeightGradient, 5000, 2, 64, 64)), tuned(10_000, LARGE, 8).chosen);
         // Nothing was measured of the others.
-        assert_eq!(tiles.choose(shape(Product::Forward, 8192, 1, 320, 512)).tile, HALF);
+        assert_eq!(tiles.choose(shape(Product::Forward, 8192, 1, 320, 512)).tile, LARGE);
     }
 }
