@@ -97,14 +97,28 @@ fn scores(side: u32, own: u32, other: u32, local: vec2<u32>) -> Sums {
     let t = local.y * WIDTH + local.x;
     var s = Sums();
     for (var k = 0u; k < params.width; k += DEPTH) {
-        workgroupBarrier();
-        for (var i = t; i < DEPTH * HEIGHT * ROWS; i += SIZE) {
+        var chunk: Chunk;
+        if t < LEFT_BLOCKS {
+            let row = own + line(t);
+            let at = k + along(t);
             // Columns past the last add nothing.
-            store_left(i, within(z_four(own + line(i), side, k + along(i)), k + along(i)), true);
+            chunk.left0 = within(z_four(row, side, at), at);
+            chunk.left1 = within(z_four(row + 1u, side, at), at);
+            chunk.left2 = within(z_four(row + 2u, side, at), at);
+            chunk.left3 = within(z_four(row + 3u, side, at), at);
         }
-        for (var i = t; i < DEPTH * WIDTH * COLUMNS; i += SIZE) {
-            store_right(i, z_four(other + line(i), 1u - side, k + along(i)), true);
+        let n = right_block(t);
+        if n < RIGHT_BLOCKS {
+            let row = other + line(n);
+            let at = k + along(n);
+            chunk.right0 = z_four(row, 1u - side, at);
+            chunk.right1 = z_four(row + 1u, 1u - side, at);
+            chunk.right2 = z_four(row + 2u, 1u - side, at);
+            chunk.right3 = z_four(row + 3u, 1u - side, at);
         }
+        workgroupBarrier();
+        store_left_along(chunk, t);
+        store_right_along(chunk, t);
         workgroupBarrier();
         multiply(local, &s);
     }
@@ -254,18 +268,17 @@ fn stats(
     }
     // An own row's invocations hand over their parts, of as many rows at once as left holds, and one of them joins these in order. A barrier
     // a row, which compilers unroll, would cost lavapipe ten seconds.
-    let handed = DEPTH * ROWS / WIDTH;
-    for (var first = 0u; first < 4u * ROWS; first += handed) {
+    for (var first = 0u; first < 4u * ROWS; first += LEFTS) {
         workgroupBarrier();
-        for (var n = 0u; n < handed; n++) {
-            let at = (local.y * handed + n) * WIDTH + local.x;
+        for (var n = 0u; n < LEFTS; n++) {
+            let at = (local.y * LEFTS + n) * WIDTH + local.x;
             left[at] = states[first + n].sums;
             right[at] = vec4(states[first + n].peaks, 0.0, 0.0);
         }
         workgroupBarrier();
         let row = own_row(own, local, first + local.x);
-        if local.x < handed && row < params.rows {
-            let start = (local.y * handed + local.x) * WIDTH;
+        if local.x < LEFTS && row < params.rows {
+            let start = (local.y * LEFTS + local.x) * WIDTH;
             var all = empty();
             for (var at = start; at < start + WIDTH; at++) {
                 all = joined(all, Online(left[at], right[at].xy));
@@ -453,8 +466,8 @@ fn gradient(
                 }
             }
             for (var i = t; i < DEPTH * WIDTH * COLUMNS; i += SIZE) {
-                let row = j0 + part + summed(i, WIDTH * COLUMNS);
-                store_right(i, z_four(row, 1u - side, column + across(i, WIDTH * COLUMNS)), false);
+                let row = j0 + part + i / (WIDTH * COLUMNS);
+                right[right_at(i)] = z_four(row, 1u - side, column + across(i, WIDTH * COLUMNS));
             }
             workgroupBarrier();
             multiply(local, &sums);

@@ -123,7 +123,7 @@ fn occurrences_gradient(segment: vec4<u32>, d: u32) -> Numbers {
     if segment.w == 0xffffffffu {
         sum = sum_occurrences(segment.y, segment.z, d);
     } else {
-        // Eight are fetched side by side, and added in order: of the most frequent row there may be thousands.
+        // Eight are fetched side by side, and added in order: of a frequent row of a large minibatch there may be hundreds.
         let end = segment.w + (segment.z - segment.y + CHUNK - 1u) / CHUNK;
         let size = dim();
         var c = segment.w;

@@ -53,23 +53,15 @@ struct Place {
 }
 
 // x W: summed over K.
-fn forward_left(tile: Place, k: u32, i: u32) -> vec4<f32> {
-    return x_four(tile.g, tile.row + line(i), params.rows, k + along(i));
-}
-
-fn forward_right(tile: Place, k: u32, i: u32) -> vec4<f32> {
-    return w_four(tile.g, k + summed(i, WIDTH * COLUMNS), tile.column + across(i, WIDTH * COLUMNS));
-}
-
 fn forward_chunk(tile: Place, k: u32, t: u32) -> Chunk {
     var chunk: Chunk;
-    chunk.left0 = forward_left(tile, k, t);
-    if LEFTS > 1u {
-        chunk.left1 = forward_left(tile, k, t + SIZE);
-    }
-    if LEFTS > 2u {
-        chunk.left2 = forward_left(tile, k, t + 2u * SIZE);
-        chunk.left3 = forward_left(tile, k, t + 3u * SIZE);
+    if t < LEFT_BLOCKS {
+        let first = tile.row + line(t);
+        let at = k + along(t);
+        chunk.left0 = x_four(tile.g, first, params.rows, at);
+        chunk.left1 = x_four(tile.g, first + 1u, params.rows, at);
+        chunk.left2 = x_four(tile.g, first + 2u, params.rows, at);
+        chunk.left3 = x_four(tile.g, first + 3u, params.rows, at);
     }
     chunk.right0 = forward_right(tile, k, t);
     if RIGHTS > 1u {
@@ -82,45 +74,34 @@ fn forward_chunk(tile: Place, k: u32, t: u32) -> Chunk {
     return chunk;
 }
 
+fn forward_right(tile: Place, k: u32, i: u32) -> vec4<f32> {
+    return w_four(tile.g, k + i / (WIDTH * COLUMNS), tile.column + across(i, WIDTH * COLUMNS));
+}
+
 // d W': summed over N.
-fn input_left(tile: Place, k: u32, i: u32) -> vec4<f32> {
-    return d_four(tile.g, tile.row + line(i), params.rows, k + along(i));
-}
-
-fn input_right(tile: Place, k: u32, i: u32) -> vec4<f32> {
-    return w_four(tile.g, tile.column + line(i), k + along(i));
-}
-
 fn input_chunk(tile: Place, k: u32, t: u32) -> Chunk {
     var chunk: Chunk;
-    chunk.left0 = input_left(tile, k, t);
-    if LEFTS > 1u {
-        chunk.left1 = input_left(tile, k, t + SIZE);
+    if t < LEFT_BLOCKS {
+        let first = tile.row + line(t);
+        let at = k + along(t);
+        chunk.left0 = d_four(tile.g, first, params.rows, at);
+        chunk.left1 = d_four(tile.g, first + 1u, params.rows, at);
+        chunk.left2 = d_four(tile.g, first + 2u, params.rows, at);
+        chunk.left3 = d_four(tile.g, first + 3u, params.rows, at);
     }
-    if LEFTS > 2u {
-        chunk.left2 = input_left(tile, k, t + 2u * SIZE);
-        chunk.left3 = input_left(tile, k, t + 3u * SIZE);
-    }
-    chunk.right0 = input_right(tile, k, t);
-    if RIGHTS > 1u {
-        chunk.right1 = input_right(tile, k, t + SIZE);
-    }
-    if RIGHTS > 2u {
-        chunk.right2 = input_right(tile, k, t + 2u * SIZE);
-        chunk.right3 = input_right(tile, k, t + 3u * SIZE);
+    let n = right_block(t);
+    if n < RIGHT_BLOCKS {
+        let first = tile.column + line(n);
+        let at = k + along(n);
+        chunk.right0 = w_four(tile.g, first, at);
+        chunk.right1 = w_four(tile.g, first + 1u, at);
+        chunk.right2 = w_four(tile.g, first + 2u, at);
+        chunk.right3 = w_four(tile.g, first + 3u, at);
     }
     return chunk;
 }
 
 // x' d: summed over the rows before `end`.
-fn weight_left(tile: Place, k: u32, i: u32) -> vec4<f32> {
-    return x_four(tile.g, k + summed(i, HEIGHT * ROWS), tile.end, tile.row + across(i, HEIGHT * ROWS));
-}
-
-fn weight_right(tile: Place, k: u32, i: u32) -> vec4<f32> {
-    return d_four(tile.g, k + summed(i, WIDTH * COLUMNS), tile.end, tile.column + across(i, WIDTH * COLUMNS));
-}
-
 fn weight_chunk(tile: Place, k: u32, t: u32) -> Chunk {
     var chunk: Chunk;
     chunk.left0 = weight_left(tile, k, t);
@@ -142,12 +123,21 @@ fn weight_chunk(tile: Place, k: u32, t: u32) -> Chunk {
     return chunk;
 }
 
+fn weight_left(tile: Place, k: u32, i: u32) -> vec4<f32> {
+    return x_four(tile.g, k + i / (HEIGHT * ROWS), tile.end, tile.row + across(i, HEIGHT * ROWS));
+}
+
+fn weight_right(tile: Place, k: u32, i: u32) -> vec4<f32> {
+    return d_four(tile.g, k + i / (WIDTH * COLUMNS), tile.end, tile.column + across(i, WIDTH * COLUMNS));
+}
+
 // Sums of a tile of x W.
 fn product(tile: Place, local: vec2<u32>, sums: ptr<function, Sums>) {
     let t = local.y * WIDTH + local.x;
     var next = forward_chunk(tile, 0u, t);
     for (var k = 0u; k < params.inputs; k += DEPTH) {
-        store(next, t, true, false);
+        store_left_along(next, t);
+        store_right_across(next, t);
         workgroupBarrier();
         if k + DEPTH < params.inputs {
             next = forward_chunk(tile, k + DEPTH, t);
@@ -229,7 +219,8 @@ fn input_gradient(
     var sums = Sums();
     var next = input_chunk(tile, 0u, t);
     for (var n = 0u; n < params.outputs; n += DEPTH) {
-        store(next, t, true, true);
+        store_left_along(next, t);
+        store_right_along(next, t);
         workgroupBarrier();
         if n + DEPTH < params.outputs {
             next = input_chunk(tile, n + DEPTH, t);
@@ -300,7 +291,8 @@ fn weight_gradient(
     let tile = Place(g, row, column, end);
     var next = weight_chunk(tile, first, t);
     for (var b = first; b < end; b += DEPTH) {
-        store(next, t, false, false);
+        store_left_across(next, t);
+        store_right_across(next, t);
         workgroupBarrier();
         if b + DEPTH < end {
             next = weight_chunk(tile, b + DEPTH, t);

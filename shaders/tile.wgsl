@@ -13,8 +13,8 @@ override ROWS: u32 = 1u;
 override COLUMNS: u32 = 1u;
 override DEPTH: u32 = 16u;
 
-// Vectors from one summed index to the next in workgroup memory: one more than a tile has, so that invocations that store what they have read along
-// the summed index meet in no bank.
+// Vectors from one summed index to the next in workgroup memory: one more than a tile has, so that fewer of the invocations that store what they have
+// read along the summed index meet in a bank.
 override LEFT: u32 = HEIGHT * ROWS + 1u;
 override RIGHT: u32 = WIDTH * COLUMNS + 1u;
 
@@ -22,6 +22,9 @@ override RIGHT: u32 = WIDTH * COLUMNS + 1u;
 override SIZE: u32 = WIDTH * HEIGHT;
 override LEFTS: u32 = DEPTH * ROWS / WIDTH;
 override RIGHTS: u32 = DEPTH * COLUMNS / HEIGHT;
+// Blocks of 4 x 4 of each part.
+override LEFT_BLOCKS: u32 = DEPTH * HEIGHT * ROWS / 4u;
+override RIGHT_BLOCKS: u32 = DEPTH * WIDTH * COLUMNS / 4u;
 
 // The chunk's part of the left matrix: [DEPTH][LEFT] vectors of four rows; of the right one: [DEPTH][RIGHT] of four columns.
 var<workgroup> left: array<vec4<f32>, DEPTH * LEFT>;
@@ -128,8 +131,12 @@ fn add_rows(sums: ptr<function, Sums>, r: u32, a: vec4<f32>, b0: vec4<f32>, b1: 
     }
 }
 
-// What an invocation has read of a chunk: vectors t, t + SIZE .. of the left part and of the right one, so that the next chunk is on its way while this
-// one is multiplied.
+// What an invocation has read of a chunk, so that the next chunk is on its way while this one is multiplied. A part is read out of memory by vectors of
+// four neighbouring numbers. Where these lie along the result, they are as they are stored: the invocation reads vectors t, t + SIZE .. of the part, of
+// which number i is four columns from across(i, W) on at summed index i / W, of W vectors.
+//
+// Where they lie along the summed index, it reads one block of the part, four rows from line(n) on from summed index along(n) on, and
+// stores it transposed. (No two invocations write to one vector: WGSL has a write to a component be a write to all.)
 struct Chunk {
     left0: vec4<f32>,
     left1: vec4<f32>,
@@ -141,70 +148,75 @@ struct Chunk {
     right3: vec4<f32>,
 }
 
-// Vector i of a part is read out of memory along the result or along the summed index. Along the result it is as it is stored, four columns at
-// summed index i / W from column 4 (i % W) on, W vectors a summed index:
-fn summed(i: u32, vectors: u32) -> u32 {
-    return i / vectors;
-}
-
 fn across(i: u32, vectors: u32) -> u32 {
     return 4u * (i % vectors);
 }
 
-// Along the summed index it is four numbers of row (or column) i / (DEPTH / 4), and stored across:
-fn line(i: u32) -> u32 {
-    return i / (DEPTH / 4u);
+fn line(n: u32) -> u32 {
+    return 4u * (n / (DEPTH / 4u));
 }
 
-fn along(i: u32) -> u32 {
-    return 4u * (i % (DEPTH / 4u));
+fn along(n: u32) -> u32 {
+    return 4u * (n % (DEPTH / 4u));
 }
 
-fn store_left(i: u32, v: vec4<f32>, is_along: bool) {
-    if is_along {
-        let at = along(i) * LEFT + line(i) / 4u;
-        let row = line(i) % 4u;
-        left[at][row] = v.x;
-        left[at + LEFT][row] = v.y;
-        left[at + 2u * LEFT][row] = v.z;
-        left[at + 3u * LEFT][row] = v.w;
-    } else {
-        left[summed(i, HEIGHT * ROWS) * LEFT + i % (HEIGHT * ROWS)] = v;
+// The number of the right part's block of invocation t: those that have none of the left part's come first.
+fn right_block(t: u32) -> u32 {
+    return SIZE - 1u - t;
+}
+
+fn store_left_along(chunk: Chunk, t: u32) {
+    if t < LEFT_BLOCKS {
+        let b = transpose(mat4x4(chunk.left0, chunk.left1, chunk.left2, chunk.left3));
+        let at = along(t) * LEFT + line(t) / 4u;
+        left[at] = b[0];
+        left[at + LEFT] = b[1];
+        left[at + 2u * LEFT] = b[2];
+        left[at + 3u * LEFT] = b[3];
     }
 }
 
-fn store_right(i: u32, v: vec4<f32>, is_along: bool) {
-    if is_along {
-        let at = along(i) * RIGHT + line(i) / 4u;
-        let column = line(i) % 4u;
-        right[at][column] = v.x;
-        right[at + RIGHT][column] = v.y;
-        right[at + 2u * RIGHT][column] = v.z;
-        right[at + 3u * RIGHT][column] = v.w;
-    } else {
-        right[summed(i, WIDTH * COLUMNS) * RIGHT + i % (WIDTH * COLUMNS)] = v;
+fn store_right_along(chunk: Chunk, t: u32) {
+    let n = right_block(t);
+    if n < RIGHT_BLOCKS {
+        let b = transpose(mat4x4(chunk.right0, chunk.right1, chunk.right2, chunk.right3));
+        let at = along(n) * RIGHT + line(n) / 4u;
+        right[at] = b[0];
+        right[at + RIGHT] = b[1];
+        right[at + 2u * RIGHT] = b[2];
+        right[at + 3u * RIGHT] = b[3];
     }
 }
 
-// Puts what was read of both parts into workgroup memory.
-fn store(chunk: Chunk, t: u32, left_along: bool, right_along: bool) {
-    store_left(t, chunk.left0, left_along);
+fn left_at(i: u32) -> u32 {
+    return i / (HEIGHT * ROWS) * LEFT + i % (HEIGHT * ROWS);
+}
+
+fn right_at(i: u32) -> u32 {
+    return i / (WIDTH * COLUMNS) * RIGHT + i % (WIDTH * COLUMNS);
+}
+
+fn store_left_across(chunk: Chunk, t: u32) {
+    left[left_at(t)] = chunk.left0;
     if LEFTS > 1u {
-        store_left(t + SIZE, chunk.left1, left_along);
+        left[left_at(t + SIZE)] = chunk.left1;
     }
     if LEFTS > 2u {
-        store_left(t + 2u * SIZE, chunk.left2, left_along);
-        store_left(t + 3u * SIZE, chunk.left3, left_along);
+        left[left_at(t + 2u * SIZE)] = chunk.left2;
+        left[left_at(t + 3u * SIZE)] = chunk.left3;
     }
-    // The right part may have fewer vectors than there are invocations.
+}
+
+fn store_right_across(chunk: Chunk, t: u32) {
+    // There may be fewer vectors than invocations.
     if t < DEPTH * WIDTH * COLUMNS {
-        store_right(t, chunk.right0, right_along);
+        right[right_at(t)] = chunk.right0;
     }
     if RIGHTS > 1u {
-        store_right(t + SIZE, chunk.right1, right_along);
+        right[right_at(t + SIZE)] = chunk.right1;
     }
     if RIGHTS > 2u {
-        store_right(t + 2u * SIZE, chunk.right2, right_along);
-        store_right(t + 3u * SIZE, chunk.right3, right_along);
+        right[right_at(t + 2u * SIZE)] = chunk.right2;
+        right[right_at(t + 3u * SIZE)] = chunk.right3;
     }
 }

@@ -27,7 +27,7 @@ pub struct Args {
     /// Override a key of the configuration; a bare word is a string. May be repeated.
     #[arg(long, value_name = "KEY.PATH=VALUE", requires = "config")]
     pub set: Vec<String>,
-    /// Print JSON.
+    /// Print JSON, with the time of every tile.
     #[arg(long)]
     pub json: bool,
     /// No progress.
@@ -77,7 +77,7 @@ fn table(findings: &[Finding]) -> String {
         "times as fast",
     ];
     let mut rows = vec![head.map(String::from).to_vec()];
-    for Finding { tuned, best_us, fixed, fixed_us } in findings {
+    for Finding { tuned, best_us, fixed, fixed_us, .. } in findings {
         let product = serde_json::to_value(tuned.shape.product).unwrap_or_default();
         let sizes = [tuned.shape.rows, tuned.shape.groups, tuned.shape.inputs, tuned.shape.outputs];
         let mut row = vec![product.as_str().unwrap_or_default().to_string()];

@@ -12,7 +12,7 @@
 
 use super::check::{Case, integers, normals};
 use super::product::{Matrix, Threads, product};
-use super::tile::{CONTRAST_TILES, Chosen, SLICES, Shape, Tile, Tiles};
+use super::tile::{CONTRAST_TILES, Chosen, Shape, Tile, Tiles};
 use super::vector::{exp, highest, sums};
 use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Shaders, Variant, add_parts, cost, fold, params, shader};
 use crate::config::{Direction, Objective};
@@ -898,11 +898,12 @@ pub fn cases() -> Vec<Case> {
             }
         }
     }
-    // Every tile, the candidates in slices.
-    for (i, tile) in CONTRAST_TILES.into_iter().enumerate() {
-        let (rows, width) = [(150, 70), (420, 16), (129, 36), (150, 72), (420, 16), (129, 33)][i];
-        let (slices, accumulate) = (SLICES[1 + i % 2], i % 2 == 0);
-        let spec = Contrast { rows, width, masked: i % 4 == 0, ..usual };
+    // Every tile, the candidates in slices that are longer than a tile: away from the diagonal and without a mask, its pairs are all alike.
+    let sizes = [(150, 70, 2), (420, 16, 4), (300, 36, 2), (300, 72, 2), (420, 16, 2), (300, 33, 2)];
+    for (i, (tile, (rows, width, slices))) in CONTRAST_TILES.into_iter().zip(sizes).enumerate() {
+        let accumulate = i % 2 == 0;
+        let spec = Contrast { rows, width, masked: i == 0, ..usual };
+        assert!(Chosen { tile, slices }.slices(rows).0 > tile.size()[1], "{tile:?}");
         let name = format!("contrast by tiles of {}, {slices} slices", tile.describe());
         let tiles = Tiles::always(Chosen { tile, slices });
         cases.push(case(name, Try { spec, tau: (0.05, 20.0), keys: 9, equal: false, accumulate, tiles }));

@@ -109,7 +109,7 @@ static SGD: Kernel = Params::kernel(
     ],
 );
 
-/// Most chunks of hot rows among `occurrences`: a hot row has more than a piece, and at most a chunk for each that it fills.
+/// Most chunks of hot rows among `occurrences`: a hot row has more than a piece of them for each of its chunks.
 pub fn most_chunks(occurrences: usize) -> usize {
     (occurrences / (PIECE + 1)).max(1)
 }
@@ -400,6 +400,9 @@ pub fn cases() -> Vec<Case> {
             (40, 1, 1028, 0, vec![1]),
             (600, 2, 20, 0, vec![2, 1]),
             (2500, 1, 4, 0, vec![1]),
+            // As many pieces of a chunk side by side as there is room for.
+            (300, 1, 200, 0, vec![1]),
+            (300, 1, 50, 1, vec![1]),
         ] {
             let name = format!("embedding update {kind:?}, {rows} rows, {offset} + {features} x {dim}, shards {shards:?}");
             let mut case = Case::new(name, rows * features, move |s| {

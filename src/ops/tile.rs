@@ -322,6 +322,8 @@ mod tests {
             assert!([1, 2, 4].contains(&(tile.depth * tile.rows / tile.width)), "{tile:?}");
             assert!([0, 1, 2, 4].contains(&(tile.depth * tile.columns / tile.height)), "{tile:?}");
             assert!((tile.depth * tile.rows).is_multiple_of(tile.width), "{tile:?}");
+            let right = tile.depth * tile.columns;
+            assert!(right < tile.height || right.is_multiple_of(tile.height), "{tile:?}");
         }
     }
 
@@ -332,6 +334,11 @@ mod tests {
             let handed = tile.depth * tile.rows / tile.width;
             assert!((1..=tile.width).contains(&handed) && (4 * tile.rows).is_multiple_of(handed), "{tile:?}");
             assert!(tile.height * handed <= tile.depth * tile.columns, "{tile:?}");
+            // Columns of S are the depth of dz, so many at a time; what all need of the others lies beside the parts.
+            assert!(tile.size()[1].is_multiple_of(tile.depth as usize), "{tile:?}");
+            let vectors =
+                tile.depth * (tile.height * tile.rows + tile.width * tile.columns + 2) + 4 * tile.width * tile.columns;
+            assert!(16 * vectors <= 16 << 10, "{tile:?} takes {} bytes", 16 * vectors);
         }
     }
 

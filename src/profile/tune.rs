@@ -55,6 +55,18 @@ pub struct Finding {
     pub fixed: Chosen,
     /// Median time of that.
     pub fixed_us: f64,
+    /// All that was measured, each with its median time.
+    pub measured: Vec<Measured>,
+}
+
+/// A tile with its slices, and how long the product took by it.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Measured {
+    /// The tile and its slices.
+    #[serde(flatten)]
+    pub chosen: Chosen,
+    /// Median time in microseconds.
+    pub us: f64,
 }
 
 /// The layers and the contrast of the model of `config` in training, each once; the layers of evaluation are among them but for their rows.
@@ -97,7 +109,7 @@ pub fn tune(choice: &Choice, all: &[Work], steps: usize, progress: &Progress) ->
     let table = Tiles { tuned: None, ..limits.tiles.clone() };
     let tiles =
         |work: &Work| -> Vec<Tile> { work.shapes()[0].tiles().iter().copied().filter(|&tile| table.runs(tile)).collect() };
-    let count: usize = all.iter().map(|work| tiles(work).len() + SLICES.len()).sum();
+    let count: usize = all.iter().map(|work| tiles(work).len() + SLICES.len() - 1).sum();
     let task = progress.task("tuning", count as u64, "measurements");
     let mut findings = Vec::new();
     for &work in all {
@@ -108,33 +120,35 @@ pub fn tune(choice: &Choice, all: &[Work], steps: usize, progress: &Progress) ->
             task.advance(1);
             Ok(times)
         };
-        let whole = |&tile: &Tile| Ok((Chosen { tile, slices: 1 }, measure(Chosen { tile, slices: 1 })?));
-        let by_tile = tiles(&work).iter().map(whole).collect::<Result<Vec<_>>>()?;
+        // A tile is measured in as many slices as the table would have: fewer would leave a large device idle, whatever the tile.
+        let slices = work.shapes().iter().find(|shape| shape.has_slices()).map_or(1, |&shape| table.choose(shape).slices);
+        let of = |&tile: &Tile| Ok((tile, measure(Chosen { tile, slices })?));
+        let by_tile = tiles(&work).iter().map(of).collect::<Result<Vec<_>>>()?;
         for (i, shape) in work.shapes().into_iter().enumerate() {
-            let mut times: Vec<(Chosen, f64)> = by_tile.iter().map(|(chosen, times)| (*chosen, times[i])).collect();
+            let of_tile = |(tile, times): &(Tile, Vec<f64>)| {
+                let slices = if shape.has_slices() { slices } else { 1 };
+                (Chosen { tile: *tile, slices }, times[i])
+            };
+            let mut times: Vec<(Chosen, f64)> = by_tile.iter().map(of_tile).collect();
             let fastest = |times: &[(Chosen, f64)]| times.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1));
             let none = || Error::system("nothing was measured");
             let fixed = table.choose(shape);
             if shape.has_slices() {
-                // Slices fill the device with less than a tile of its best size would: each number with the fastest tile, and the table's.
                 let (best, _) = fastest(&times).ok_or_else(none)?;
-                for slices in &SLICES[1..] {
-                    let chosen = Chosen { slices: *slices, ..best };
-                    if chosen.slices(shape.rows).1 == *slices {
+                for other in SLICES.into_iter().filter(|&other| other != slices) {
+                    let chosen = Chosen { slices: other, ..best };
+                    if chosen.slices(shape.rows).1 == other {
                         times.push((chosen, measure(chosen)?[i]));
                     } else {
                         task.advance(1);
                     }
                 }
-                if !times.iter().any(|t| t.0 == fixed) {
-                    times.push((fixed, measure(fixed)?[i]));
-                } else {
-                    task.advance(1);
-                }
             }
             let (chosen, best) = fastest(&times).ok_or_else(none)?;
             let fixed_time = times.iter().find(|t| t.0 == fixed).ok_or_else(none)?.1;
-            findings.push(Finding { tuned: Tuned { shape, chosen }, best_us: best * 1e6, fixed, fixed_us: fixed_time * 1e6 });
+            let measured = times.iter().map(|&(chosen, time)| Measured { chosen, us: time * 1e6 }).collect();
+            let tuned = Tuned { shape, chosen };
+            findings.push(Finding { tuned, best_us: best * 1e6, fixed, fixed_us: fixed_time * 1e6, measured });
         }
     }
     task.finish();
