@@ -1,9 +1,22 @@
-// activated: activation functions and their slopes; a part of linear.wgsl and activation.wgsl.
+// activated: a layer's Params, activation functions and their slopes; a part of linear.wgsl and activation.wgsl.
 //
 //   relu  max(z, 0), slope 1 where y > 0, else 0
 //   tanh  slope 1 - y^2
 //   gelu  z Phi(z), slope Phi(z) + z phi(z); Phi and phi of the standard normal distribution
 //   silu  z s(z), slope s(z) (1 + z (1 - s(z))); s the logistic function
+
+struct Params {
+    rows: u32,       // B
+    inputs: u32,     // K
+    outputs: u32,    // N
+    groups: u32,     // G
+    activation: u32, // 0 identity, 1 relu, 2 tanh, 3 gelu, 4 silu
+    flags: u32,      // 1: there is a bias; 2: add to what dx or dw and dbias hold
+    slice: u32,      // rows of a slice
+    slices: u32,     // S; above 1: the sums of weight_gradient are [S] of dw and dbias
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
 
 // The normal distribution from its upper tail, whose relative error is below 1.2e-7 for x >= 0: half of the complementary error
 // function at x / sqrt(2) (Press et al., Numerical Recipes, 6.2).

@@ -1,4 +1,4 @@
-// The activation of a layer by itself, where something stands between it and the product (activated.wgsl, a part of this module, has the functions):
+// The activation of a layer by itself, where something stands between it and the product (activated.wgsl, a part of this module, has Params and the functions):
 //
 //   activate           y[b, g, n] = act(x[b, g, n])
 //   activate_backward  dx[b, g, n] (+)= dy[b, g, n] act'(x[b, g, n])
@@ -6,18 +6,6 @@
 // Its slope is computed again, not kept. Activations are (B, G, N); x is stored as In, y as Out.
 // Workgroup: 256, an invocation an element, workgroups folded into x and y. Deterministic: one owner an element.
 
-struct Params {
-    rows: u32,       // B
-    inputs: u32,     // K
-    outputs: u32,    // N
-    groups: u32,     // G
-    activation: u32, // 0 identity, 1 relu, 2 tanh, 3 gelu, 4 silu
-    flags: u32,      // 1: there is a bias; 2: add to what dx or dw and dbias hold
-    slice: u32,      // rows of a slice
-    slices: u32,     // S; above 1: the sums of weight_gradient are [S] of dw and dbias
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<In>;
 @group(0) @binding(4) var<storage, read_write> y: array<Out>;
 @group(0) @binding(6) var<storage, read> dy: array<f32>;

@@ -6,7 +6,7 @@
 //   weight_gradient  dw[g, k, n] (+)= sum_b x[b, g, k] d[b, g, n],  dbias[g, n] (+)= sum_b d[b, g, n]
 //   merge            the same from sums over slices of the rows, which weight_gradient has left one after the other
 //
-// Activation functions and their slopes are those of activated.wgsl, a part of this module. y tells the slopes of relu and tanh; those of gelu and silu
+// Params, activation functions and their slopes are those of activated.wgsl, a part of this module. y tells the slopes of relu and tanh; those of gelu and silu
 // are kept by forward_keeping and bound in y's place by the gradients. What is multiplied is read four numbers at a time: linear_by_one.wgsl
 // or, where K and N are multiples of four, linear_by_four.wgsl, with the bindings of x, w, y and dy, is a part of this module too.
 //
@@ -16,18 +16,6 @@
 // Deterministic: one owner an element, chunks and slices in order. The sums of weight_gradient and merge start from what they are added
 // to, so blocks of rows one after the other give the bits of all rows at once, where there is one slice.
 
-struct Params {
-    rows: u32,       // B
-    inputs: u32,     // K
-    outputs: u32,    // N
-    groups: u32,     // G
-    activation: u32, // 0 identity, 1 relu, 2 tanh, 3 gelu, 4 silu
-    flags: u32,      // 1: there is a bias; 2: add to what dx or dw and dbias hold
-    slice: u32,      // rows of a slice
-    slices: u32,     // S; above 1: the sums of weight_gradient are [S] of dw and dbias
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;         // (G, N)
 @group(0) @binding(4) var<storage, read_write> y: array<Out>;      // (B, G, N)
 @group(0) @binding(7) var<storage, read_write> dx: array<f32>;     // (B, G, K)
@@ -44,7 +32,7 @@ fn sloped(d: vec4<f32>, kept: vec4<f32>) -> vec4<f32> {
     return d * select(slope, 1.0 - kept * kept, params.activation == 2u);
 }
 
-// A tile of the result: its group, first row and first column, and where the rows that are summed end.
+// A tile of the result: its group, first row and first column, and where the minibatch's rows end, or those that are summed.
 struct Place {
     g: u32,
     row: u32,
@@ -58,10 +46,10 @@ fn forward_chunk(tile: Place, k: u32, t: u32) -> Chunk {
     if t < LEFT_BLOCKS {
         let first = tile.row + line(t);
         let at = k + along(t);
-        chunk.left0 = x_four(tile.g, first, params.rows, at);
-        chunk.left1 = x_four(tile.g, first + 1u, params.rows, at);
-        chunk.left2 = x_four(tile.g, first + 2u, params.rows, at);
-        chunk.left3 = x_four(tile.g, first + 3u, params.rows, at);
+        chunk.left0 = x_four(tile.g, first, tile.end, at);
+        chunk.left1 = x_four(tile.g, first + 1u, tile.end, at);
+        chunk.left2 = x_four(tile.g, first + 2u, tile.end, at);
+        chunk.left3 = x_four(tile.g, first + 3u, tile.end, at);
     }
     chunk.right0 = forward_right(tile, k, t);
     if RIGHTS > 1u {
@@ -84,10 +72,10 @@ fn input_chunk(tile: Place, k: u32, t: u32) -> Chunk {
     if t < LEFT_BLOCKS {
         let first = tile.row + line(t);
         let at = k + along(t);
-        chunk.left0 = d_four(tile.g, first, params.rows, at);
-        chunk.left1 = d_four(tile.g, first + 1u, params.rows, at);
-        chunk.left2 = d_four(tile.g, first + 2u, params.rows, at);
-        chunk.left3 = d_four(tile.g, first + 3u, params.rows, at);
+        chunk.left0 = d_four(tile.g, first, tile.end, at);
+        chunk.left1 = d_four(tile.g, first + 1u, tile.end, at);
+        chunk.left2 = d_four(tile.g, first + 2u, tile.end, at);
+        chunk.left3 = d_four(tile.g, first + 3u, tile.end, at);
     }
     let n = right_block(t);
     if n < RIGHT_BLOCKS {

@@ -14,7 +14,7 @@ use super::check::{Case, integers, normals};
 use super::product::{Matrix, Threads, product};
 use super::tile::{CONTRAST_TILES, Chosen, Shape, Tile, Tiles};
 use super::vector::{exp, highest, sums};
-use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Shaders, Variant, add_parts, cost, fold, params, shader};
+use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Shaders, Variant, add_parts, cost, fold, params, shader, unit};
 use crate::config::{Direction, Objective};
 use crate::graph::{Graph, Input, Step, TensorId};
 use crate::processor::vectorised;
@@ -147,11 +147,6 @@ static MERGE: Kernel = Params::kernel("contrast merge", TILED, "merge", &[(15, R
 impl Params {
     fn sampled(&self) -> bool {
         self.offsets > 0
-    }
-
-    /// How many neighbouring numbers its shader may read at once.
-    fn unit(&self) -> usize {
-        if self.width.is_multiple_of(4) { 4 } else { 1 }
     }
 
     /// Numbers in z.
@@ -306,7 +301,7 @@ fn stats_op(params: Params, tile: Tile) -> Variant<Params> {
     let tiles = (params.rows as usize).div_ceil(tile.size()[0]);
     let workgroups = fold(tiles * (params.directions * params.slices) as usize);
     let dispatch = Dispatch { kernel: &STATS, params, workgroups, cost: params.stats_cost(), twin: stats_tiled };
-    Variant::tiled(dispatch, tile, params.unit(), &SHADERS)
+    Variant::tiled(dispatch, tile, unit(&[params.width as usize]), &SHADERS)
 }
 
 fn stats_sampled_op(params: Params) -> Dispatch<Params> {
@@ -584,7 +579,7 @@ fn gradient_op(params: Params, tile: Tile) -> Variant<Params> {
     let [rows, columns] = tile.workgroups(params.rows as usize, params.width as usize);
     let workgroups = fold(2 * params.slices as usize * rows * columns);
     let dispatch = Dispatch { kernel: &GRADIENT, params, workgroups, cost: params.gradient_cost(), twin: gradient_tiled };
-    Variant::tiled(dispatch, tile, params.unit(), &SHADERS)
+    Variant::tiled(dispatch, tile, unit(&[params.width as usize]), &SHADERS)
 }
 
 fn gradient_sampled_op(params: Params) -> Dispatch<Params> {

@@ -2,7 +2,7 @@
 
 use super::check::{Case, integers, normals};
 use super::columns::copy;
-use super::{Access, Args, Dispatch, Kernel, Shader, Variant, cost, fold, params, shader};
+use super::{Access, Args, Dispatch, Kernel, Shader, Variant, cost, fold, params, shader, unit};
 use crate::graph::{Arg, Graph, TensorId};
 use rayon::prelude::*;
 
@@ -22,9 +22,9 @@ pub struct Columns {
 }
 
 impl Columns {
-    /// How many neighbouring numbers an invocation of a shader may handle at once: four where all sizes are multiples of it.
+    /// The [`unit`] of shaders that read or write them.
     pub(super) fn unit(&self) -> usize {
-        if [self.dim, self.columns, self.offset].iter().all(|n| n.is_multiple_of(4)) { 4 } else { 1 }
+        unit(&[self.dim, self.columns, self.offset])
     }
 }
 

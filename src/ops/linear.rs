@@ -3,7 +3,7 @@
 use super::check::{Case, normals};
 use super::product::{Matrix, Threads, product};
 use super::tile::{Chosen, Product, SLICES, Shape, TILES, Tile, Tiles};
-use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Shaders, Variant, add_parts, cost, fold, params, shader};
+use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Shaders, Variant, add_parts, cost, fold, params, shader, unit};
 use crate::config::Activation;
 use crate::graph::{Arg, Block, Format, Graph, TensorId};
 use rayon::prelude::*;
@@ -125,7 +125,12 @@ fn tiled(
         // What the result is added to: a gradient.
         cost.bytes += (size_of::<f32>() * groups * result[0] * result[1]) as f64;
     }
-    Variant::tiled(Dispatch { kernel, params, workgroups, cost, twin }, tile, params.unit(), &SHADERS)
+    Variant::tiled(
+        Dispatch { kernel, params, workgroups, cost, twin },
+        tile,
+        unit(&[params.inputs as usize, params.outputs as usize]),
+        &SHADERS,
+    )
 }
 
 type Twin = fn(&Params, &mut Args);
@@ -244,11 +249,6 @@ impl Params {
             .stored(rows * groups * inputs, formats.x)
             .stored(results, formats.y)
             .stored(slopes, formats.slope.unwrap_or_default())
-    }
-
-    /// How many neighbouring numbers its shader may read at once.
-    fn unit(&self) -> usize {
-        if self.inputs.is_multiple_of(4) && self.outputs.is_multiple_of(4) { 4 } else { 1 }
     }
 
     fn usizes(&self) -> (usize, usize, usize, usize) {

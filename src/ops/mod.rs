@@ -298,6 +298,11 @@ impl<P: bytemuck::Pod + Send + Sync> Op for Variant<P> {
     }
 }
 
+/// How many neighbouring numbers an invocation of a shader may handle at once: four where all of these sizes are multiples of four.
+fn unit(sizes: &[usize]) -> usize {
+    if sizes.iter().all(|size| size.is_multiple_of(4)) { 4 } else { 1 }
+}
+
 /// The cost of reading and writing `words` 32-bit words and of `flops` operations.
 pub fn cost(words: usize, flops: usize) -> Cost {
     Cost { bytes: words as f64 * 4.0, flops: flops as f64 }
