@@ -245,8 +245,8 @@ fn stats(
         var s = scores(side, own, j0, local);
         if is_plain(own, j0, end) {
             for (var r = 0u; r < ROWS; r++) {
-                let s0 = block(&s, r * COLUMNS);
-                let s1 = block(&s, r * COLUMNS + COLUMNS - 1u);
+                let s0 = block(&s, local, r * COLUMNS);
+                let s1 = block(&s, local, r * COLUMNS + COLUMNS - 1u);
                 for (var i = 0u; i < 4u; i++) {
                     let n = 4u * r + i;
                     states[n] = fold_plain(states[n], s0[i], s1[i], inverses[n]);
@@ -257,7 +257,7 @@ fn stats(
                 let j = column_of(j0, local, c);
                 let keys = keys_of(j);
                 for (var r = 0u; r < ROWS; r++) {
-                    let own_block = block(&s, r * COLUMNS + c);
+                    let own_block = block(&s, local, r * COLUMNS + c);
                     for (var i = 0u; i < 4u; i++) {
                         let n = 4u * r + i;
                         states[n] = fold(states[n], own_block[i], own_row(own, local, n), inverses[n], j, keys, end);
@@ -436,7 +436,7 @@ fn gradient(
             let theirs = others_at(j - j0);
             let their_keys = keys_of(j);
             for (var r = 0u; r < ROWS; r++) {
-                var g = block(&s, r * COLUMNS + c);
+                var g = block(&s, local, r * COLUMNS + c);
                 for (var i = 0u; i < 4u; i++) {
                     let n = 4u * r + i;
                     if plain {
@@ -448,7 +448,7 @@ fn gradient(
                         g[i] = weights_of(g[i], mine[n], theirs, member, one);
                     }
                 }
-                set_block(&s, r * COLUMNS + c, g);
+                set_block(&s, local, r * COLUMNS + c, g);
             }
         }
         for (var part = 0u; part < min(tile_column(1u), end - j0); part += DEPTH) {
@@ -458,7 +458,7 @@ fn gradient(
                 let first = column_of(0u, local, c) - part;
                 if first < DEPTH {
                     for (var r = 0u; r < ROWS; r++) {
-                        let g = transpose(block(&s, r * COLUMNS + c));
+                        let g = transpose(block(&s, local, r * COLUMNS + c));
                         for (var i = 0u; i < 4u; i++) {
                             left[(first + i) * LEFT + r * HEIGHT + local.y] = g[i];
                         }
@@ -475,7 +475,7 @@ fn gradient(
     }
     for (var c = 0u; c < COLUMNS; c++) {
         for (var r = 0u; r < ROWS; r++) {
-            let result = block(&sums, r * COLUMNS + c);
+            let result = block(&sums, local, r * COLUMNS + c);
             for (var i = 0u; i < 4u; i++) {
                 let row = row_of(own, local, r) + i;
                 for (var j = 0u; j < 4u; j++) {

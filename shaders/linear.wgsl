@@ -155,7 +155,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id
         let n = column_of(tile_column(group.x), id.xy, c);
         let added = biases(g, n);
         for (var r = 0u; r < ROWS; r++) {
-            let own = block(&sums, r * COLUMNS + c);
+            let own = block(&sums, id.xy, r * COLUMNS + c);
             for (var i = 0u; i < 4u; i++) {
                 let b = row_of(tile_row(group.y), id.xy, r) + i;
                 let value = activated(own[i] + added);
@@ -178,7 +178,7 @@ fn forward_keeping(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invoc
         let n = column_of(tile_column(group.x), id.xy, c);
         let added = biases(g, n);
         for (var r = 0u; r < ROWS; r++) {
-            let own = block(&sums, r * COLUMNS + c);
+            let own = block(&sums, id.xy, r * COLUMNS + c);
             for (var i = 0u; i < 4u; i++) {
                 let b = row_of(tile_row(group.y), id.xy, r) + i;
                 let value = activated(own[i] + added);
@@ -219,7 +219,7 @@ fn input_gradient(
     for (var r = 0u; r < ROWS; r++) {
         for (var c = 0u; c < COLUMNS; c++) {
             let k = column_of(column, id.xy, c);
-            let own = block(&sums, r * COLUMNS + c);
+            let own = block(&sums, id.xy, r * COLUMNS + c);
             for (var i = 0u; i < 4u; i++) {
                 let b = row_of(row, id.xy, r) + i;
                 let sum = own[i];
@@ -267,7 +267,7 @@ fn weight_gradient(
                         }
                     }
                 }
-                set_block(&sums, r * COLUMNS + c, own);
+                set_block(&sums, id.xy, r * COLUMNS + c, own);
             }
             for (var j = 0u; j < 4u; j++) {
                 if n + j < params.outputs {
@@ -288,9 +288,9 @@ fn weight_gradient(
         multiply(id.xy, &sums);
         if sums_bias {
             for (var k = 0u; k < DEPTH; k++) {
-                bias_sums[0] += right[k * RIGHT + id.x];
+                bias_sums[0] += right_vector(k * RIGHT + id.x);
                 if COLUMNS > 1u {
-                    bias_sums[1] += right[k * RIGHT + WIDTH + id.x];
+                    bias_sums[1] += right_vector(k * RIGHT + WIDTH + id.x);
                 }
             }
         }
@@ -299,7 +299,7 @@ fn weight_gradient(
     for (var c = 0u; c < COLUMNS; c++) {
         let n = column_of(column, id.xy, c);
         for (var r = 0u; r < ROWS; r++) {
-            let own = block(&sums, r * COLUMNS + c);
+            let own = block(&sums, id.xy, r * COLUMNS + c);
             for (var i = 0u; i < 4u; i++) {
                 let k = row_of(row, id.xy, r) + i;
                 for (var j = 0u; j < 4u; j++) {

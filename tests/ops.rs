@@ -6,7 +6,7 @@ use tauten::config::Activation;
 use tauten::device::gpu::{Adapter, Checks};
 use tauten::ops::check::{Case, Results, cases, normals};
 use tauten::ops::linear::{Linear, linear};
-use tauten::ops::tile::{Chosen, TILES, Tile, Tiles};
+use tauten::ops::tile::{Chosen, Multiply, TILES, Tile, Tiles};
 
 /// A failure that is known to be a driver's.
 struct Expected {
@@ -142,8 +142,11 @@ fn tiles_by_subgroups_do_not_change_the_bits_of_a_product() {
         case.limits.tiles = Tiles::always(Chosen { tile, slices: 1 });
         case
     };
-    let cases: Vec<Case> =
-        TILES.into_iter().filter(|tile| tile.subgroup || tile.rows == 1 && tile.width == 8).map(case).collect();
+    let cases: Vec<Case> = TILES
+        .into_iter()
+        .filter(|tile| tile.by == Multiply::Subgroups || tile.rows == 1 && tile.width == 8)
+        .map(case)
+        .collect();
     assert_eq!(cases.len(), 4);
     for adapter in Adapter::all() {
         let cases: Vec<&Case> = cases.iter().filter(|case| case.runs_on(&adapter)).collect();

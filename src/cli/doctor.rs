@@ -148,6 +148,7 @@ impl Variant {
         vec![
             variant("activations in f16", "train.activation_storage = \"f16\"", Case::is_in_f16),
             variant("products by subgroups", "`tauten tune` tries them", Case::is_by_subgroups),
+            variant("products by cooperative matrices", "train.cooperative_matrices = true", Case::is_by_matrices),
         ]
     }
 
@@ -160,7 +161,9 @@ impl Variant {
         match (cases, lacking) {
             (0, _) => format!("{name}: not on this adapter\n"),
             (_, 0) => format!("{name}: {cases} of the cases above ({used})\n"),
-            _ => format!("{name}: {cases} of the cases above ({used}); {lacking} need other subgroups than this adapter's\n"),
+            _ => format!(
+                "{name}: {cases} of the cases above ({used}); {lacking} need other subgroups or matrices than this adapter's\n"
+            ),
         }
     }
 }

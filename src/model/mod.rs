@@ -278,7 +278,9 @@ impl Model {
 
     fn builder(&self, rows: usize, training: bool) -> Builder<'_> {
         let gradients = training.then_some(self.dense.gradients);
-        let graph = Graph::new(self.limits.clone());
+        let mut limits = self.limits.clone();
+        limits.tiles.by_matrices = training && self.config.train.cooperative_matrices;
+        let graph = Graph::new(limits);
         let graph = if training { graph.storing(self.config.train.activation_storage) } else { graph.forward_only() };
         let dropout = Dropout { rate: self.config.model.dropout, seed: self.config.seed, layer: 0 };
         Builder { graph, rows, parameters: &self.parameters, gradients, health: self.dense.health, dropout }

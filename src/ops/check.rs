@@ -1,7 +1,7 @@
 //! Checks of ops against their CPU twins: the cases that the tests run on every adapter and `doctor` on the chosen one.
 
 use super::columns::copy;
-use super::tile::Tile;
+use super::tile::{Multiply, Tile};
 use crate::device::gpu::{Adapter, Checks, Gpu};
 use crate::device::{Device, Limits, cpu::Cpu};
 use crate::graph::{Format, Graph, Input, Plan, StateId, StateLayout, TensorId};
@@ -175,7 +175,7 @@ impl Case {
     /// The same case with activations stored as f16; none where none of its ops reads or writes one, or where it is about a tile
     /// whose product is like the others'.
     fn in_f16(&self) -> Option<Case> {
-        if self.tiles().any(|tile| !tile.subgroup) {
+        if self.tiles().any(|tile| tile.by == Multiply::Invocations) {
             return None;
         }
         let name = format!("{}, stored as f16", self.name);
@@ -190,7 +190,12 @@ impl Case {
 
     /// Whether it is about products by subgroup operations.
     pub fn is_by_subgroups(&self) -> bool {
-        self.tiles().any(|tile| tile.subgroup)
+        self.tiles().any(|tile| tile.by == Multiply::Subgroups)
+    }
+
+    /// Whether it is about products by cooperative matrices.
+    pub fn is_by_matrices(&self) -> bool {
+        self.tiles().any(|tile| tile.by.side().is_some())
     }
 
     /// The tiles that it is about.

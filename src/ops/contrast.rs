@@ -22,12 +22,12 @@ use bytemuck::Zeroable;
 use rayon::prelude::*;
 use std::ops::Range;
 
-const TILED: Shader = shader!("tile", "multiply", "contrast_by_one", "contrast");
+const TILED: Shader = shader!("tile", "sums", "multiply", "chunk", "contrast_by_one", "contrast");
 static SHADERS: Shaders = [
-    [TILED, shader!("tile", "multiply_subgroup", "contrast_by_one", "contrast")],
-    [
-        shader!("tile", "multiply", "contrast_by_four", "contrast"),
-        shader!("tile", "multiply_subgroup", "contrast_by_four", "contrast"),
+    &[TILED, shader!("tile", "sums", "multiply_subgroup", "chunk", "contrast_by_one", "contrast")],
+    &[
+        shader!("tile", "sums", "multiply", "chunk", "contrast_by_four", "contrast"),
+        shader!("tile", "sums", "multiply_subgroup", "chunk", "contrast_by_four", "contrast"),
     ],
 ];
 const SAMPLED: Shader = shader!("contrast_sampled");

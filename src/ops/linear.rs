@@ -2,7 +2,7 @@
 
 use super::check::{Case, normals};
 use super::product::{Matrix, Threads, product};
-use super::tile::{Chosen, Product, SLICES, Shape, TILES, Tile, Tiles};
+use super::tile::{Chosen, MATRICES, Product, SLICES, Shape, TILES, Tile, Tiles};
 use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Shaders, Variant, add_parts, cost, fold, params, shader, unit};
 use crate::config::Activation;
 use crate::graph::{Arg, Block, Format, Graph, TensorId};
@@ -48,12 +48,19 @@ pub(super) const ACCUMULATE: u32 = 2;
 /// Rows and columns that one task of a twin handles; fixed, so that sums don't depend on the number of threads.
 const BLOCK: usize = 64;
 
-const SOURCE: Shader = shader!(stored "tile", "multiply", "activated", "linear_by_one", "linear");
+const SOURCE: Shader = shader!(stored "tile", "sums", "multiply", "chunk", "activated", "linear_by_one", "linear");
 static SHADERS: Shaders = [
-    [SOURCE, shader!(stored "tile", "multiply_subgroup", "activated", "linear_by_one", "linear")],
-    [
-        shader!(stored "tile", "multiply", "activated", "linear_by_four", "linear"),
-        shader!(stored "tile", "multiply_subgroup", "activated", "linear_by_four", "linear"),
+    &[
+        SOURCE,
+        shader!(stored "tile", "sums", "multiply_subgroup", "chunk", "activated", "linear_by_one", "linear"),
+        shader!(matrices "tile", "matrices_of_8", "multiply_matrices", "chunk", "activated", "linear_by_one", "linear"),
+        shader!(matrices "tile", "matrices_of_16", "multiply_matrices", "chunk", "activated", "linear_by_one", "linear"),
+    ],
+    &[
+        shader!(stored "tile", "sums", "multiply", "chunk", "activated", "linear_by_four", "linear"),
+        shader!(stored "tile", "sums", "multiply_subgroup", "chunk", "activated", "linear_by_four", "linear"),
+        shader!(matrices "tile", "matrices_of_8", "multiply_matrices", "chunk", "activated", "linear_by_four", "linear"),
+        shader!(matrices "tile", "matrices_of_16", "multiply_matrices", "chunk", "activated", "linear_by_four", "linear"),
     ],
 ];
 const ACTIVATION: Shader = shader!(stored "activated", "activation");
@@ -108,29 +115,40 @@ struct Formats {
     slope: Option<Format>,
 }
 
-/// The product that gives `result` rows and columns of each of `groups`, by tiles.
+/// The product that gives `result` rows and columns of each group and slice, by tiles; of a minibatch of `rows`, of which it may see a block.
 fn tiled(
     kernel: &'static Kernel,
     params: Params,
     formats: Formats,
     tile: Tile,
     result: [usize; 2],
-    groups: usize,
+    rows: usize,
     twin: Twin,
 ) -> Variant<Params> {
-    let [rows, columns] = tile.workgroups(result[0], result[1]);
-    let workgroups = [columns as u32, rows as u32, groups as u32];
+    let [down, across] = tile.workgroups(result[0], result[1]);
+    let groups = params.groups * params.slices;
+    let workgroups = [across as u32, down as u32, groups];
     let mut cost = params.cost(formats);
     if params.flags & ACCUMULATE != 0 {
         // What the result is added to: a gradient.
-        cost.bytes += (size_of::<f32>() * groups * result[0] * result[1]) as f64;
+        cost.bytes += (size_of::<f32>() * groups as usize * result[0] * result[1]) as f64;
     }
-    Variant::tiled(
-        Dispatch { kernel, params, workgroups, cost, twin },
-        tile,
-        unit(&[params.inputs as usize, params.outputs as usize]),
-        &SHADERS,
-    )
+    let unit = unit(&[params.inputs as usize, params.outputs as usize]);
+    let mut variant = Variant::tiled(Dispatch { kernel, params, workgroups, cost, twin }, tile, unit, &SHADERS);
+    if tile.by.side().is_some() {
+        variant.overrides.extend(scale(kernel, rows));
+    }
+    variant
+}
+
+/// What a gradient is multiplied by before it is rounded to 16 bits: what the loss was divided by, up to a power of two.
+fn scale(kernel: &'static Kernel, rows: usize) -> Option<(&'static str, f64)> {
+    let side = match kernel.entry {
+        "input_gradient" => "LEFT_SCALE",
+        "weight_gradient" => "RIGHT_SCALE",
+        _ => return None,
+    };
+    Some((side, rows.next_power_of_two() as f64))
 }
 
 type Twin = fn(&Params, &mut Args);
@@ -170,7 +188,7 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
     }
     let tile = chosen(g, Product::Forward).tile;
     g.push_rows(rows, &args, |block| {
-        tiled(kernel, of(block, params), forward_formats, tile, [block.rows, outputs], groups, forward)
+        tiled(kernel, of(block, params), forward_formats, tile, [block.rows, outputs], rows, forward)
     });
     g.on_backward(move |g| {
         let Some(dy) = g.gradient(y) else { return };
@@ -194,7 +212,7 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
                 g.transient("of biases", slices * groups * outputs),
             ];
             let params = Params { slice: slice as u32, slices: slices as u32, ..params };
-            let op = tiled(&WEIGHT_GRADIENT, params, formats, tile, result, groups * slices, weight_gradient);
+            let op = tiled(&WEIGHT_GRADIENT, params, formats, tile, result, rows, weight_gradient);
             g.push(op, &[x, dy, slope, parts[0], parts[1]]);
             let elements = weights + groups * outputs;
             let (workgroups, words) = (fold(elements.div_ceil(256)), (slices + 1 + usize::from(accumulate)) * elements);
@@ -205,7 +223,7 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
             let args = [Arg::Rows(x), Arg::Rows(dy), Arg::Rows(slope), Arg::Whole(dw), Arg::Whole(dbias)];
             g.push_rows(rows, &args, |block| {
                 let params = of(block, params.adding(accumulate || block.first > 0));
-                tiled(&WEIGHT_GRADIENT, params, formats, tile, result, groups, weight_gradient)
+                tiled(&WEIGHT_GRADIENT, params, formats, tile, result, rows, weight_gradient)
             });
         }
         if shape.input_gradient {
@@ -216,7 +234,7 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
             let formats = Formats { x: Format::F32, ..formats };
             g.push_rows(rows, &args, |block| {
                 let result = [block.rows, inputs];
-                tiled(&INPUT_GRADIENT, of(block, params), formats, tile, result, groups, input_gradient)
+                tiled(&INPUT_GRADIENT, of(block, params), formats, tile, result, rows, input_gradient)
             });
         }
     });
@@ -492,6 +510,40 @@ pub fn cases() -> Vec<Case> {
         });
         case.limits.tiles = Tiles::always(Chosen { tile, slices });
         cases.push(case);
+    }
+    // By cooperative matrices, of numbers that 16 bits hold.
+    for tile in MATRICES {
+        for (rows, groups, inputs, outputs, slices) in
+            [(150, 2, 72, 136, 1), (300, 1, 70, 135, 2), (64, 1, 64, 128, 1), (33, 3, 16, 17, 1)]
+        {
+            let name = format!(
+                "linear by cooperative matrices of {}, {rows} rows, {groups} x {inputs} x {outputs}, {slices} slices",
+                tile.depth
+            );
+            let mut case = Case::new(name, rows.max(inputs).max(outputs), move |s| {
+                let held = |seed, len, scale: f32| -> Vec<f32> {
+                    normals(seed, len, 1.0).into_iter().map(|v| (v * 64.0).round() / 64.0 * scale).collect()
+                };
+                let x = s.activation("x", rows, &held(1, rows * groups * inputs, 1.0));
+                let w = s.state_tensor("w", &held(2, groups * inputs * outputs, 0.5));
+                let b = s.state_tensor("bias", &normals(3, groups * outputs, 0.5));
+                let shape = Linear { rows, groups, inputs, outputs, activation: Relu, input_gradient: true };
+                // Twice, so that gradients are added to. As small as a minibatch of its size has them, too small for 16 bits as they are.
+                for seed in 0..2 {
+                    let dy = s.input(&held(4 + seed, rows * groups * outputs, 1.0 / 16_777_216.0));
+                    let y = linear(&mut s.graph, x, w, Some(b), shape);
+                    s.graph.seed(y, dy);
+                    s.output_activation(y, rows);
+                }
+                s.graph.backward();
+                for t in [x, w, b] {
+                    let d = s.graph.gradient(t);
+                    d.into_iter().for_each(|d| s.graph.output(d));
+                }
+            });
+            case.limits.tiles = Tiles::always(Chosen { tile, slices });
+            cases.push(case);
+        }
     }
     // From where a function is all but linear or flat to where it bends: z of -200 to 200.
     for activation in [Relu, Tanh, Gelu, Silu] {

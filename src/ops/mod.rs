@@ -75,13 +75,19 @@ pub struct Shader {
     pub files: &'static [File],
     /// Whether there is a module for each format of the activations that its kernels read and write, which it calls `In` and `Out`.
     pub stored: bool,
+    /// Whether it multiplies cooperative matrices of 16-bit numbers.
+    pub matrices: bool,
 }
 
-/// The shaders of a product by tiles: reading one number at a time and four, each without and with subgroups.
-pub type Shaders = [[Shader; 2]; 2];
+/// The shaders of a product by tiles: reading one number at a time and four, each in the order of [`tile::Multiply`].
+pub type Shaders = [&'static [Shader]; 2];
 
-/// The [`Shader`] of `shaders/NAME.wgsl`, one or more; `stored` where it reads and writes activations as `In` and `Out`.
+/// The [`Shader`] of `shaders/NAME.wgsl`, one or more; `stored` where it reads and writes activations as `In` and `Out`, `matrices` where it also multiplies
+/// by cooperative matrices.
 macro_rules! shader {
+    (matrices $first:literal $(, $more:literal)*) => {
+        $crate::ops::Shader { matrices: true, ..shader!(stored $first $(, $more)*) }
+    };
     (stored $first:literal $(, $more:literal)*) => {
         $crate::ops::Shader { stored: true, ..shader!($first $(, $more)*) }
     };
@@ -93,6 +99,7 @@ macro_rules! shader {
                 $(shader!(@file $more)),*
             ],
             stored: false,
+            matrices: false,
         }
     };
     (@file $name:literal) => {
@@ -131,7 +138,11 @@ impl Module {
 
     /// What stands before the files.
     pub fn enables(&self) -> &'static str {
-        if self.has_f16() { "enable f16;\n" } else { "" }
+        match (self.shader.matrices, self.has_f16()) {
+            (true, _) => "enable f16;\nenable wgpu_cooperative_matrix;\n",
+            (false, true) => "enable f16;\n",
+            (false, false) => "",
+        }
     }
 
     /// The files.
@@ -261,9 +272,9 @@ pub struct Variant<P: bytemuck::Pod + Send + Sync> {
 }
 
 impl<P: bytemuck::Pod + Send + Sync> Variant<P> {
-    /// `dispatch` by this tile, reading one number or four (`unit`) at a time.
+    /// `dispatch` by this tile, one of those that it has shaders for, reading one number or four (`unit`) at a time.
     pub fn tiled(dispatch: Dispatch<P>, tile: tile::Tile, unit: usize, shaders: &Shaders) -> Variant<P> {
-        let shader = shaders[usize::from(unit == 4)][usize::from(tile.subgroup)];
+        let shader = shaders[usize::from(unit == 4)][tile.by as usize];
         Variant { dispatch, shader, overrides: tile.overrides() }
     }
 

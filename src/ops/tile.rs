@@ -1,12 +1,38 @@
 //! The tiles of matrix products: which there are, and which one a product gets.
 //!
-//! A tile is constants of `shaders/tile.wgsl`, and how a chunk is multiplied: `shaders/multiply.wgsl` or, where the invocations of a subgroup
-//! tell each other what they read, `shaders/multiply_subgroup.wgsl`. No sum depends on them but by slices: a weight gradient's rows may be summed in slices side by
-//! side, where the result alone is too small to fill a device, and the slices in order after that. So the same choice gives the same
-//! bits.
+//! A tile is constants of `shaders/tile.wgsl`, and how a chunk is multiplied ([`Multiply`]). No sum depends on them but by slices: a weight
+//! gradient's rows may be summed in slices side by side, where the result alone is too small to fill a device, and the slices in order
+//! after that. So the same choice gives the same bits. Tiles by cooperative matrices are another thing: they round what they multiply, and are taken where the
+//! configuration asks for them alone.
 
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+
+/// How a chunk is multiplied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Multiply {
+    /// Every invocation reads its own numbers: `shaders/multiply.wgsl`.
+    #[default]
+    Invocations,
+    /// Those of a subgroup tell each other what they read, in the same order: `shaders/multiply_subgroup.wgsl`.
+    Subgroups,
+    /// A subgroup multiplies cooperative matrices of 8 x 8 numbers, of f16 with sums in f32: `shaders/multiply_matrices.wgsl`.
+    MatricesOf8,
+    /// The same of 16 x 16.
+    MatricesOf16,
+}
+
+impl Multiply {
+    /// The side of its cooperative matrices; none where there are none.
+    pub fn side(self) -> Option<u32> {
+        match self {
+            Multiply::Invocations | Multiply::Subgroups => None,
+            Multiply::MatricesOf8 => Some(8),
+            Multiply::MatricesOf16 => Some(16),
+        }
+    }
+}
 
 /// How a workgroup makes its part of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,14 +48,14 @@ pub struct Tile {
     pub columns: u32,
     /// Summed index that lies in workgroup memory at a time.
     pub depth: u32,
-    /// Whether it multiplies by subgroups, whose sizes must divide the width.
+    /// How a chunk is multiplied.
     #[serde(default)]
-    pub subgroup: bool,
+    pub by: Multiply,
 }
 
 impl Tile {
     const fn new([height, width]: [u32; 2], [rows, columns]: [u32; 2]) -> Tile {
-        Tile { height, width, rows, columns, depth: 16, subgroup: false }
+        Tile { height, width, rows, columns, depth: 16, by: Multiply::Invocations }
     }
 
     const fn shallow(self) -> Tile {
@@ -37,7 +63,7 @@ impl Tile {
     }
 
     const fn by_subgroups(self) -> Tile {
-        Tile { subgroup: true, ..self }
+        Tile { by: Multiply::Subgroups, ..self }
     }
 }
 
@@ -61,6 +87,14 @@ const BROAD_BY_SUBGROUPS: Tile = BROAD.by_subgroups();
 
 /// All tiles: each within WebGPU's 256 invocations and 16 KiB of workgroup memory.
 pub const TILES: [Tile; 11] = [NARROW, SMALL, SLIM, MIDDLE, HALF, CROSS, SHALLOW, LARGE, WIDE, BROAD, BROAD_BY_SUBGROUPS];
+
+/// A tile by cooperative matrices: four subgroups, each of which makes eight matrices of the result.
+const fn matrices(side: u32, by: Multiply) -> Tile {
+    Tile { height: side / 4, width: 2 * side, rows: 4, columns: 1, depth: side, by }
+}
+
+/// Both of them.
+pub const MATRICES: [Tile; 2] = [matrices(8, Multiply::MatricesOf8), matrices(16, Multiply::MatricesOf16)];
 
 /// Those that the contrast is made by: to it a block is two, of S and of dz, and its kernels take the longest to compile.
 pub const CONTRAST_TILES: [Tile; 6] = [SMALL, HALF, CROSS, WIDE, BROAD, BROAD_BY_SUBGROUPS];
@@ -96,10 +130,20 @@ impl Tile {
         all.map(|(name, value)| (name, value.into())).to_vec()
     }
 
-    /// `64x64x16/8x4`: what a workgroup makes and the depth of a chunk, and what an invocation makes; an s behind it: by subgroups.
+    /// Invocations of the subgroups that a tile by cooperative matrices is made of: on an adapter that has no others.
+    pub fn matrices_subgroup(self) -> u32 {
+        self.height * self.width / 4
+    }
+
+    /// `64x64x16/8x4`: what a workgroup makes and the depth of a chunk, and what an invocation makes; an s behind it: by subgroups; an m: by
+    /// cooperative matrices.
     pub fn describe(self) -> String {
         let [rows, columns] = self.size();
-        let by = if self.subgroup { "s" } else { "" };
+        let by = match self.by {
+            Multiply::Invocations => "",
+            Multiply::Subgroups => "s",
+            Multiply::MatricesOf8 | Multiply::MatricesOf16 => "m",
+        };
         format!("{rows}x{columns}x{}/{}x{}{by}", self.depth, 4 * self.rows, 4 * self.columns)
     }
 }
@@ -170,6 +214,12 @@ impl Shape {
         }
     }
 
+    /// Whether it is worth a tile by cooperative matrices: a layer with as many inputs and outputs as a matrix has.
+    fn suits(&self, tile: Tile) -> bool {
+        let side = tile.depth as usize;
+        self.product != Product::Contrast && self.inputs >= side && self.outputs >= side
+    }
+
     /// How far two shapes are apart: the sum over sizes of the ratio's logarithm.
     fn distance(&self, other: &Shape) -> f64 {
         let sizes = |s: &Shape| [s.rows, s.groups, s.inputs, s.outputs].map(|n| (n as f64).ln());
@@ -228,29 +278,40 @@ pub struct Tiles {
     pub kind: Kind,
     /// Invocations of its largest subgroup; 0 where it has no subgroup operations, or subgroups of less than four invocations.
     pub subgroup: u32,
+    /// The tile by cooperative matrices that it can run, if it can run one.
+    pub matrices: Option<Tile>,
+    /// Whether linear layers are multiplied by cooperative matrices, where they are large enough.
+    pub by_matrices: bool,
     /// What was measured on it, if it was.
     pub tuned: Option<Arc<[Tuned]>>,
 }
 
 impl Tiles {
     /// The fixed table for twins and software adapters.
-    pub const SOFTWARE: Tiles = Tiles { kind: Kind::Software, subgroup: 0, tuned: None };
+    pub const SOFTWARE: Tiles = Tiles { kind: Kind::Software, subgroup: 0, matrices: None, by_matrices: false, tuned: None };
 
     /// The same choice for every product.
     pub fn always(chosen: Chosen) -> Tiles {
         let of = |product| Tuned { shape: Shape { product, rows: 1, groups: 1, inputs: 1, outputs: 1 }, chosen };
         let tuned = [Product::Forward, Product::InputGradient, Product::WeightGradient, Product::Contrast].map(of);
         // Large enough for every tile by subgroups.
-        Tiles { kind: Kind::Software, subgroup: 4, tuned: Some(Arc::new(tuned)) }
+        Tiles { subgroup: 4, matrices: Some(chosen.tile), tuned: Some(Arc::new(tuned)), ..Tiles::SOFTWARE }
     }
 
     /// Whether the adapter can run this tile.
     pub fn runs(&self, tile: Tile) -> bool {
-        !tile.subgroup || tile.width.is_multiple_of(self.subgroup)
+        match tile.by {
+            Multiply::Invocations => true,
+            Multiply::Subgroups => tile.width.is_multiple_of(self.subgroup),
+            Multiply::MatricesOf8 | Multiply::MatricesOf16 => self.matrices == Some(tile),
+        }
     }
 
     /// What a product gets: the nearest of those that were measured, else what the table says.
     pub fn choose(&self, shape: Shape) -> Chosen {
+        if let Some(tile) = self.matrices.filter(|&tile| self.by_matrices && shape.suits(tile)) {
+            return Chosen { tile, slices: self.slices_of(tile, shape) };
+        }
         let all = self.tuned.iter().flat_map(|t| t.iter());
         let measured = all.filter(|t| t.shape.product == shape.product && self.runs(t.chosen.tile));
         match measured.min_by(|a, b| shape.distance(&a.shape).total_cmp(&shape.distance(&b.shape))) {
@@ -297,8 +358,13 @@ impl Tiles {
             _ if count(SLIM) >= self.enough() => SLIM,
             _ => SMALL,
         };
-        let slices = if shape.has_slices() { self.slices(count(tile), shape.rows) } else { 1 };
-        Chosen { tile, slices }
+        Chosen { tile, slices: self.slices_of(tile, shape) }
+    }
+
+    fn slices_of(&self, tile: Tile, shape: Shape) -> usize {
+        let [rows, columns] = shape.result();
+        let count = tile.workgroups(rows, columns).iter().product::<usize>() * shape.groups;
+        if shape.has_slices() { self.slices(count, shape.rows) } else { 1 }
     }
 }
 
@@ -312,10 +378,12 @@ mod tests {
 
     #[test]
     fn every_tile_is_within_the_limits_of_webgpu() {
-        for tile in TILES {
+        for tile in TILES.into_iter().chain(MATRICES) {
             assert!(tile.height * tile.width <= 256, "{tile:?}");
-            let vectors = tile.depth * (tile.height * tile.rows + tile.width * tile.columns + 2);
-            assert!(16 * vectors <= 16 << 10, "{tile:?} takes {} bytes", 16 * vectors);
+            let vectors = tile.depth * (tile.height * tile.rows + tile.width * tile.columns + 4);
+            // A stripe of the result lies beside parts of 16-bit numbers.
+            let bytes = tile.by.side().map_or(16 * vectors, |side| 8 * vectors + 4 * side * 8 * side);
+            assert!(bytes <= 16 << 10, "{tile:?} takes {bytes} bytes");
             assert!([1, 2, 4].contains(&tile.rows) && [1, 2].contains(&tile.columns), "{tile:?}");
             assert!(tile.depth.is_multiple_of(4), "{tile:?}");
             // What an invocation reads of a chunk; of the right part it may be less than a vector.
@@ -354,7 +422,7 @@ mod tests {
 
     #[test]
     fn small_results_are_cut_finer_where_the_device_is_larger() {
-        let of = |kind, shape| Tiles { kind, subgroup: 0, tuned: None }.choose(shape);
+        let of = |kind, shape| Tiles { kind, ..Tiles::SOFTWARE }.choose(shape);
         let experts = shape(Product::WeightGradient, 8192, 1, 320, 512);
         assert_eq!(of(Kind::Software, experts), Chosen { tile: BROAD, slices: 1 });
         assert_eq!(of(Kind::Discrete, experts), Chosen { tile: SHALLOW, slices: 16 });
@@ -372,7 +440,7 @@ mod tests {
 
     #[test]
     fn the_contrast_fills_the_device_by_slices_of_its_candidates() {
-        let of = |kind, rows| Tiles { kind, subgroup: 0, tuned: None }.choose(Shape::contrast(rows, 64));
+        let of = |kind, rows| Tiles { kind, ..Tiles::SOFTWARE }.choose(Shape::contrast(rows, 64));
         assert_eq!(of(Kind::Software, 256), Chosen { tile: SMALL, slices: 1 });
         assert_eq!(of(Kind::Software, 8192), Chosen { tile: BROAD, slices: 1 });
         assert_eq!(of(Kind::Integrated, 2048), Chosen { tile: CROSS, slices: 2 });
@@ -384,14 +452,15 @@ mod tests {
     fn tiles_by_subgroups_are_for_adapters_whose_subgroups_fit() {
         let experts = shape(Product::Forward, 8192, 1, 320, 512);
         for (subgroup, tile) in [(0, BROAD), (4, BROAD_BY_SUBGROUPS), (8, BROAD_BY_SUBGROUPS), (16, BROAD)] {
-            assert_eq!(Tiles { kind: Kind::Software, subgroup, tuned: None }.choose(experts).tile, tile, "{subgroup}");
+            assert_eq!(Tiles { subgroup, ..Tiles::SOFTWARE }.choose(experts).tile, tile, "{subgroup}");
         }
         let small = shape(Product::Forward, 128, 1, 320, 512);
-        assert_eq!(Tiles { kind: Kind::Software, subgroup: 8, tuned: None }.choose(small).tile, BROAD);
+        assert_eq!(Tiles { subgroup: 8, ..Tiles::SOFTWARE }.choose(small).tile, BROAD);
         // Tuned where there were other subgroups.
         let chosen = Chosen { tile: WIDE, slices: 1 };
         let tuned: Option<Arc<[Tuned]>> = Some(Arc::new([Tuned { shape: experts, chosen }]));
-        let of = |subgroup| Tiles { kind: Kind::Discrete, subgroup, tuned: tuned.clone() }.choose(experts).tile;
+        let of =
+            |subgroup| Tiles { kind: Kind::Discrete, subgroup, tuned: tuned.clone(), ..Tiles::SOFTWARE }.choose(experts).tile;
         assert_eq!([of(32), of(64)], [WIDE, LARGE]);
     }
 
@@ -401,8 +470,11 @@ mod tests {
             shape: shape(Product::WeightGradient, rows, 1, 64, 64),
             chosen: Chosen { tile, slices },
         };
-        let tiles =
-            Tiles { kind: Kind::Discrete, subgroup: 0, tuned: Some(Arc::new([tuned(100, SMALL, 1), tuned(10_000, LARGE, 8)])) };
+        let tiles = Tiles {
+            kind: Kind::Discrete,
+            tuned: Some(Arc::new([tuned(100, SMALL, 1), tuned(10_000, LARGE, 8)])),
+            ..Tiles::SOFTWARE
+        };
         assert_eq!(tiles.choose(shape(Product::WeightGradient, 200, 1, 64, 64)), tuned(100, SMALL, 1).chosen);
         assert_eq!(tiles.choose(shape(Product::WeightGradient, 5000, 2, 64, 64)), tuned(10_000, LARGE, 8).chosen);
         // Nothing was measured of the others.

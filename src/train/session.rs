@@ -44,7 +44,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Those of [`Model::new`] and [`Choice::open`]; a plan over the memory budget.
+    /// Those of [`Model::new`] and [`Choice::open`]; a plan over the memory budget; cooperative matrices where the device has none.
     pub fn open(
         config: &Config,
         schema: &Schema,
@@ -52,7 +52,16 @@ impl Session {
         roles: &[Role],
         line: &mut dyn FnMut(String),
     ) -> Result<Session> {
-        let model = Model::new(config, schema, choice.limits())?;
+        let limits = choice.limits();
+        let trains = roles.iter().any(|role| matches!(role, Role::Train(_)));
+        if trains && config.train.cooperative_matrices && limits.tiles.matrices.is_none() {
+            return Err(Error::user(format!(
+                "{}: it has no cooperative matrices of 16-bit numbers with sums in f32 that Tauten knows how to use, which \
+                 train.cooperative_matrices = true needs; set false or choose another device",
+                choice.describe()
+            )));
+        }
+        let model = Model::new(config, schema, limits)?;
         let plans: Vec<Plan> = roles
             .iter()
             .map(|role| match *role {

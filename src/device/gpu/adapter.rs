@@ -2,7 +2,7 @@
 
 use super::tuned;
 use crate::device::Limits;
-use crate::ops::tile::{Kind, Tiles, Tuned};
+use crate::ops::tile::{Kind, MATRICES, Tile, Tiles, Tuned};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::sync::{Arc, Mutex};
@@ -42,6 +42,8 @@ pub(super) struct Needs {
     pub bindings: u32,
     /// Whether kernels read or write 16-bit numbers.
     pub f16: bool,
+    /// Whether kernels multiply cooperative matrices.
+    pub matrices: bool,
 }
 
 impl Adapter {
@@ -133,6 +135,7 @@ impl Adapter {
             ("timestamps inside passes", wgpu::Features::TIMESTAMP_QUERY_INSIDE_PASSES),
             ("f16 in shaders", wgpu::Features::SHADER_F16),
             ("subgroup operations", wgpu::Features::SUBGROUP),
+            ("cooperative matrices", wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
             ("pipeline cache", wgpu::Features::PIPELINE_CACHE),
         ]
         .map(|(name, feature)| (name, has.contains(feature)))
@@ -150,6 +153,22 @@ impl Adapter {
         self.adapter.features().contains(wgpu::Features::SHADER_F16)
     }
 
+    /// The tile by cooperative matrices for this adapter: of 16-bit numbers with sums in f32, by subgroups of the one size that it has.
+    fn matrices(&self) -> Option<Tile> {
+        use wgpu::CooperativeScalarType::{F16, F32};
+        let needed = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP;
+        if !self.adapter.features().contains(needed) {
+            return None;
+        }
+        let offered = self.adapter.cooperative_matrix_properties();
+        MATRICES.into_iter().rev().find(|tile| {
+            let side = tile.by.side().unwrap_or(0);
+            let subgroup = tile.matrices_subgroup();
+            self.subgroups() == (subgroup, subgroup)
+                && offered.iter().any(|m| [m.m_size, m.n_size, m.k_size] == [side; 3] && (m.ab_type, m.cr_type) == (F16, F32))
+        })
+    }
+
     /// What graphs for this adapter must stay under.
     pub fn limits(&self) -> Limits {
         let limits = self.adapter.limits();
@@ -160,7 +179,13 @@ impl Adapter {
         };
         Limits {
             binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
-            tiles: Tiles { kind, subgroup: self.subgroup(), tuned: self.tuned.clone() },
+            tiles: Tiles {
+                kind,
+                subgroup: self.subgroup(),
+                matrices: self.matrices(),
+                by_matrices: false,
+                tuned: self.tuned.clone(),
+            },
         }
     }
 
@@ -270,12 +295,14 @@ impl Adapter {
         let feature = |asked: bool, feature| if asked { feature } else { wgpu::Features::empty() };
         let wanted = wgpu::Features::PIPELINE_CACHE
             | wgpu::Features::SUBGROUP
-            | feature(needs.f16, wgpu::Features::SHADER_F16)
+            | feature(needs.f16 || needs.matrices, wgpu::Features::SHADER_F16)
+            | feature(needs.matrices, wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX)
             | feature(self.timestamps, wgpu::Features::TIMESTAMP_QUERY);
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("tauten"),
             required_features: self.adapter.features() & wanted,
             required_limits: required,
+            experimental_features: if needs.matrices { experimental() } else { wgpu::ExperimentalFeatures::disabled() },
             ..Default::default()
         };
         let (device, queue) = pollster::block_on(self.adapter.request_device(&descriptor))
@@ -297,6 +324,12 @@ impl Adapter {
     pub(super) fn info(&self) -> &wgpu::AdapterInfo {
         &self.info
     }
+}
+
+#[expect(unsafe_code, reason = "says that bugs of an experimental feature are known of")]
+fn experimental() -> wgpu::ExperimentalFeatures {
+    // SAFETY: what may be undefined is wgpu's translation of cooperative matrices, which are used where the user's key or a test asks for them.
+    unsafe { wgpu::ExperimentalFeatures::enabled() }
 }
 
 /// Keeps the first fault: later ones are its consequences.

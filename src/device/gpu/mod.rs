@@ -439,6 +439,7 @@ fn needs(state: &[StateBuffer], plans: &[Plan]) -> Needs {
         storage_buffers: nodes().map(|n| n.args.len() as u32).max().unwrap_or(0).max(4),
         bindings: nodes().map(|n| n.args.len() as u32 + 1).sum::<u32>().next_power_of_two().max(1024),
         f16: nodes().any(|n| n.module.has_f16()),
+        matrices: nodes().any(|n| n.module.shader.matrices),
     }
 }
 
