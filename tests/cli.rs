@@ -180,7 +180,7 @@ fn wrong_configurations_and_data() {
     let data = |train: &str| prepare_error(config, &[("t.csv", train), ("v.csv", good)]);
     let text = |more: &str| prepare_error(&format!("{config}{more}"), &[("t.csv", good), ("v.csv", good)]);
     insta::assert_snapshot!(text("[model\n"), @"2: error: DIR/c.toml:7: no TOML: unclosed table, expected `]`");
-    insta::assert_snapshot!(text("[train]\nbatchsize = 3\n"), @"2: error: DIR/c.toml:8: key `train.batchsize` is unknown; expected one of batch_size, epochs, patience, monitor, evaluate_every, checkpoint_every, evaluate_batch_size, memory_mib, activation_storage; did you mean `batch_size`?");
+    insta::assert_snapshot!(text("[train]\nbatchsize = 3\n"), @"2: error: DIR/c.toml:8: key `train.batchsize` is unknown; expected one of batch_size, epochs, patience, monitor, evaluate_every, checkpoint_every, evaluate_batch_size, memory_mib, activation_storage, cooperative_matrices; did you mean `batch_size`?");
     insta::assert_snapshot!(text("[train]\nmonitor = \"auc\"\n"), @"2: error: DIR/c.toml:8: key `train.monitor` is `auc`; expected one of mean-auc, ctr-auc, cvr-auc, ctcvr-auc, log-loss");
     insta::assert_snapshot!(text("[train]\n\nepochs = \"two\"\n"), @r#"2: error: DIR/c.toml:9: key `train.epochs` is string "two"; expected a whole number, 0 or above"#);
     insta::assert_snapshot!(data("user,age,click,conversion\nu1,3,2,0\n"), @r#"2: error: DIR/t.csv: row 1 (line 2): label `click` is "2"; labels must be 0 or 1"#);

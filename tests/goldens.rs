@@ -14,6 +14,7 @@ use tauten::device::{Choice, Limits};
 use tauten::graph::{Format, Parameter, ParameterKind, Plan};
 use tauten::model::{Model, Schema};
 use tauten::ops::report::Report;
+use tauten::ops::tile::Tiles;
 use tauten::train::session::{Role, Session, batch_layout};
 
 struct Golden {
@@ -317,33 +318,37 @@ fn split_models_match_pytorch() {
     });
 }
 
-/// Activations stored as f16 change losses, logits and gradients by little, in every encoder and with every norm. As vectors: a unit
-/// that is next to 0 may fall on its other side, which changes an element altogether.
+/// What is rounded to 16 bits changes losses, logits and gradients by little. As vectors: a unit that is next to 0 may fall on its other side, which
+/// changes an element altogether.
+///
+/// Returns by how much the logits changed.
+fn check_rounded(golden: &Golden, choice: Choice, tiles: Tiles, name: &str) -> f64 {
+    let mut squares: HashMap<String, [f64; 2]> = HashMap::new();
+    let limits = Limits { binding_bytes: 128 << 20, tiles };
+    check_gradients(golden, choice, &limits, &mut |what, got, wanted, _, _| {
+        let kind = if what.starts_with("loss") { what } else { what.split('.').next().unwrap() };
+        let [error, size] = squares.entry(kind.to_string()).or_default();
+        *error += got.iter().zip(wanted).map(|(&g, w)| (f64::from(g) - w).powi(2)).sum::<f64>();
+        *size += wanted.iter().map(|w| w * w).sum::<f64>();
+    });
+    for (what, [error, size]) in &squares {
+        let most = if what == "grad" { 5e-2 } else { 2e-3 };
+        let error = (error / size.max(f64::MIN_POSITIVE)).sqrt();
+        assert!(error <= most, "{} on {name}: {what} is wrong by {error:.1e}", golden.name);
+    }
+    let [error, size] = squares["logits"];
+    (error / size).sqrt()
+}
+
+/// Activations stored as f16, in every encoder and with every norm.
 #[test]
 fn activations_in_f16_stay_near_pytorch() {
-    let check = |golden: &Golden, choice: Choice, name: &str| {
-        let mut squares: HashMap<String, [f64; 2]> = HashMap::new();
-        check_gradients(
-            golden,
-            choice,
-            &Limits { binding_bytes: 128 << 20, ..Limits::NONE },
-            &mut |what, got, wanted, _, _| {
-                let kind = if what.starts_with("loss") { what } else { what.split('.').next().unwrap() };
-                let [error, size] = squares.entry(kind.to_string()).or_default();
-                *error += got.iter().zip(wanted).map(|(&g, w)| (f64::from(g) - w).powi(2)).sum::<f64>();
-                *size += wanted.iter().map(|w| w * w).sum::<f64>();
-            },
-        );
-        for (what, [error, size]) in &squares {
-            let most = if what == "grad" { 5e-2 } else { 2e-3 };
-            let error = (error / size.max(f64::MIN_POSITIVE)).sqrt();
-            assert!(error <= most, "{} on {name}, activations in f16: {what} is wrong by {error:.1e}", golden.name);
-        }
-        let [error, size] = squares["logits"];
-        assert!((error / size).sqrt() > 2e-5, "{} on {name}: nothing has been rounded to f16", golden.name);
-    };
     let mut goldens = goldens();
     goldens.iter_mut().for_each(|golden| golden.config.train.activation_storage = Format::F16);
+    let check = |golden: &Golden, choice: Choice, name: &str| {
+        let error = check_rounded(golden, choice, Tiles::SOFTWARE, &format!("{name}, activations in f16"));
+        assert!(error > 2e-5, "{} on {name}: nothing has been rounded to f16", golden.name);
+    };
     for golden in &goldens {
         check(golden, Choice::Cpu, "cpu");
     }
@@ -355,6 +360,31 @@ fn activations_in_f16_stay_near_pytorch() {
         for golden in goldens.iter().filter(|g| ["hot_rows", "dropout_mmoe", "batch_norm_mmoe"].contains(&g.name.as_str())) {
             check(golden, Choice::Gpu(Box::new(open())), name);
         }
+    });
+}
+
+/// Products by cooperative matrices, where an adapter has them: of the models with layers that are large enough for them.
+#[test]
+fn products_by_cooperative_matrices_stay_near_pytorch() {
+    common::for_each_adapter(|name, open| {
+        let tiles = open().limits().tiles;
+        if tiles.matrices.is_none() {
+            println!("{name} has no cooperative matrices");
+            return;
+        }
+        let mut changed = Vec::new();
+        for mut golden in goldens() {
+            golden.config.train.cooperative_matrices = true;
+            let model = Model::new(&golden.config, &golden.schema, open().limits()).unwrap();
+            if model.training_plan(70).nodes.iter().any(|node| node.module.shader.matrices) {
+                let name = format!("{name}, cooperative matrices");
+                changed.push(check_rounded(&golden, Choice::Gpu(Box::new(open())), tiles.clone(), &name));
+            }
+        }
+        let rounded = changed.iter().filter(|&&error| error > 2e-5).count();
+        println!("{name}: {} models, the logits of {rounded} changed", changed.len());
+        // A model whose logits do not depend on its layers (batch norm of one row) is not changed.
+        assert!(2 * rounded > changed.len(), "{changed:?}");
     });
 }
 

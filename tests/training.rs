@@ -383,6 +383,33 @@ fn activations_in_f16_are_resumed() {
     assert_same("f16", "f16-stopped");
 }
 
+/// Cooperative matrices train where an adapter has them, with the same bits after a stop, and what was trained is evaluated anywhere; elsewhere they are
+/// refused before anything is written.
+#[test]
+fn cooperative_matrices_train_where_there_are_any() {
+    let key = ["--set", "train.cooperative_matrices=true"];
+    let refused = |device: &str| {
+        let ended = tauten(&strs(&training("matrices-refused", device, &key)));
+        assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{ended:?}");
+        assert!(ended.err.contains(", which train.cooperative_matrices = true needs; set false or choose "), "{ended:?}");
+        assert!(!place().join("matrices-refused").exists());
+    };
+    refused("cpu");
+    for_each_adapter(|name, open| {
+        if open().limits().tiles.matrices.is_none() {
+            return refused(name);
+        }
+        let [few, rest] = [&FEW[..], &["--set", "train.checkpoint_every=1"]];
+        train("matrices", name, &[few, &key, rest].concat());
+        train("without-matrices", name, &[few, rest].concat());
+        assert_ne!(metrics("matrices"), metrics("without-matrices"));
+        train("matrices-stopped", name, &[few, &key, rest, &["--max-steps", "3"]].concat());
+        resume("matrices-stopped", name, &[]);
+        assert_same("matrices", "matrices-stopped");
+        well(tauten(&["evaluate", &path("matrices"), "--device", "cpu", "-q"]));
+    });
+}
+
 #[test]
 fn wrong_first_parameters_are_refused_by_name() {
     train("donor", "cpu", &["--max-steps", "1"]);

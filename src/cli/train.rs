@@ -5,6 +5,7 @@ use crate::data::dataset::Dataset;
 use crate::device::Choice;
 use crate::report::progress::Progress;
 use crate::train::run::Run;
+use crate::train::session::can_train;
 use crate::train::trainer::{End, Outcome, train};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -62,6 +63,8 @@ pub fn run(args: &Args) -> Result<u8> {
     let (run, dataset) = match (resumed, loaded) {
         (Some(resumed), _) => resumed,
         (None, Some(loaded)) => {
+            // Before anything is written.
+            can_train(&loaded.config, &choice)?;
             let out = args.out.clone().unwrap_or_else(|| free_folder("runs", &loaded.path));
             Run::create(&loaded, &out, args.data.as_deref(), args.init.as_deref(), &progress)?
         }

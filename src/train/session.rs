@@ -38,13 +38,29 @@ struct Program {
     inputs: Vec<(Input, usize)>,
 }
 
+/// Whether the device can do what the configuration asks of it.
+///
+/// # Errors
+///
+/// What it lacks.
+pub fn can_train(config: &Config, choice: &Choice) -> Result<()> {
+    if config.train.cooperative_matrices && choice.limits().tiles.matrices.is_none() {
+        return Err(Error::user(format!(
+            "{}: it has no cooperative matrices that Tauten can multiply (16-bit numbers, sums in f32, 16 x 16 by subgroups of 32 or 8 x 8 by \
+             subgroups of 8), which train.cooperative_matrices = true needs; set false or choose another device",
+            choice.describe()
+        )));
+    }
+    Ok(())
+}
+
 impl Session {
     /// Builds the model for the chosen device and opens it with a program for each role. `line` receives the plan in words before
     /// anything is allocated.
     ///
     /// # Errors
     ///
-    /// Those of [`Model::new`] and [`Choice::open`]; a plan over the memory budget; cooperative matrices where the device has none.
+    /// Those of [`can_train`] where it trains, [`Model::new`] and [`Choice::open`]; a plan over the memory budget.
     pub fn open(
         config: &Config,
         schema: &Schema,
@@ -52,16 +68,10 @@ impl Session {
         roles: &[Role],
         line: &mut dyn FnMut(String),
     ) -> Result<Session> {
-        let limits = choice.limits();
-        let trains = roles.iter().any(|role| matches!(role, Role::Train(_)));
-        if trains && config.train.cooperative_matrices && limits.tiles.matrices.is_none() {
-            return Err(Error::user(format!(
-                "{}: it has no cooperative matrices of 16-bit numbers with sums in f32 that Tauten knows how to use, which \
-                 train.cooperative_matrices = true needs; set false or choose another device",
-                choice.describe()
-            )));
+        if roles.iter().any(|role| matches!(role, Role::Train(_))) {
+            can_train(config, &choice)?;
         }
-        let model = Model::new(config, schema, limits)?;
+        let model = Model::new(config, schema, choice.limits())?;
         let plans: Vec<Plan> = roles
             .iter()
             .map(|role| match *role {
