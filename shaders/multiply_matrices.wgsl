@@ -7,10 +7,15 @@
 // a subgroup sums two matrices of each of the four stripes.
 //
 // A gradient is small, since the loss is a mean over the minibatch: the side of the product that it stands on is multiplied by a power of two
-// before it is rounded to 16 bits, of which the results know nothing any more.
+// before it is rounded to 16 bits, of which the results know nothing any more. What is beyond the format even so is held at its largest number: the
+// losses, by which a run is stopped, are of the forward pass and would show an infinite gradient a step late. In the forward pass a number beyond the format is an
+// infinity.
 
 override LEFT_SCALE: f32 = 1.0;
 override RIGHT_SCALE: f32 = 1.0;
+// Powers of two, so that multiplying by these takes the scales off again to the bit.
+override UNSCALE_RIGHT: f32 = 1.0 / RIGHT_SCALE;
+override UNSCALE: f32 = 1.0 / (LEFT_SCALE * RIGHT_SCALE);
 
 // As in sums.wgsl, but an even number of vectors, so that every row of a matrix begins at a multiple of 16 bytes.
 override LEFT: u32 = HEIGHT * ROWS + 2u;
@@ -19,6 +24,7 @@ override LEFT_NUMBERS: u32 = 4u * DEPTH * LEFT;
 override RIGHT_NUMBERS: u32 = 4u * DEPTH * RIGHT;
 override STRIPE: u32 = SIDE * 8u * SIDE;
 
+// Their sizes are multiples of 16 bytes, and so is where a driver puts them.
 var<workgroup> left: array<f16, LEFT_NUMBERS>;
 var<workgroup> right: array<f16, RIGHT_NUMBERS>;
 // A stripe on its way from the subgroups to the invocations of its blocks, or back.
@@ -36,8 +42,17 @@ struct Sums {
     second3: Sum,
 }
 
+// All by bits: what is not finite is no value of WGSL's, and stays what it is. 65,520 is where rounding leaves the format.
+fn half(v: vec4<f32>, scale: f32) -> vec4<f16> {
+    let bits = bitcast<vec4<u32>>(scale * v);
+    let size = bits & vec4(0x7fffffffu);
+    let beyond = (size >= vec4(0x477ff000u)) & (size < vec4(0x7f800000u));
+    let largest = select(0x477fe000u, 0x7f800000u, scale == 1.0);
+    return vec4<f16>(bitcast<vec4<f32>>(select(bits, (bits & vec4(0x80000000u)) | vec4(largest), beyond)));
+}
+
 fn put_left(at: u32, v: vec4<f32>) {
-    let h = vec4<f16>(LEFT_SCALE * v);
+    let h = half(v, LEFT_SCALE);
     left[4u * at] = h.x;
     left[4u * at + 1u] = h.y;
     left[4u * at + 2u] = h.z;
@@ -45,7 +60,7 @@ fn put_left(at: u32, v: vec4<f32>) {
 }
 
 fn put_right(at: u32, v: vec4<f32>) {
-    let h = vec4<f16>(RIGHT_SCALE * v);
+    let h = half(v, RIGHT_SCALE);
     right[4u * at] = h.x;
     right[4u * at + 1u] = h.y;
     right[4u * at + 2u] = h.z;
@@ -54,10 +69,11 @@ fn put_right(at: u32, v: vec4<f32>) {
 
 fn right_vector(at: u32) -> vec4<f32> {
     let h = vec4(right[4u * at], right[4u * at + 1u], right[4u * at + 2u], right[4u * at + 3u]);
-    return vec4<f32>(h) / RIGHT_SCALE;
+    return vec4<f32>(h) * UNSCALE_RIGHT;
 }
 
-// The first column of an invocation's subgroup.
+// The first column of an invocation's subgroup: subgroups are taken to be successive invocations, as everywhere, though neither WGSL nor Vulkan promises it;
+// where they were others, doctor would see results that nobody wrote.
 fn subgroup_column(local: vec2<u32>) -> u32 {
     return subgroupBroadcastFirst((local.y * WIDTH + local.x) / (SIZE / 4u)) * 2u * SIDE;
 }
@@ -95,7 +111,7 @@ fn block(sums: ptr<function, Sums>, local: vec2<u32>, n: u32) -> mat4x4<f32> {
     var own: mat4x4<f32>;
     for (var i = 0u; i < 4u; i++) {
         let at = (4u * local.y + i) * 8u * SIDE + 4u * local.x;
-        own[i] = vec4(stripe[at], stripe[at + 1u], stripe[at + 2u], stripe[at + 3u]) / (LEFT_SCALE * RIGHT_SCALE);
+        own[i] = vec4(stripe[at], stripe[at + 1u], stripe[at + 2u], stripe[at + 3u]) * UNSCALE;
     }
     return own;
 }

@@ -11,10 +11,10 @@ use std::path::Path;
 use tauten::config::Config;
 use tauten::data::batch::{BatchBuilder, Minibatch, RowBlock, RowSource};
 use tauten::device::{Choice, Limits};
-use tauten::graph::{Format, Parameter, ParameterKind, Plan};
+use tauten::graph::{Format, Parameter, ParameterKind, Plan, PlannedNode};
 use tauten::model::{Model, Schema};
 use tauten::ops::report::Report;
-use tauten::ops::tile::Tiles;
+use tauten::ops::tile::{MATRICES, Tiles};
 use tauten::train::session::{Role, Session, batch_layout};
 
 struct Golden {
@@ -381,11 +381,36 @@ fn products_by_cooperative_matrices_stay_near_pytorch() {
                 changed.push(check_rounded(&golden, Choice::Gpu(Box::new(open())), tiles.clone(), &name));
             }
         }
+        assert!(!changed.is_empty(), "mmoe_matrices has large enough layers for each");
         let rounded = changed.iter().filter(|&&error| error > 2e-5).count();
         println!("{name}: {} models, the logits of {rounded} changed", changed.len());
         // A model whose logits do not depend on its layers (batch norm of one row) is not changed.
         assert!(2 * rounded > changed.len(), "{changed:?}");
     });
+}
+
+/// Where a device has cooperative matrices, the key has the layers of training multiplied by them that are large enough, and those of nothing else.
+#[test]
+fn cooperative_matrices_are_for_training_with_the_key() {
+    let mut golden = goldens().into_iter().find(|g| g.name == "mmoe_matrices").unwrap();
+    let limits = Limits { tiles: Tiles { matrices: Some(MATRICES[1]), ..Tiles::SOFTWARE }, ..Limits::NONE };
+    let products = |golden: &Golden, training: bool| -> Vec<(&str, Vec<(&str, f64)>)> {
+        let model = Model::new(&golden.config, &golden.schema, limits.clone()).unwrap();
+        let plan = if training { model.training_plan(70) } else { model.inference_plan(70) };
+        let of = |node: &PlannedNode| (node.op.kernel().entry, node.op.overrides()[5..].to_vec());
+        plan.nodes.iter().filter(|node| node.module.shader.matrices).map(of).collect()
+    };
+    assert!(products(&golden, true).is_empty());
+    golden.config.train.cooperative_matrices = true;
+    assert!(products(&golden, false).is_empty());
+    let products = products(&golden, true);
+    // Of 70 rows, rounded up.
+    for (entry, scale) in [("input_gradient", "LEFT_SCALE"), ("weight_gradient", "RIGHT_SCALE")] {
+        let all: Vec<_> = products.iter().filter(|(e, _)| *e == entry).collect();
+        assert!(all.len() >= 2 && all.iter().all(|(_, scales)| *scales == [(scale, 128.0)]), "{products:?}");
+    }
+    let forward: Vec<_> = products.iter().filter(|(entry, _)| entry.starts_with("forward")).collect();
+    assert!(forward.len() >= 3 && forward.iter().all(|(_, scales)| scales.is_empty()), "{products:?}");
 }
 
 /// Evaluation drops nothing and keeps nothing for a backward pass: its plan is that of the model without dropout.

@@ -103,6 +103,44 @@ fn every_op_equals_its_twin_on_every_adapter() {
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
+/// The loss of a step does not see an infinite gradient, so by cooperative matrices there is none.
+#[test]
+fn gradients_beyond_16_bits_are_held_at_the_largest_number() {
+    common::for_each_adapter(|name, open| {
+        let Some(tile) = open().limits().tiles.matrices else {
+            println!("{name} has no cooperative matrices");
+            return;
+        };
+        let (rows, inputs, outputs) = (100, 24, 20);
+        let most = 65_504.0 / 128.0;
+        let of = |beyond: f32| {
+            let mut case = Case::new("linear", rows, move |s| {
+                let x = s.state_tensor("x", &normals(1, rows * inputs, 1.0));
+                let w = s.state_tensor("w", &normals(2, inputs * outputs, 0.5));
+                let dy: Vec<f32> = (0..rows * outputs).map(|i| if i % 3 == 0 { beyond } else { -beyond / 4.0 }).collect();
+                let dy = s.input(&dy.iter().map(|d| if d.abs() < most { most / 8.0 } else { *d }).collect::<Vec<_>>());
+                let shape = Linear { rows, groups: 1, inputs, outputs, activation: Activation::Identity, input_gradient: true };
+                let y = linear(&mut s.graph, x, w, None, shape);
+                s.graph.seed(y, dy);
+                s.graph.backward();
+                for t in [x, w] {
+                    let gradient = s.graph.gradient(t).expect("a gradient");
+                    s.graph.output(gradient);
+                }
+            });
+            case.limits.tiles = Tiles::always(Chosen { tile, slices: 1 });
+            case.on_gpu(open(), Checks::None).expect("results")
+        };
+        let results = [most, 1e3 * most, 1e30].map(|beyond| (beyond, of(beyond)));
+        let is_finite = |word: &u32| f32::from_bits(*word).is_finite();
+        for (beyond, result) in &results {
+            assert!(result.iter().all(|(_, words)| words.iter().all(is_finite)), "{name}: {beyond}");
+        }
+        // Numbers of both signs, held: another factor makes no difference.
+        assert!(results[1].1 == results[2].1, "{name}");
+    });
+}
+
 #[test]
 fn an_adapter_without_16_bit_numbers_refuses_them_in_words() {
     let cases = cases();

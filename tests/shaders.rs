@@ -18,7 +18,7 @@ fn modules() -> BTreeMap<String, Source> {
 
 /// Whether a shader needs subgroup operations.
 fn by_subgroups(source: &str) -> bool {
-    source.contains("subgroup")
+    source.contains("subgroupBroadcast")
 }
 
 /// Whether a shader needs cooperative matrices, of which naga's translation to HLSL knows nothing.
@@ -210,7 +210,7 @@ fn translate(used: &Used, validator: bool) -> Result<(), String> {
     let options = back::spv::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: entry.clone() };
     let matrices = by_matrices(&used.source.text());
     // What Vulkan 1.1 reads, and what subgroup operations need; cooperative matrices need more.
-    let (lang_version, environment) = if matrices { ((1, 4), "vulkan1.3") } else { ((1, 3), "vulkan1.1") };
+    let (lang_version, environment) = if matrices { ((1, 6), "vulkan1.3") } else { ((1, 3), "vulkan1.1") };
     let version = back::spv::Options { lang_version, ..Default::default() };
     let words = back::spv::write_vec(&module, &info, &version, Some(&options)).map_err(|e| format!("SPIR-V: {e}"))?;
     if validator {

@@ -14,6 +14,7 @@ use crate::graph::ParameterKind;
 use crate::report::progress::Progress;
 use crate::train::evaluate::evaluate;
 use crate::train::run::Run;
+use crate::train::session::can_train;
 use crate::train::trainer::{End, train};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,8 +55,9 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<u8> {
     let progress = Progress::new(args.quiet);
     let suite = Suite::read(&args.suite, &args.set)?;
-    let (_, line) = Choice::new(&args.device)?;
+    let (choice, line) = Choice::new(&args.device)?;
     progress.line(line);
+    suite.variants.iter().try_for_each(|variant| can_train(&variant.loaded.config, &choice))?;
     let interrupt = on_interrupt()?;
     let out = args.out.clone().unwrap_or_else(|| free_folder("compare", &args.suite));
     let comparison = if args.resume { Comparison::open(&suite, &out)? } else { Comparison::create(&suite, &out, &progress)? };

@@ -28,6 +28,9 @@ pub struct Args {
 /// Words of a case above which a software adapter skips it: it would take longer than all the others.
 const SOFTWARE_WORDS: usize = 4 << 20;
 
+/// What the cases of train.cooperative_matrices are called, which say nothing of training without it.
+const EXPERIMENT: &str = "linear by matrices";
+
 /// What became of an op's cases.
 struct Tested {
     op: &'static str,
@@ -94,14 +97,18 @@ fn examine(args: &Args, cases: Vec<Case>) -> Result<()> {
         };
         print(&("\n".to_string() + &line("copy", &copy, "GB/s") + &line("multiply-add", &fma, "GFLOP/s")))?;
     }
-    let wrong: Vec<&str> = tested.iter().filter(|t| !t.failures.is_empty()).map(|t| t.op).collect();
+    let (experiments, ops): (Vec<&Tested>, Vec<&Tested>) = tested.iter().partition(|t| t.op == EXPERIMENT);
+    for wrong in experiments.iter().filter(|t| !t.failures.is_empty()) {
+        progress.line(format!("{device}: {} is wrong here; do not set train.cooperative_matrices = true on it", wrong.op));
+    }
+    let wrong: Vec<&str> = ops.iter().filter(|t| !t.failures.is_empty()).map(|t| t.op).collect();
     if wrong.is_empty() {
         return Ok(());
     }
     Err(Error::system(format!(
         "{device}: {} of {} ops are wrong: {}; do not train on it, update its driver or use --device cpu",
         wrong.len(),
-        tested.len(),
+        ops.len(),
         wrong.join(", ")
     )))
 }
@@ -175,11 +182,13 @@ fn self_test(adapter: &Adapter, cases: Vec<Case>, progress: &Progress) -> Result
         cases.into_iter().partition(|case| !software || case.words() <= SOFTWARE_WORDS);
     let task = progress.task("testing ops", kept.len() as u64, "cases");
     let mut tested = Vec::new();
-    for group in kept.chunk_by(|a, b| a.op == b.op) {
+    // An experiment has a device of its own, so that it does no harm to what is tested beside it.
+    let subject = |case: &Case| (case.op, case.is_by_matrices());
+    for group in kept.chunk_by(|a, b| subject(a) == subject(b)) {
         let mut result = Tested {
-            op: group[0].op,
+            op: if group[0].is_by_matrices() { EXPERIMENT } else { group[0].op },
             cases: group.len(),
-            skipped: skipped.iter().filter(|c| c.op == group[0].op).count(),
+            skipped: skipped.iter().filter(|c| subject(c) == subject(&group[0])).count(),
             worst: 0.0,
             failures: Vec::new(),
         };

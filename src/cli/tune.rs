@@ -43,7 +43,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let progress = Progress::new(args.quiet);
     let loaded = args.config.as_ref().map(|config| Loaded::read(config, &args.set)).transpose()?;
-    let (choice, line) = Choice::new(&args.device)?;
+    let (choice, line) = Choice::untuned(&args.device)?;
     progress.line(line);
     let Choice::Gpu(adapter) = &choice else {
         return Err(Error::user("the CPU has no tiles to choose; name an adapter with --device"));

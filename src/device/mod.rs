@@ -106,8 +106,21 @@ impl Choice {
     ///
     /// # Errors
     ///
-    /// `gpu` without a hardware adapter, or a name that fits no adapter: what there is.
+    /// `gpu` without a hardware adapter, or a name that fits no adapter: what there is. A file of tiles that is damaged.
     pub fn new(wanted: &str) -> Result<(Choice, String)> {
+        let (choice, line) = Choice::untuned(wanted)?;
+        let Choice::Gpu(adapter) = choice else { return Ok((choice, line)) };
+        let (adapter, tuned) = adapter.with_tuned()?;
+        let tuned = tuned.map_or(String::new(), |file| format!("; tiles: {}", file.display()));
+        Ok((Choice::Gpu(Box::new(adapter)), line + &tuned))
+    }
+
+    /// The same without the tiles that `tauten tune` has chosen, whatever stands in their file.
+    ///
+    /// # Errors
+    ///
+    /// As [`Choice::new`] but for the file.
+    pub fn untuned(wanted: &str) -> Result<(Choice, String)> {
         if wanted == "cpu" {
             return Ok((Choice::Cpu, format!("device: {}, as asked for", cpu::name())));
         }
@@ -117,7 +130,7 @@ impl Choice {
             ("auto" | "gpu", Some(i)) => {
                 let adapter = adapters.swap_remove(i);
                 let line = format!("device: {}, the first {} GPU", adapter.describe(), adapter.kind());
-                Choice::of(adapter, line)
+                Ok((Choice::Gpu(Box::new(adapter)), line + &gpu::shaders_note()))
             }
             ("auto", None) => {
                 let why = if adapters.is_empty() { "no Vulkan, Metal or DX12 adapter" } else { "no hardware GPU" };
@@ -130,19 +143,12 @@ impl Choice {
                     Some(i) => {
                         let adapter = adapters.swap_remove(i);
                         let line = format!("device: {}, by its name", adapter.describe());
-                        Choice::of(adapter, line)
+                        Ok((Choice::Gpu(Box::new(adapter)), line + &gpu::shaders_note()))
                     }
                     None => Err(Error::user(format!("--device {name}: no adapter has this in its name; {}", list(&adapters)))),
                 }
             }
         }
-    }
-
-    /// An adapter with what was tuned for it; `line` with where that and shaders come from.
-    fn of(adapter: Adapter, line: String) -> Result<(Choice, String)> {
-        let (adapter, tuned) = adapter.with_tuned()?;
-        let tuned = tuned.map_or(String::new(), |file| format!("; tiles: {}", file.display()));
-        Ok((Choice::Gpu(Box::new(adapter)), format!("{line}{tuned}{}", gpu::shaders_note())))
     }
 
     /// What the builder of a graph for this device must know.

@@ -2,8 +2,8 @@
 //!
 //! A tile is constants of `shaders/tile.wgsl`, and how a chunk is multiplied ([`Multiply`]). No sum depends on them but by slices: a weight
 //! gradient's rows may be summed in slices side by side, where the result alone is too small to fill a device, and the slices in order
-//! after that. So the same choice gives the same bits. Tiles by cooperative matrices are another thing: they round what they multiply, and are taken where the
-//! configuration asks for them alone.
+//! after that. So the same choice gives the same bits. Tiles by cooperative matrices are another thing: they round what they multiply, and are taken
+//! only where the configuration asks for them.
 
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -93,7 +93,7 @@ const fn matrices(side: u32, by: Multiply) -> Tile {
     Tile { height: side / 4, width: 2 * side, rows: 4, columns: 1, depth: side, by }
 }
 
-/// Both of them.
+/// The tiles by cooperative matrices.
 pub const MATRICES: [Tile; 2] = [matrices(8, Multiply::MatricesOf8), matrices(16, Multiply::MatricesOf16)];
 
 /// Those that the contrast is made by: to it a block is two, of S and of dz, and its kernels take the longest to compile.
@@ -214,7 +214,7 @@ impl Shape {
         }
     }
 
-    /// Whether it is worth a tile by cooperative matrices: a layer with as many inputs and outputs as a matrix has.
+    /// Whether it is large enough for a tile by cooperative matrices: a layer with as many inputs and outputs as a matrix has.
     fn suits(&self, tile: Tile) -> bool {
         let side = tile.depth as usize;
         self.product != Product::Contrast && self.inputs >= side && self.outputs >= side
@@ -295,7 +295,12 @@ impl Tiles {
         let of = |product| Tuned { shape: Shape { product, rows: 1, groups: 1, inputs: 1, outputs: 1 }, chosen };
         let tuned = [Product::Forward, Product::InputGradient, Product::WeightGradient, Product::Contrast].map(of);
         // Large enough for every tile by subgroups.
-        Tiles { subgroup: 4, matrices: Some(chosen.tile), tuned: Some(Arc::new(tuned)), ..Tiles::SOFTWARE }
+        Tiles {
+            subgroup: 4,
+            matrices: Some(chosen.tile).filter(|tile| tile.by.side().is_some()),
+            tuned: Some(Arc::new(tuned)),
+            ..Tiles::SOFTWARE
+        }
     }
 
     /// Whether the adapter can run this tile.
@@ -380,9 +385,9 @@ mod tests {
     fn every_tile_is_within_the_limits_of_webgpu() {
         for tile in TILES.into_iter().chain(MATRICES) {
             assert!(tile.height * tile.width <= 256, "{tile:?}");
-            let vectors = tile.depth * (tile.height * tile.rows + tile.width * tile.columns + 4);
-            // A stripe of the result lies beside parts of 16-bit numbers.
-            let bytes = tile.by.side().map_or(16 * vectors, |side| 8 * vectors + 4 * side * 8 * side);
+            let vectors = tile.depth * (tile.height * tile.rows + tile.width * tile.columns + 2);
+            // By matrices one more of each part, of 16-bit numbers, and a stripe of the result beside them.
+            let bytes = tile.by.side().map_or(16 * vectors, |side| 8 * (vectors + 2 * tile.depth) + 4 * side * 8 * side);
             assert!(bytes <= 16 << 10, "{tile:?} takes {bytes} bytes");
             assert!([1, 2, 4].contains(&tile.rows) && [1, 2].contains(&tile.columns), "{tile:?}");
             assert!(tile.depth.is_multiple_of(4), "{tile:?}");
@@ -408,6 +413,24 @@ mod tests {
                 tile.depth * (tile.height * tile.rows + tile.width * tile.columns + 2) + 4 * tile.width * tile.columns;
             assert!(16 * vectors <= 16 << 10, "{tile:?} takes {} bytes", 16 * vectors);
         }
+    }
+
+    #[test]
+    fn cooperative_matrices_are_taken_where_they_are_asked_for_and_layers_are_large_enough() {
+        let tile = MATRICES[1];
+        let experts = shape(Product::WeightGradient, 8192, 1, 320, 512);
+        let tuned = [Tuned { shape: experts, chosen: Chosen { tile: SHALLOW, slices: 4 } }];
+        let unasked = Tiles { kind: Kind::Discrete, matrices: Some(tile), tuned: Some(Arc::new(tuned)), ..Tiles::SOFTWARE };
+        assert_eq!(unasked.choose(experts).tile, SHALLOW);
+        let asked = Tiles { by_matrices: true, ..unasked };
+        let chosen = asked.choose(experts);
+        assert_eq!(chosen.tile, tile);
+        assert!(chosen.slices > 1);
+        assert_eq!(asked.choose(shape(Product::Forward, 8192, 1, 320, 512)), Chosen { tile, slices: 1 });
+        assert_eq!(asked.choose(shape(Product::Forward, 8192, 2, 64, 1)).tile.by, Multiply::Invocations);
+        assert_eq!(asked.choose(Shape::contrast(8192, 64)).tile.by, Multiply::Invocations);
+        let without = Tiles { matrices: None, ..asked };
+        assert_eq!(without.choose(experts).tile, SHALLOW);
     }
 
     #[test]

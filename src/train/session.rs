@@ -5,7 +5,7 @@ use crate::config::{Config, DenseRule, Negatives};
 use crate::data::batch::{BatchLayout, Minibatch};
 use crate::device::timeline::{Mode, Timeline};
 use crate::device::{Choice, Device};
-use crate::graph::{Input, Parameter, Plan, StateId, Step, shared_slots};
+use crate::graph::{Input, Parameter, Plan, PlannedNode, StateId, Step, shared_slots};
 use crate::model::{Model, Schema, parameters::initial_values};
 use crate::random::{Purpose, Stream};
 use crate::{Error, Result};
@@ -38,7 +38,7 @@ struct Program {
     inputs: Vec<(Input, usize)>,
 }
 
-/// Whether the device can do what the configuration asks of it.
+/// Whether the device has the cooperative matrices that the configuration asks for, if it does.
 ///
 /// # Errors
 ///
@@ -52,6 +52,20 @@ pub fn can_train(config: &Config, choice: &Choice) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// How many products of a training step are by cooperative matrices, in a line.
+fn by_matrices(plan: &Plan) -> Result<String> {
+    let is_product = |node: &&PlannedNode| node.op.kernel().name.starts_with("linear") && !node.op.overrides().is_empty();
+    let count = plan.nodes.iter().filter(|node| node.module.shader.matrices).count();
+    let all = plan.nodes.iter().filter(is_product).count();
+    if count == 0 {
+        return Err(Error::user(
+            "train.cooperative_matrices = true, but no layer has as many inputs and outputs as this device's matrices have rows (8 or 16); set \
+             false",
+        ));
+    }
+    Ok(format!("cooperative matrices: {count} of {all} products of layers, 16-bit numbers with sums in f32"))
 }
 
 impl Session {
@@ -79,6 +93,10 @@ impl Session {
                 Role::Infer(rows) => model.inference_plan(rows),
             })
             .collect();
+        let mut trained = roles.iter().zip(&plans).filter(|(role, _)| matches!(role, Role::Train(_)));
+        if let Some((_, plan)) = trained.next().filter(|_| config.train.cooperative_matrices) {
+            line(by_matrices(plan)?);
+        }
         Session::with_plans(model, choice, roles, plans, line)
     }
 

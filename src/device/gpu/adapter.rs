@@ -161,7 +161,7 @@ impl Adapter {
             return None;
         }
         let offered = self.adapter.cooperative_matrix_properties();
-        MATRICES.into_iter().rev().find(|tile| {
+        MATRICES.into_iter().find(|tile| {
             let side = tile.by.side().unwrap_or(0);
             let subgroup = tile.matrices_subgroup();
             self.subgroups() == (subgroup, subgroup)
@@ -292,6 +292,12 @@ impl Adapter {
                 self.describe()
             )));
         }
+        if needs.matrices && self.matrices().is_none() {
+            return Err(Error::user(format!(
+                "{}: it has no cooperative matrices, which train.cooperative_matrices = true needs",
+                self.describe()
+            )));
+        }
         let feature = |asked: bool, feature| if asked { feature } else { wgpu::Features::empty() };
         let wanted = wgpu::Features::PIPELINE_CACHE
             | wgpu::Features::SUBGROUP
@@ -328,7 +334,8 @@ impl Adapter {
 
 #[expect(unsafe_code, reason = "says that bugs of an experimental feature are known of")]
 fn experimental() -> wgpu::ExperimentalFeatures {
-    // SAFETY: what may be undefined is wgpu's translation of cooperative matrices, which are used where the user's key or a test asks for them.
+    // SAFETY: what may be undefined is wgpu's translation of cooperative matrices (its issue 8805), which run where the user's key asks for them, and where
+    // `doctor` and tests find out what becomes of them, on a device of their own.
     unsafe { wgpu::ExperimentalFeatures::enabled() }
 }
 
