@@ -354,6 +354,7 @@ fn a_loss_that_is_not_finite_stops_the_run() {
     let number = std::cell::Cell::new(0);
     let f16 = ["train.activation_storage=\"f16\"", "train.checkpoint_every=1"];
     let f16 = f16.map(|key| ["--set", key]).concat();
+    let matrices = ["train.cooperative_matrices=true", "train.checkpoint_every=1"].map(|key| ["--set", key]).concat();
     let diverges = |device: &str, more: &[&str]| {
         number.set(number.get() + 1);
         let out = format!("nan-{}", number.get());
@@ -367,6 +368,9 @@ fn a_loss_that_is_not_finite_stops_the_run() {
         diverges(name, &[]);
         if open().has_f16() {
             assert_eq!(checkpoint_step(&diverges(name, &f16)), Some(1));
+        }
+        if open().limits().tiles.matrices.is_some() {
+            assert_eq!(checkpoint_step(&diverges(name, &matrices)), Some(1));
         }
     });
 }
