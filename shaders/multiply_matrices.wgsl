@@ -45,8 +45,9 @@ struct Sums {
 // All by bits: what is not finite is no value of WGSL's, and stays what it is. 65,520 is where rounding leaves the format.
 fn half(v: vec4<f32>, scale: f32) -> vec4<f16> {
     let bits = bitcast<vec4<u32>>(scale * v);
-    let size = bits & vec4(0x7fffffffu);
-    let beyond = (size >= vec4(0x477ff000u)) & (size < vec4(0x7f800000u));
+    // Scaled it may be beyond f32 as well.
+    let is_finite = (bitcast<vec4<u32>>(v) & vec4(0x7fffffffu)) < vec4(0x7f800000u);
+    let beyond = is_finite & ((bits & vec4(0x7fffffffu)) >= vec4(0x477ff000u));
     let largest = select(0x477fe000u, 0x7f800000u, scale == 1.0);
     return vec4<f16>(bitcast<vec4<f32>>(select(bits, (bits & vec4(0x80000000u)) | vec4(largest), beyond)));
 }
