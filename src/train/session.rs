@@ -74,7 +74,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// Those of [`can_train`] where it trains, [`Model::new`] and [`Choice::open`]; a plan over the memory budget.
+    /// Those of [`can_train`] where it trains; cooperative matrices that all layers are too small for; those of [`Model::new`] and [`Choice::open`]; a plan over the memory budget.
     pub fn open(
         config: &Config,
         schema: &Schema,
