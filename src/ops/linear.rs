@@ -1,6 +1,6 @@
 //! Linear layers with bias and activation, for groups side by side: experts, towers, heads.
 
-use super::check::{Case, normals};
+use super::check::{Case, Setup, normals};
 use super::product::{Matrix, Threads, product};
 use super::tile::{Chosen, MATRICES, Product, SLICES, Shape, TILES, Tile, Tiles};
 use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Shaders, Variant, add_parts, cost, fold, params, shader, unit};
@@ -492,21 +492,8 @@ pub fn cases() -> Vec<Case> {
         // Read by four numbers or by one.
         let (inputs, outputs) = if i % 4 < 2 { (72, 136) } else { (70, 135) };
         let mut case = Case::new(format!("linear by tiles of {}, {slices} slices", tile.describe()), rows, move |s| {
-            let x = s.activation("x", rows, &normals(1, rows * groups * inputs, 1.0));
-            let w = s.state_tensor("w", &normals(2, groups * inputs * outputs, 0.5));
-            let b = s.state_tensor("bias", &normals(3, groups * outputs, 0.5));
             let shape = Linear { rows, groups, inputs, outputs, activation: Gelu, input_gradient: true };
-            for seed in 0..if i == 0 { 2 } else { 1 } {
-                let dy = s.input(&normals(4 + seed, rows * groups * outputs, 1.0));
-                let y = linear(&mut s.graph, x, w, Some(b), shape);
-                s.graph.seed(y, dy);
-                s.output_activation(y, rows);
-            }
-            s.graph.backward();
-            for t in [x, w, b] {
-                let d = s.graph.gradient(t);
-                d.into_iter().for_each(|d| s.graph.output(d));
-            }
+            layer(s, shape, normals, 1.0, if i == 0 { 2 } else { 1 });
         });
         case.limits.tiles = Tiles::always(Chosen { tile, slices });
         cases.push(case);
@@ -543,6 +530,25 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
+/// A layer applied `times` over to one input, with its outputs and gradients: `numbers` makes so many by a seed and a scale, `gradient` is that of dy.
+fn layer(s: &mut Setup, shape: Linear, numbers: impl Fn(u64, usize, f32) -> Vec<f32>, gradient: f32, times: u64) {
+    let Linear { rows, groups, inputs, outputs, .. } = shape;
+    let x = s.activation("x", rows, &numbers(1, rows * groups * inputs, 1.0));
+    let w = s.state_tensor("w", &numbers(2, groups * inputs * outputs, 0.5));
+    let b = s.state_tensor("bias", &normals(3, groups * outputs, 0.5));
+    for seed in 0..times {
+        let dy = s.input(&numbers(4 + seed, rows * groups * outputs, gradient));
+        let y = linear(&mut s.graph, x, w, Some(b), shape);
+        s.graph.seed(y, dy);
+        s.output_activation(y, rows);
+    }
+    s.graph.backward();
+    for t in [x, w, b] {
+        let d = s.graph.gradient(t);
+        d.into_iter().for_each(|d| s.graph.output(d));
+    }
+}
+
 /// Products by cooperative matrices, of numbers that 16 bits hold; with gelu slopes are none.
 fn by_matrices(tile: Tile) -> Vec<Case> {
     use Activation::{Gelu, Relu};
@@ -564,22 +570,9 @@ fn by_matrices(tile: Tile) -> Vec<Case> {
             let held = |seed, len, scale: f32| -> Vec<f32> {
                 normals(seed, len, 1.0).into_iter().map(|v| (v * 64.0).round() / 64.0 * scale).collect()
             };
-            let x = s.activation("x", rows, &held(1, rows * groups * inputs, 1.0));
-            let w = s.state_tensor("w", &held(2, groups * inputs * outputs, 0.5));
-            let b = s.state_tensor("bias", &normals(3, groups * outputs, 0.5));
             let shape = Linear { rows, groups, inputs, outputs, activation, input_gradient: true };
             // Twice, so that gradients are added to.
-            for seed in 0..2 {
-                let dy = s.input(&held(4 + seed, rows * groups * outputs, gradient));
-                let y = linear(&mut s.graph, x, w, Some(b), shape);
-                s.graph.seed(y, dy);
-                s.output_activation(y, rows);
-            }
-            s.graph.backward();
-            for t in [x, w, b] {
-                let d = s.graph.gradient(t);
-                d.into_iter().for_each(|d| s.graph.output(d));
-            }
+            layer(s, shape, held, gradient, 2);
         });
         case.limits.tiles = Tiles::always(Chosen { tile, slices });
         case.rel = if activation == Gelu { 2e-3 } else { case.rel };
