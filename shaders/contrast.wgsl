@@ -270,10 +270,13 @@ fn stats(
     // a row, which compilers unroll, would cost lavapipe ten seconds.
     for (var first = 0u; first < 4u * ROWS; first += LEFTS) {
         workgroupBarrier();
-        for (var n = 0u; n < LEFTS; n++) {
-            let at = (local.y * LEFTS + n) * WIDTH + local.x;
-            left[at] = states[first + n].sums;
-            right[at] = vec4(states[first + n].peaks, 0.0, 0.0);
+        for (var n = 0u; n < 4u * ROWS; n++) {
+            // Not states[first + n]: an array that is indexed by more than constants is memory to some compilers, not registers.
+            if n - first < LEFTS {
+                let at = (local.y * LEFTS + n - first) * WIDTH + local.x;
+                left[at] = states[n].sums;
+                right[at] = vec4(states[n].peaks, 0.0, 0.0);
+            }
         }
         workgroupBarrier();
         let row = own_row(own, local, first + local.x);

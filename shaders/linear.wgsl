@@ -4,26 +4,20 @@
 //   forward_keeping  the same, and slope[b, g, n] = act'(z[b, g, n])
 //   input_gradient   dx[b, g, k] (+)= sum_n d[b, g, n] w[g, k, n]          d = dy * act'(z)
 //   weight_gradient  dw[g, k, n] (+)= sum_b x[b, g, k] d[b, g, n],  dbias[g, n] (+)= sum_b d[b, g, n]
-//   merge            the same from sums over slices of the rows, which weight_gradient has left one after the other
+//                    or these of each slice of the rows, one after the other, for linear_merge.wgsl
 //
 // Params, activation functions and their slopes are those of activated.wgsl, a part of this module. y tells the slopes of relu and tanh; those of gelu and silu
-// are kept by forward_keeping and bound in y's place by the gradients. What is multiplied is read four numbers at a time: linear_by_one.wgsl
-// or, where K and N are multiples of four, linear_by_four.wgsl, with the bindings of x, w, y and dy, is a part of this module too.
+// are kept by forward_keeping and bound in y's place by the gradients. All is read and written four numbers at a time: linear_by_one.wgsl
+// or, where K and N are multiples of four, linear_by_four.wgsl, with the bindings of all but the biases, is a part of this module too.
 //
 // Activations are [B, columns] row-major with a group's columns together; x is stored as In, y and slope as Out.
 // Workgroup: tiles of the result as in tile.wgsl, which is a part of this module. Dispatch: (tiles of columns, tiles of rows, groups; of
-// weight_gradient times slices). Of merge: an invocation an element, 256 a workgroup, workgroups folded into x and y.
-// Deterministic: one owner an element, chunks and slices in order. The sums of weight_gradient and merge start from what they are added
+// weight_gradient times slices).
+// Deterministic: one owner an element, chunks in order. The sums of weight_gradient start from what they are added
 // to, so blocks of rows one after the other give the bits of all rows at once, where there is one slice.
 
 @group(0) @binding(3) var<storage, read> bias: array<f32>;         // (G, N)
-@group(0) @binding(4) var<storage, read_write> y: array<Out>;      // (B, G, N)
-@group(0) @binding(7) var<storage, read_write> dx: array<f32>;     // (B, G, K)
-@group(0) @binding(8) var<storage, read_write> dw: array<f32>;     // (G, K, N)
 @group(0) @binding(9) var<storage, read_write> dbias: array<f32>;  // (G, N)
-@group(0) @binding(10) var<storage, read_write> slope: array<Out>; // (B, G, N)
-@group(0) @binding(11) var<storage, read> dw_parts: array<f32>;    // (S, G, K, N)
-@group(0) @binding(12) var<storage, read> dbias_parts: array<f32>; // (S, G, N)
 
 // The gradient before the activation: dy times the slope, which y or what was kept tells.
 fn sloped(d: vec4<f32>, kept: vec4<f32>) -> vec4<f32> {
@@ -158,12 +152,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id
             let own = block(&sums, id.xy, r * COLUMNS + c);
             for (var i = 0u; i < 4u; i++) {
                 let b = row_of(tile_row(group.y), id.xy, r) + i;
-                let value = activated(own[i] + added);
-                for (var j = 0u; j < 4u; j++) {
-                    if b < params.rows && n + j < params.outputs {
-                        y[(b * params.groups + g) * params.outputs + n + j] = stored(value.y[j]);
-                    }
-                }
+                put_y(g, b, n, activated(own[i] + added).y);
             }
         }
     }
@@ -182,13 +171,8 @@ fn forward_keeping(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invoc
             for (var i = 0u; i < 4u; i++) {
                 let b = row_of(tile_row(group.y), id.xy, r) + i;
                 let value = activated(own[i] + added);
-                for (var j = 0u; j < 4u; j++) {
-                    if b < params.rows && n + j < params.outputs {
-                        let at = (b * params.groups + g) * params.outputs + n + j;
-                        y[at] = stored(value.y[j]);
-                        slope[at] = stored(value.slope[j]);
-                    }
-                }
+                put_y(g, b, n, value.y);
+                put_slope(g, b, n, value.slope);
             }
         }
     }
@@ -221,18 +205,7 @@ fn input_gradient(
             let k = column_of(column, id.xy, c);
             let own = block(&sums, id.xy, r * COLUMNS + c);
             for (var i = 0u; i < 4u; i++) {
-                let b = row_of(row, id.xy, r) + i;
-                let sum = own[i];
-                for (var j = 0u; j < 4u; j++) {
-                    if b < params.rows && k + j < params.inputs {
-                        let at = (b * params.groups + g) * params.inputs + k + j;
-                        var value = sum[j];
-                        if (params.flags & 2u) != 0u {
-                            value += dx[at];
-                        }
-                        dx[at] = value;
-                    }
-                }
+                put_dx(g, row_of(row, id.xy, r) + i, k, own[i]);
             }
         }
     }
@@ -251,28 +224,26 @@ fn weight_gradient(
     let end = min(first + params.slice, params.rows);
     let row = tile_row(group.y);
     let column = tile_column(group.x);
-    let sums_bias = group.y == 0u && id.y == 0u;
+    // These invocations sum the biases, each those of the columns of one vector of the right part. Not those of its own blocks: compilers see that these
+    // vectors have just been read for the product, and to keep them all takes twice the registers.
+    let sums_bias = group.y == 0u && t < WIDTH * COLUMNS;
+    let bias_column = column + 4u * t;
     var sums = Sums();
-    var bias_sums = array<vec4<f32>, 2>();
+    var bias_sums = vec4<f32>();
     if (params.flags & 2u) != 0u {
         for (var c = 0u; c < COLUMNS; c++) {
             let n = column_of(column, id.xy, c);
             for (var r = 0u; r < ROWS; r++) {
                 var own = mat4x4<f32>();
                 for (var i = 0u; i < 4u; i++) {
-                    let k = row_of(row, id.xy, r) + i;
-                    for (var j = 0u; j < 4u; j++) {
-                        if k < params.inputs && n + j < params.outputs {
-                            own[i][j] = dw[(out * params.inputs + k) * params.outputs + n + j];
-                        }
-                    }
+                    own[i] = dw_four(out, row_of(row, id.xy, r) + i, n);
                 }
                 set_block(&sums, id.xy, r * COLUMNS + c, own);
             }
-            for (var j = 0u; j < 4u; j++) {
-                if n + j < params.outputs {
-                    bias_sums[c][j] = dbias[out * params.outputs + n + j];
-                }
+        }
+        for (var j = 0u; j < 4u; j++) {
+            if sums_bias && bias_column + j < params.outputs {
+                bias_sums[j] = dbias[out * params.outputs + bias_column + j];
             }
         }
     }
@@ -288,10 +259,7 @@ fn weight_gradient(
         multiply(id.xy, &sums);
         if sums_bias {
             for (var k = 0u; k < DEPTH; k++) {
-                bias_sums[0] += right_vector(k * RIGHT + id.x);
-                if COLUMNS > 1u {
-                    bias_sums[1] += right_vector(k * RIGHT + WIDTH + id.x);
-                }
+                bias_sums += right_vector(k * RIGHT + t);
             }
         }
         workgroupBarrier();
@@ -301,46 +269,13 @@ fn weight_gradient(
         for (var r = 0u; r < ROWS; r++) {
             let own = block(&sums, id.xy, r * COLUMNS + c);
             for (var i = 0u; i < 4u; i++) {
-                let k = row_of(row, id.xy, r) + i;
-                for (var j = 0u; j < 4u; j++) {
-                    if k < params.inputs && n + j < params.outputs {
-                        dw[(out * params.inputs + k) * params.outputs + n + j] = own[i][j];
-                    }
-                }
-            }
-        }
-        if sums_bias {
-            for (var j = 0u; j < 4u; j++) {
-                if n + j < params.outputs {
-                    dbias[out * params.outputs + n + j] = bias_sums[c][j];
-                }
+                put_dw(out, row_of(row, id.xy, r) + i, n, own[i]);
             }
         }
     }
-}
-
-@compute @workgroup_size(256)
-fn merge(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) t: u32,
-) {
-    let i = (group.y * groups.x + group.x) * 256u + t;
-    let weights = params.groups * params.inputs * params.outputs;
-    let biases = params.groups * params.outputs;
-    let adds = (params.flags & 2u) != 0u;
-    if i < weights {
-        var sum = select(0.0, dw[i], adds);
-        for (var s = 0u; s < params.slices; s++) {
-            sum += dw_parts[s * weights + i];
+    for (var j = 0u; j < 4u; j++) {
+        if sums_bias && bias_column + j < params.outputs {
+            dbias[out * params.outputs + bias_column + j] = bias_sums[j];
         }
-        dw[i] = sum;
-    } else if i - weights < biases {
-        let n = i - weights;
-        var sum = select(0.0, dbias[n], adds);
-        for (var s = 0u; s < params.slices; s++) {
-            sum += dbias_parts[s * biases + n];
-        }
-        dbias[n] = sum;
     }
 }

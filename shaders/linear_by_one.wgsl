@@ -1,10 +1,14 @@
-// linear by one: reads what linear.wgsl multiplies four numbers at a time, whatever K and N are; a part of it in place of linear_by_four.wgsl. What
+// linear by one: reads and writes what linear.wgsl multiplies four numbers at a time, one by one, whatever K and N are; a part of it in place of linear_by_four.wgsl. What
 // lies outside of a matrix counts as 0, but something inside is read, so that nothing branches.
 
 @group(0) @binding(1) var<storage, read> x: array<In>;       // (B, G, K)
 @group(0) @binding(2) var<storage, read> w: array<f32>;      // (G, K, N)
+@group(0) @binding(4) var<storage, read_write> y: array<Out>;      // (B, G, N)
 @group(0) @binding(5) var<storage, read> y_read: array<Out>; // (B, G, N): y, or slope of gelu and silu
 @group(0) @binding(6) var<storage, read> dy: array<f32>;     // (B, G, N)
+@group(0) @binding(7) var<storage, read_write> dx: array<f32>;     // (B, G, K)
+@group(0) @binding(8) var<storage, read_write> dw: array<f32>;     // (G, K, N); of slices (S, G, K, N)
+@group(0) @binding(10) var<storage, read_write> slope: array<Out>; // (B, G, N)
 
 // Where columns first .. + 3 of a row that begins at `row` are.
 fn columns_at(row: u32, first: u32, columns: u32) -> vec4<u32> {
@@ -33,4 +37,54 @@ fn d_four(g: u32, b: u32, end: u32, n: u32) -> vec4<f32> {
         d = sloped(d, vec4<f32>(vec4(y_read[at.x], y_read[at.y], y_read[at.z], y_read[at.w])));
     }
     return select(vec4(0.0), d, vec4(b < end) & (four(n) < vec4(params.outputs)));
+}
+
+// Writes columns n .. + 3 of y's row b, those that there are.
+fn put_y(g: u32, b: u32, n: u32, value: vec4<f32>) {
+    for (var j = 0u; j < 4u; j++) {
+        if b < params.rows && n + j < params.outputs {
+            y[(b * params.groups + g) * params.outputs + n + j] = stored(value[j]);
+        }
+    }
+}
+
+fn put_slope(g: u32, b: u32, n: u32, value: vec4<f32>) {
+    for (var j = 0u; j < 4u; j++) {
+        if b < params.rows && n + j < params.outputs {
+            slope[(b * params.groups + g) * params.outputs + n + j] = stored(value[j]);
+        }
+    }
+}
+
+// Writes columns k .. + 3 of dx's row b, or adds to them.
+fn put_dx(g: u32, b: u32, k: u32, value: vec4<f32>) {
+    for (var j = 0u; j < 4u; j++) {
+        if b < params.rows && k + j < params.inputs {
+            let at = (b * params.groups + g) * params.inputs + k + j;
+            var sum = value[j];
+            if (params.flags & 2u) != 0u {
+                sum += dx[at];
+            }
+            dx[at] = sum;
+        }
+    }
+}
+
+// Columns n .. + 3 of row k of dw's group (and slice) `out`.
+fn dw_four(out: u32, k: u32, n: u32) -> vec4<f32> {
+    var value = vec4<f32>();
+    for (var j = 0u; j < 4u; j++) {
+        if k < params.inputs && n + j < params.outputs {
+            value[j] = dw[(out * params.inputs + k) * params.outputs + n + j];
+        }
+    }
+    return value;
+}
+
+fn put_dw(out: u32, k: u32, n: u32, value: vec4<f32>) {
+    for (var j = 0u; j < 4u; j++) {
+        if k < params.inputs && n + j < params.outputs {
+            dw[(out * params.inputs + k) * params.outputs + n + j] = value[j];
+        }
+    }
 }

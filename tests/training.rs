@@ -375,6 +375,29 @@ fn a_loss_that_is_not_finite_stops_the_run() {
     });
 }
 
+/// Where an adapter's shaders have no 16-bit numbers, the key is refused before anything is written.
+#[test]
+fn activations_in_f16_are_refused_where_there_are_none() {
+    for_each_adapter(|name, open| {
+        if !open().has_f16() {
+            refused(
+                "f16-refused",
+                name,
+                "train.activation_storage=\"f16\"",
+                ", which train.activation_storage = \"f16\" needs; ",
+            );
+        }
+    });
+}
+
+/// Has a device refuse a key, in these words, with no folder for the run.
+fn refused(out: &str, device: &str, key: &str, words: &str) {
+    let ended = tauten(&strs(&training(out, device, &["--set", key])));
+    assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{ended:?}");
+    assert!(ended.err.contains(words), "{ended:?}");
+    assert!(!place().join(out).exists());
+}
+
 /// With activations in 16 bits a run resumes as any other.
 #[test]
 fn activations_in_f16_are_resumed() {
@@ -392,12 +415,8 @@ fn activations_in_f16_are_resumed() {
 #[test]
 fn cooperative_matrices_train_where_there_are_any() {
     let key = ["--set", "train.cooperative_matrices=true"];
-    let refused = |device: &str| {
-        let ended = tauten(&strs(&training("matrices-refused", device, &key)));
-        assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{ended:?}");
-        assert!(ended.err.contains(", which train.cooperative_matrices = true needs; set false or choose "), "{ended:?}");
-        assert!(!place().join("matrices-refused").exists());
-    };
+    let words = ", which train.cooperative_matrices = true needs; set false or choose ";
+    let refused = |device: &str| refused("matrices-refused", device, key[1], words);
     refused("cpu");
     for_each_adapter(|name, open| {
         if open().limits().tiles.matrices.is_none() {

@@ -80,6 +80,11 @@ pub trait RowSource: Send + Sync {
         self.len() == 0
     }
 
+    /// What messages call it.
+    fn name(&self) -> String {
+        "the rows".into()
+    }
+
     /// Writes `rows`, at most [`BLOCK`] row numbers below [`len`](Self::len) in any order, to `to`, all of it.
     ///
     /// # Panics
@@ -184,7 +189,7 @@ impl BatchBuilder {
 
     /// Makes `batch` the minibatch of `rows` in their order, whatever it held before. Epoch and index are left alone.
     ///
-    /// Fails if the source gives an id beyond its feature's vocabulary or if a table's ids are more than 32 bits can number.
+    /// Fails if the source gives an id beyond its feature's vocabulary, a label above 1, or if a table's ids are more than 32 bits can number.
     pub fn fill(&mut self, source: &dyn RowSource, rows: &[usize], batch: &mut Minibatch) -> Result<()> {
         let layout = &self.layout;
         batch.rows = rows.len();
@@ -224,6 +229,10 @@ impl BatchBuilder {
                 }
             }
         }
+        if batch.labels.iter().any(|&label| label > 1.0) {
+            let name = source.name();
+            return Err(Error::user(format!("{name}: a label is neither 0 nor 1; the dataset is damaged, prepare it again")));
+        }
         if let Some(feature) = layout.mask {
             batch.mask_key.extend(self.columns.of(feature));
         }
@@ -232,7 +241,8 @@ impl BatchBuilder {
                 // The largest id, since one test a feature costs less than one an id.
                 if self.columns.of(feature).iter().fold(0, |most, &id| id.max(most)) as usize >= size {
                     return Err(Error::user(format!(
-                        "categorical feature {feature} holds an id beyond its vocabulary; the dataset is damaged, prepare it again"
+                        "{}: categorical feature {feature} holds an id beyond its vocabulary; the dataset is damaged, prepare it again",
+                        source.name()
                     )));
                 }
             }
@@ -380,7 +390,7 @@ pub(crate) mod tests {
         let source = Made { rows: 400, vocabulary_sizes: vec![300, 5], seed: 1 };
         let mut builder = BatchBuilder::new(layout(&[4, 4], &[3, 5]), true);
         let e = builder.fill(&source, &(0..400).collect::<Vec<_>>(), &mut Minibatch::default()).unwrap_err();
-        assert!(e.to_string().starts_with("categorical feature 0 holds an id beyond"), "{e}");
+        assert!(e.to_string().contains(": categorical feature 0 holds an id beyond"), "{e}");
     }
 
     proptest! {

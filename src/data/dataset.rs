@@ -21,7 +21,7 @@ use std::fmt::Debug;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
@@ -376,6 +376,7 @@ const LINE: usize = 64;
 /// The rows of a split, in memory only as far as they are touched.
 #[derive(Debug)]
 pub struct Rows {
+    path: PathBuf,
     /// None if there are no rows.
     map: Option<Mmap>,
     rows: usize,
@@ -388,7 +389,7 @@ impl Rows {
         let rows =
             usize::try_from(rows).map_err(|_| Error::user(format!("{}: too many rows for this machine", path.display())))?;
         if rows == 0 {
-            return Ok(Rows { map: None, rows, layout });
+            return Ok(Rows { path, map: None, rows, layout });
         }
         let file = File::open(&path).map_err(io(&path))?;
         let (have, want) = (file.metadata().map_err(io(&path))?.len(), rows as u128 * layout.bytes as u128);
@@ -402,7 +403,7 @@ impl Rows {
         if split == Split::Train {
             let _ = map.advise(memmap2::Advice::Random);
         }
-        Ok(Rows { map: Some(map), rows, layout })
+        Ok(Rows { path, map: Some(map), rows, layout })
     }
 
     /// Bytes of a row on disk.
@@ -414,6 +415,10 @@ impl Rows {
 impl RowSource for Rows {
     fn len(&self) -> usize {
         self.rows
+    }
+
+    fn name(&self) -> String {
+        self.path.display().to_string()
     }
 
     fn read(&self, rows: &[usize], to: &mut RowBlock) {
@@ -599,7 +604,7 @@ mod tests {
         let info = writer.finish(0).unwrap();
         assert_eq!((info.rows, info.clicks, info.conversions), (65, 32, 16));
 
-        let source = Rows::open(folder.path(), Split::Valid, info.rows, layout).unwrap();
+        let source = Rows::open(folder.path(), Split::Valid, info.rows, layout.clone()).unwrap();
         // A table each, since ids of all of them are more than 32 bits number.
         let dims: Vec<usize> = (1..=sizes.len()).collect();
         let tables = table_layouts(&dims, sizes, usize::MAX).unwrap();
@@ -616,5 +621,14 @@ mod tests {
             }
             assert_eq!(batch.labels[2 * b..][..2], [(row % 2) as f32, (row % 4 / 3) as f32], "row {row}");
         }
+
+        drop(source);
+        let file = folder.path().join(Split::Valid.file());
+        let mut bytes = std::fs::read(&file).unwrap();
+        *bytes.last_mut().unwrap() = 2;
+        std::fs::write(&file, bytes).unwrap();
+        let source = Rows::open(folder.path(), Split::Valid, info.rows, layout).unwrap();
+        let error = builder.fill(&source, &[rows - 1], &mut batch).unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{}: a label is neither 0 nor 1; ", file.display())), "{error}");
     }
 }

@@ -159,6 +159,19 @@ impl Choice {
         }
     }
 
+    /// Whether it has 16-bit numbers and cooperative matrices, if they are asked for. The twins have the first.
+    ///
+    /// # Errors
+    ///
+    /// What it lacks, with the key of the configuration that needs it.
+    pub fn supports(&self, f16: bool, matrices: bool) -> Result<()> {
+        match self {
+            Choice::Cpu if matrices => Err(without_matrices(&self.describe())),
+            Choice::Cpu => Ok(()),
+            Choice::Gpu(adapter) => adapter.supports(f16, matrices),
+        }
+    }
+
     /// The same device, to be opened with timestamps where it has them.
     #[must_use]
     pub fn with_timestamps(self) -> Choice {
@@ -187,6 +200,13 @@ impl Choice {
             Choice::Gpu(adapter) => Ok(Box::new(gpu::Gpu::new(*adapter, gpu::Checks::default(), state, programs)?)),
         }
     }
+}
+
+fn without_matrices(device: &str) -> Error {
+    Error::user(format!(
+        "{device}: it has no cooperative matrices that Tauten can multiply (16-bit numbers, sums in f32, 16 x 16 by subgroups of 32 or 8 x 8 by \
+         subgroups of 8), which train.cooperative_matrices = true needs; set false or choose another device"
+    ))
 }
 
 fn list(adapters: &[Adapter]) -> String {

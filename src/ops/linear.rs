@@ -99,9 +99,9 @@ static WEIGHT_GRADIENT: Kernel = Params::kernel(
 .stored(&[1], &[5]);
 static MERGE: Kernel = Params::kernel(
     "linear_merge",
-    SOURCE,
+    shader!("activated", "linear_merge"),
     "merge",
-    &[(11, Access::Read), (12, Access::Read), (8, Access::Update), (9, Access::Update)],
+    &[(1, Access::Read), (2, Access::Read), (3, Access::Update), (4, Access::Update)],
 );
 
 /// How what a product reads and writes is stored.

@@ -5,7 +5,7 @@ use crate::config::{Config, DenseRule, Negatives};
 use crate::data::batch::{BatchLayout, Minibatch};
 use crate::device::timeline::{Mode, Timeline};
 use crate::device::{Choice, Device};
-use crate::graph::{Input, Parameter, Plan, PlannedNode, StateId, Step, shared_slots};
+use crate::graph::{Format, Input, Parameter, Plan, PlannedNode, StateId, Step, shared_slots};
 use crate::model::{Model, Schema, parameters::initial_values};
 use crate::random::{Purpose, Stream};
 use crate::{Error, Result};
@@ -38,20 +38,13 @@ struct Program {
     inputs: Vec<(Input, usize)>,
 }
 
-/// Whether the device has the cooperative matrices that the configuration asks for, if it does.
+/// Whether the device has what the configuration's training asks for beyond what every device has.
 ///
 /// # Errors
 ///
 /// What it lacks.
 pub fn can_train(config: &Config, choice: &Choice) -> Result<()> {
-    if config.train.cooperative_matrices && choice.limits().tiles.matrices.is_none() {
-        return Err(Error::user(format!(
-            "{}: it has no cooperative matrices that Tauten can multiply (16-bit numbers, sums in f32, 16 x 16 by subgroups of 32 or 8 x 8 by \
-             subgroups of 8), which train.cooperative_matrices = true needs; set false or choose another device",
-            choice.describe()
-        )));
-    }
-    Ok(())
+    choice.supports(config.train.activation_storage == Format::F16, config.train.cooperative_matrices)
 }
 
 /// How many products of a training step are by cooperative matrices, in a line.

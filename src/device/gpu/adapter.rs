@@ -1,7 +1,7 @@
 //! Adapters: what there is, what it can do, and opening one with exactly what a run needs.
 
 use super::tuned;
-use crate::device::Limits;
+use crate::device::{Limits, without_matrices};
 use crate::ops::tile::{Kind, MATRICES, Tile, Tiles, Tuned};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -153,6 +153,25 @@ impl Adapter {
         self.adapter.features().contains(wgpu::Features::SHADER_F16)
     }
 
+    /// Whether it has 16-bit numbers and cooperative matrices, if they are asked for.
+    ///
+    /// # Errors
+    ///
+    /// What it lacks, with the key of the configuration that needs it.
+    pub fn supports(&self, f16: bool, matrices: bool) -> Result<()> {
+        if f16 && !self.has_f16() {
+            return Err(Error::user(format!(
+                "{}: its shaders have no 16-bit numbers, which train.activation_storage = \"f16\" needs; set \"f32\" or choose \
+                 another device",
+                self.describe()
+            )));
+        }
+        if matrices && self.matrices().is_none() {
+            return Err(without_matrices(&self.describe()));
+        }
+        Ok(())
+    }
+
     /// The tile by cooperative matrices for this adapter: of 16-bit numbers with sums in f32, by subgroups of the one size that it has.
     fn matrices(&self) -> Option<Tile> {
         use wgpu::CooperativeScalarType::{F16, F32};
@@ -285,19 +304,7 @@ impl Adapter {
                 )));
             }
         }
-        if needs.f16 && !self.has_f16() {
-            return Err(Error::user(format!(
-                "{}: its shaders have no 16-bit numbers, which train.activation_storage = \"f16\" needs; set \"f32\" or choose \
-                 another device",
-                self.describe()
-            )));
-        }
-        if needs.matrices && self.matrices().is_none() {
-            return Err(Error::user(format!(
-                "{}: it has no cooperative matrices, which train.cooperative_matrices = true needs",
-                self.describe()
-            )));
-        }
+        self.supports(needs.f16, needs.matrices)?;
         let feature = |asked: bool, feature| if asked { feature } else { wgpu::Features::empty() };
         let wanted = wgpu::Features::PIPELINE_CACHE
             | wgpu::Features::SUBGROUP

@@ -1,5 +1,7 @@
 //! Training step times on synthetic minibatches: `cargo bench --bench steps -- --help`; benches/README.md says how to compare.
 
+mod registers;
+
 use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -11,8 +13,9 @@ use tauten::data::batch::{BatchBuilder, Minibatch, RowBlock, RowSource};
 use tauten::data::dataset::Split;
 use tauten::data::prefetch::{Position, Prefetch};
 use tauten::data::prepare::prepare;
-use tauten::device::Choice;
 use tauten::device::timeline::{Activity, Clock, Mode};
+use tauten::device::{Choice, Limits};
+use tauten::graph::Plan;
 use tauten::model::{Model, Schema};
 use tauten::profile::lines::Node;
 use tauten::profile::sweep::sweep;
@@ -25,7 +28,7 @@ use tauten::{Error, Result};
 /// Step times, their independence of the table's size, and the batch builder's speed.
 #[derive(clap::Parser)]
 struct Options {
-    /// Which parts run: any of `kuairand`, `design`, `infer`, `kernels`, `table`, `batch`, `loader`; all by default.
+    /// Which parts run: any of `kuairand`, `design`, `infer`, `kernels`, `table`, `batch`, `loader`, all of these by default; `registers`.
     parts: Vec<String>,
     /// `cpu`, `gpu`, `auto` or part of an adapter's name.
     #[arg(long, default_value = "cpu")]
@@ -489,7 +492,7 @@ fn date() -> String {
 }
 
 fn run(options: &Options) -> Result<()> {
-    const PARTS: [&str; 7] = ["kuairand", "design", "infer", "kernels", "table", "batch", "loader"];
+    const PARTS: [&str; 8] = ["kuairand", "design", "infer", "kernels", "table", "batch", "loader", "registers"];
     if let Some(wrong) = options.parts.iter().find(|p| !PARTS.contains(&p.as_str())) {
         return Err(Error::user(format!("{wrong}: no part of this bench; there are {}", PARTS.join(", "))));
     }
@@ -523,6 +526,18 @@ fn run(options: &Options) -> Result<()> {
     if wanted("loader") {
         results["loader"] =
             [2048, 8192].map(|rows| loader(&Shape::design(rows), options)).into_iter().collect::<Result<Value>>()?;
+    }
+    if options.parts.iter().any(|part| part == "registers") {
+        // Where no GPU is asked for by its name, the first device that there is.
+        let wanted = if options.device == "cpu" { "" } else { &options.device };
+        let plans = |limits: Limits| {
+            let plan = |rows: usize| {
+                let shape = Shape::design(rows);
+                Ok(Model::new(&shape.config()?, &shape.schema(), limits.clone())?.training_plan(rows))
+            };
+            [2048, 8192].into_iter().map(plan).collect::<Result<Vec<Plan>>>()
+        };
+        results["registers"] = registers::registers(wanted, plans)?;
     }
     if let Some(file) = &options.json {
         let text = format!("{results:#}\n");
