@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What docs/performance.md wants to know of a card, into one folder, in one run: whether its driver is right, kernels and whole steps against its roofs, which
-# tiles are fastest on it, cooperative matrices where it has them, and PyTorch's steps where PyTorch finds it by CUDA.
+# What docs/performance.md wants to know of a card, into one folder, in one run: whether its driver is right, kernels and whole steps against its roofs, what its
+# compiler makes of the kernels, which tiles are fastest on it, cooperative matrices where it has them, and PyTorch's steps where PyTorch finds it by CUDA.
 #
 #     bash benches/card.sh DEVICE DIR      # DEVICE as in --device, which `tauten doctor` lists; DIR is made
 #
@@ -54,6 +54,7 @@ PY
 
 part doctor.json "$TAUTEN" doctor --device "$device" --json
 part steps.txt bench kernels design infer --device "$device" --seconds 3 --json "$out/steps.json"
+part registers.txt bench registers --device "$device" --json "$out/registers.json"
 part tune.json "$TAUTEN" tune --device "$device" --json --out "$out/tiles.json"
 log() {
     python3 benches/design_log.py "$scratch/log" && "$TAUTEN" prepare "$scratch/log/config.toml" --out "$scratch/dataset"

@@ -14,11 +14,11 @@ use tauten::ops::Access;
 use tauten::ops::tile::{Kind, Tiles};
 use tauten::{Error, Result};
 
-/// The columns of the table, each with what drivers call it: RADV, then Mesa's for Apple, NVIDIA and Intel.
+/// The columns of the table, each with what drivers call it: Mesa's for AMD, NVIDIA's own, Mesa's for Apple, NVIDIA and Intel.
 const COLUMNS: [(&str, &[&str]); 4] = [
-    ("registers", &["VGPRs", "GPRs", "Number of GPRs", "GRF registers"]),
+    ("registers", &["VGPRs", "Register Count", "GPRs", "Number of GPRs", "GRF registers"]),
     ("spills", &["Spilled VGPRs", "Spills", "Spills to memory", "Spill count"]),
-    ("scratch", &["Scratch size", "Scratch", "SLM size", "Scratch Memory Size"]),
+    ("scratch", &["Scratch size", "Local Memory Size", "Scratch", "SLM size", "Scratch Memory Size"]),
     ("at a time", &["Subgroups per SIMD", "Threads", "Max warps/SM", "Max dispatch width"]),
 ];
 
