@@ -161,7 +161,9 @@ impl Compiler {
                 vk::PipelineExecutableStatisticFormatKHR::FLOAT64 => json!(s.value.f64),
                 _ => json!(s.value.u64),
             };
-            Ok(statistics.iter().map(|s| (text(s.name_as_c_str().ok()), number(s))).collect())
+            let all = statistics.iter().map(|s| (text(s.name_as_c_str().ok()), number(s)));
+            // Some list hashes among them.
+            Ok(all.filter(|(name, _)| !name.to_lowercase().contains("hash")).collect())
         }
     }
 }
