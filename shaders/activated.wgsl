@@ -1,4 +1,4 @@
-// activated: a layer's Params, activation functions and their slopes; a part of linear.wgsl and activation.wgsl.
+// activated: a layer's Params, activation functions and their slopes; a part of linear.wgsl, linear_merge.wgsl and activation.wgsl.
 //
 //   relu  max(z, 0), slope 1 where y > 0, else 0
 //   tanh  slope 1 - y^2

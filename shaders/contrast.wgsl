@@ -381,7 +381,9 @@ fn anchor(row: u32, direction: u32) -> vec3<f32> {
     return all;
 }
 
-// What the gradient needs of a tile's others.
+// What the gradient needs of a workgroup's own rows and of a tile's others. In registers, where an invocation would have its own, they would stand
+// through both products.
+var<workgroup> owns: array<vec4<f32>, 4u * HEIGHT * ROWS>;
 var<workgroup> others: array<vec4<f32>, 4u * WIDTH * COLUMNS>;
 
 // Of four of them from number `first` on: 1 / tau, lse and w k.
@@ -421,9 +423,8 @@ fn gradient(
     let side = flat / chunks / tiles % 2u;
     let own = tile_row(flat / chunks % tiles);
     let column = tile_column(flat % chunks);
-    var mine: array<vec3<f32>, 16>; // by own rows, of which there are at most four blocks
-    for (var n = 0u; n < 4u * ROWS; n++) {
-        mine[n] = anchor(own_row(own, local, n), side);
+    for (var i = t; i < tile_row(1u); i += SIZE) {
+        owns[i] = vec4(anchor(own + i, side), 0.0);
     }
     var sums = Sums();
     let end = min((slice + 1u) * params.slice, params.rows);
@@ -441,14 +442,15 @@ fn gradient(
             for (var r = 0u; r < ROWS; r++) {
                 var g = block(&s, local, r * COLUMNS + c);
                 for (var i = 0u; i < 4u; i++) {
-                    let n = 4u * r + i;
+                    let n = own_row(0u, local, 4u * r + i);
+                    let mine = owns[n].xyz;
                     if plain {
-                        g[i] = plain_weights_of(g[i], mine[n], theirs);
+                        g[i] = plain_weights_of(g[i], mine, theirs);
                     } else {
-                        let row = own_row(own, local, n);
+                        let row = own + n;
                         let member = candidates(row, key_of(row), j, their_keys, end);
                         let one = select(vec4(0.0), vec4(1.0), four(j) == vec4(row));
-                        g[i] = weights_of(g[i], mine[n], theirs, member, one);
+                        g[i] = weights_of(g[i], mine, theirs, member, one);
                     }
                 }
                 set_block(&s, local, r * COLUMNS + c, g);

@@ -7,8 +7,8 @@
 //                    or these of each slice of the rows, one after the other, for linear_merge.wgsl
 //
 // Params, activation functions and their slopes are those of activated.wgsl, a part of this module. y tells the slopes of relu and tanh; those of gelu and silu
-// are kept by forward_keeping and bound in y's place by the gradients. All is read and written four numbers at a time: linear_by_one.wgsl
-// or, where K and N are multiples of four, linear_by_four.wgsl, with the bindings of all but the biases, is a part of this module too.
+// are kept by forward_keeping and bound in y's place by the gradients. All but the biases is read and written by fours: linear_by_one.wgsl
+// or, where K and N are multiples of four, linear_by_four.wgsl, with its bindings, is a part of this module too.
 //
 // Activations are [B, columns] row-major with a group's columns together; x is stored as In, y and slope as Out.
 // Workgroup: tiles of the result as in tile.wgsl, which is a part of this module. Dispatch: (tiles of columns, tiles of rows, groups; of

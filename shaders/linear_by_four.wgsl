@@ -1,11 +1,11 @@
-// linear by four: reads and writes what linear.wgsl multiplies four numbers at a time, in one access, where K and N are multiples of four; a part of it in
-// place of linear_by_one.wgsl. What lies outside of a matrix counts as 0, but something inside is read, so that nothing branches.
+// linear by four: how linear.wgsl reads and writes, four numbers in one access, where K and N are multiples of four; a part of it in place of
+// linear_by_one.wgsl. Of what is multiplied, what lies outside of a matrix counts as 0, but something inside is read, so that no read branches.
 
-@group(0) @binding(1) var<storage, read> x: array<vec4<In>>;       // (B, G, K)
-@group(0) @binding(2) var<storage, read> w: array<vec4<f32>>;      // (G, K, N)
+@group(0) @binding(1) var<storage, read> x: array<vec4<In>>;             // (B, G, K)
+@group(0) @binding(2) var<storage, read> w: array<vec4<f32>>;            // (G, K, N)
 @group(0) @binding(4) var<storage, read_write> y: array<vec4<Out>>;      // (B, G, N)
-@group(0) @binding(5) var<storage, read> y_read: array<vec4<Out>>; // (B, G, N): y, or slope of gelu and silu
-@group(0) @binding(6) var<storage, read> dy: array<vec4<f32>>;     // (B, G, N)
+@group(0) @binding(5) var<storage, read> y_read: array<vec4<Out>>;       // (B, G, N): y, or slope of gelu and silu
+@group(0) @binding(6) var<storage, read> dy: array<vec4<f32>>;           // (B, G, N)
 @group(0) @binding(7) var<storage, read_write> dx: array<vec4<f32>>;     // (B, G, K)
 @group(0) @binding(8) var<storage, read_write> dw: array<vec4<f32>>;     // (G, K, N); of slices (S, G, K, N)
 @group(0) @binding(10) var<storage, read_write> slope: array<vec4<Out>>; // (B, G, N)

@@ -1,11 +1,11 @@
-// linear by one: reads and writes what linear.wgsl multiplies four numbers at a time, one by one, whatever K and N are; a part of it in place of linear_by_four.wgsl. What
-// lies outside of a matrix counts as 0, but something inside is read, so that nothing branches.
+// linear by one: how linear.wgsl reads and writes four numbers, one after the other, whatever K and N are; a part of it in place of linear_by_four.wgsl. Of
+// what is multiplied, what lies outside of a matrix counts as 0, but something inside is read, so that no read branches.
 
-@group(0) @binding(1) var<storage, read> x: array<In>;       // (B, G, K)
-@group(0) @binding(2) var<storage, read> w: array<f32>;      // (G, K, N)
+@group(0) @binding(1) var<storage, read> x: array<In>;             // (B, G, K)
+@group(0) @binding(2) var<storage, read> w: array<f32>;            // (G, K, N)
 @group(0) @binding(4) var<storage, read_write> y: array<Out>;      // (B, G, N)
-@group(0) @binding(5) var<storage, read> y_read: array<Out>; // (B, G, N): y, or slope of gelu and silu
-@group(0) @binding(6) var<storage, read> dy: array<f32>;     // (B, G, N)
+@group(0) @binding(5) var<storage, read> y_read: array<Out>;       // (B, G, N): y, or slope of gelu and silu
+@group(0) @binding(6) var<storage, read> dy: array<f32>;           // (B, G, N)
 @group(0) @binding(7) var<storage, read_write> dx: array<f32>;     // (B, G, K)
 @group(0) @binding(8) var<storage, read_write> dw: array<f32>;     // (G, K, N); of slices (S, G, K, N)
 @group(0) @binding(10) var<storage, read_write> slope: array<Out>; // (B, G, N)

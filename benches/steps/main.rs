@@ -528,8 +528,7 @@ fn run(options: &Options) -> Result<()> {
             [2048, 8192].map(|rows| loader(&Shape::design(rows), options)).into_iter().collect::<Result<Value>>()?;
     }
     if options.parts.iter().any(|part| part == "registers") {
-        // Where no GPU is asked for by its name, the first device that there is.
-        let wanted = if options.device == "cpu" { "" } else { &options.device };
+        let device = Some(options.device.as_str()).filter(|name| !["cpu", "gpu", "auto"].contains(name));
         let plans = |limits: Limits| {
             let plan = |rows: usize| {
                 let shape = Shape::design(rows);
@@ -537,7 +536,7 @@ fn run(options: &Options) -> Result<()> {
             };
             [2048, 8192].into_iter().map(plan).collect::<Result<Vec<Plan>>>()
         };
-        results["registers"] = registers::registers(wanted, plans)?;
+        results["registers"] = registers::registers(device, plans)?;
     }
     if let Some(file) = &options.json {
         let text = format!("{results:#}\n");

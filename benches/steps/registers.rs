@@ -1,36 +1,38 @@
 //! What a Vulkan driver's compiler makes of a training step's kernels: registers, spills, how many subgroups run side by side. It asks
 //! the driver (VK_KHR_pipeline_executable_properties), which needs no GPU, only one that it takes to be there (benches/README.md, Registers).
 
-use ash::{khr, vk};
+use ash::{ext, khr, vk};
 use naga::back::{PipelineConstants, pipeline_constants, spv};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::ffi::CStr;
+use std::mem::ManuallyDrop;
 use tauten::device::Limits;
 use tauten::graph::{Plan, PlannedNode};
 use tauten::ops::Access;
 use tauten::ops::tile::{Kind, Tiles};
 use tauten::{Error, Result};
 
-/// The columns of the table, each with what drivers call it: Mesa's for AMD, NVIDIA's own, Mesa's for Apple, NVIDIA and Intel.
+/// The columns of the table, each with what drivers call it.
 const COLUMNS: [(&str, &[&str]); 4] = [
     ("registers", &["VGPRs", "Register Count", "GPRs", "Number of GPRs", "GRF registers"]),
     ("spills", &["Spilled VGPRs", "Spills", "Spills to memory", "Spill count"]),
     ("scratch", &["Scratch size", "Local Memory Size", "Scratch", "SLM size", "Scratch Memory Size"]),
-    ("at a time", &["Subgroups per SIMD", "Threads", "Max warps/SM", "Max dispatch width"]),
+    ("at a time", &["Subgroups per SIMD", "Threads", "Max warps/SM"]),
 ];
 
-/// Compiles every kernel of `plans`, which are made for a kind of adapter, by the first Vulkan device with `wanted` in its name; prints
-/// a table.
+/// Compiles every kernel of `plans`, which are made by the fixed table of tiles (without tiles by subgroups, which it has for software adapters alone), by
+/// the Vulkan device with `wanted` in its name, or where that is none, the first, one in hardware if there is one; prints a table. Null
+/// for a device that does not tell.
 ///
 /// # Errors
 ///
-/// No such device; one that does not tell; a kernel that it refuses.
-pub fn registers(wanted: &str, plans: impl Fn(Limits) -> Result<Vec<Plan>>) -> Result<Value> {
-    let compiler = Compiler::open(wanted)?;
-    println!("{} [{}]", compiler.name, compiler.driver);
+/// No such device; a kernel that it refuses.
+pub fn registers(wanted: Option<&str>, plans: impl FnOnce(Limits) -> Result<Vec<Plan>>) -> Result<Value> {
+    let Some(compiler) = Compiler::open(wanted)? else { return Ok(Value::Null) };
+    println!("{}", compiler.name);
     let titles = COLUMNS.map(|(title, _)| format!("{title:>10}")).concat();
     println!("{:<26}{:<50}{titles}", "kernel", "constants");
     let tiles = Tiles { kind: compiler.kind, ..Tiles::SOFTWARE };
@@ -48,15 +50,15 @@ pub fn registers(wanted: &str, plans: impl Fn(Limits) -> Result<Vec<Plan>>) -> R
         println!("{kernel:<26}{constants:<50}{cells}");
         kernels.push(json!({ "kernel": kernel, "module": module, "constants": constants, "statistics": statistics }));
     }
-    Ok(json!({ "device": compiler.name, "driver": compiler.driver, "kernels": kernels }))
+    Ok(json!({ "device": compiler.name, "kernels": kernels }))
 }
 
-/// The driver, opened for nothing but its compiler, until the process ends.
+/// A driver, opened for nothing but its compiler.
 struct Compiler {
-    _entry: ash::Entry,
     name: String,
-    driver: String,
     kind: Kind,
+    /// Of SPIR-V, as wgpu writes it for this device.
+    version: (u8, u8),
     device: ash::Device,
     executables: khr::pipeline_executable_properties::Device,
 }
@@ -72,12 +74,13 @@ fn text(name: Option<&CStr>) -> String {
 
 #[expect(unsafe_code, reason = "calls Vulkan, which wgpu does not ask for statistics")]
 impl Compiler {
-    fn open(wanted: &str) -> Result<Compiler> {
-        // SAFETY: the system's Vulkan loader is what it says it is; what is made here lives as long as the process, and every structure that is pointed
-        // to as long as its call.
+    fn open(wanted: Option<&str>) -> Result<Option<Compiler>> {
+        // SAFETY: the system's Vulkan loader is what it says it is; it and what is made here stay until the process ends, and every structure that is
+        // pointed to lives as long as its call.
         unsafe {
             let entry = ash::Entry::load().map_err(|e| Error::user(format!("registers: there is no Vulkan: {e}")))?;
-            let application = vk::ApplicationInfo::default().api_version(vk::API_VERSION_1_2);
+            let entry = ManuallyDrop::new(entry);
+            let application = vk::ApplicationInfo::default().api_version(vk::API_VERSION_1_3);
             let instance = vk::InstanceCreateInfo::default().application_info(&application);
             let instance = entry.create_instance(&instance, None).map_err(failed("vkCreateInstance"))?;
             let all = instance.enumerate_physical_devices().map_err(failed("vkEnumeratePhysicalDevices"))?;
@@ -85,44 +88,65 @@ impl Compiler {
                 let mut driver = vk::PhysicalDeviceDriverProperties::default();
                 let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut driver);
                 instance.get_physical_device_properties2(physical, &mut properties);
-                let (of, ty) = (text(properties.properties.device_name_as_c_str().ok()), properties.properties.device_type);
-                let driver = [driver.driver_name_as_c_str(), driver.driver_info_as_c_str()].map(|name| text(name.ok()));
-                (physical, of, driver.join(" "), ty)
+                let properties = properties.properties;
+                let name = text(properties.device_name_as_c_str().ok());
+                let [driver, version] =
+                    [driver.driver_name_as_c_str(), driver.driver_info_as_c_str()].map(|name| text(name.ok()));
+                (physical, format!("{name} on Vulkan [{driver} {version}]"), properties)
             });
-            let described: Vec<_> = described.collect();
-            let fits = |name: &str| name.to_lowercase().contains(&wanted.to_lowercase());
-            let Some((physical, name, driver, ty)) = described.iter().find(|(_, name, ..)| fits(name)).cloned() else {
-                let names: Vec<&str> = described.iter().map(|(_, name, ..)| name.as_str()).collect();
-                return Err(Error::user(format!("--device {wanted}: Vulkan has {}", names.join("; "))));
+            let mut described: Vec<_> = described.collect();
+            described.sort_by_key(|(.., properties)| properties.device_type == vk::PhysicalDeviceType::CPU);
+            let lower = wanted.unwrap_or_default().to_lowercase();
+            let Some((physical, name, properties)) =
+                described.iter().find(|(_, name, _)| name.to_lowercase().contains(&lower)).cloned()
+            else {
+                let names: Vec<&str> = described.iter().map(|(_, name, _)| name.as_str()).collect();
+                let all = if names.is_empty() { "no device at all".into() } else { names.join("; ") };
+                return Err(Error::user(format!(
+                    "registers: --device {lower}: no Vulkan device has this in its name; there is {all}"
+                )));
             };
             let extension = khr::pipeline_executable_properties::NAME;
             let has = instance.enumerate_device_extension_properties(physical).map_err(failed(&name))?;
             if !has.iter().any(|e| e.extension_name_as_c_str() == Ok(extension)) {
-                return Err(Error::user(format!(
-                    "{name} [{driver}] does not tell of its kernels ({})",
-                    extension.to_string_lossy()
-                )));
+                println!("{name} does not tell of its kernels (it has no {})", extension.to_string_lossy());
+                return Ok(None);
             }
+            // As wgpu opens it: with all bounds checked that it can check.
+            let mut robust = vk::PhysicalDeviceRobustness2FeaturesEXT::default();
+            let mut features = vk::PhysicalDeviceFeatures2::default().push_next(&mut robust);
+            instance.get_physical_device_features2(physical, &mut features);
+            let bounds = features.features.robust_buffer_access;
+            let mut robust = vk::PhysicalDeviceRobustness2FeaturesEXT {
+                robust_buffer_access2: robust.robust_buffer_access2,
+                ..Default::default()
+            };
+            let enabled = vk::PhysicalDeviceFeatures { robust_buffer_access: bounds, ..Default::default() };
             let queues = [vk::DeviceQueueCreateInfo::default().queue_priorities(&[1.0])];
-            let names = [extension.as_ptr()];
+            let mut names = vec![extension.as_ptr()];
             let mut telling =
                 vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default().pipeline_executable_info(true);
-            let device = vk::DeviceCreateInfo::default().queue_create_infos(&queues).enabled_extension_names(&names);
-            let device = device.push_next(&mut telling);
+            let mut device = vk::DeviceCreateInfo::default().queue_create_infos(&queues).enabled_features(&enabled);
+            if robust.robust_buffer_access2 == vk::TRUE {
+                names.push(ext::robustness2::NAME.as_ptr());
+                device = device.push_next(&mut robust);
+            }
+            let device = device.push_next(&mut telling).enabled_extension_names(&names);
             let device = instance.create_device(physical, &device, None).map_err(failed(&name))?;
-            let kind = match ty {
+            let kind = match properties.device_type {
                 vk::PhysicalDeviceType::CPU => Kind::Software,
-                vk::PhysicalDeviceType::INTEGRATED_GPU => Kind::Integrated,
+                vk::PhysicalDeviceType::INTEGRATED_GPU | vk::PhysicalDeviceType::OTHER => Kind::Integrated,
                 _ => Kind::Discrete,
             };
             let executables = khr::pipeline_executable_properties::Device::new(&instance, &device);
-            Ok(Compiler { _entry: entry, name, driver, kind, device, executables })
+            let version = if properties.api_version >= vk::API_VERSION_1_3 { (1, 6) } else { (1, 5) };
+            Ok(Some(Compiler { name, kind, version, device, executables }))
         }
     }
 
-    /// What the driver says of a kernel, by its own names.
+    /// What the driver says of a kernel, by its own names; of the first, where it makes several of one.
     fn statistics(&self, node: &PlannedNode) -> Result<Map<String, Value>> {
-        let (kernel, words) = (node.op.kernel(), spirv(node)?);
+        let (kernel, words) = (node.op.kernel(), spirv(node, self.version)?);
         let binding = |binding: u32, ty| {
             let stage = vk::ShaderStageFlags::COMPUTE;
             vk::DescriptorSetLayoutBinding::default()
@@ -169,7 +193,7 @@ impl Compiler {
 }
 
 /// The kernel as the device is given it, without checks.
-fn spirv(node: &PlannedNode) -> Result<Vec<u32>> {
+fn spirv(node: &PlannedNode, lang_version: (u8, u8)) -> Result<Vec<u32>> {
     let (kernel, source) = (node.op.kernel(), node.module.text());
     let failed = |e: String| Error::system(format!("kernel {}: {e}", kernel.name));
     let module = naga::front::wgsl::parse_str(&source).map_err(|e| failed(e.emit_to_string(&source)))?;
@@ -182,7 +206,7 @@ fn spirv(node: &PlannedNode) -> Result<Vec<u32>> {
         pipeline_constants::process_overrides(&module, &info, entry, &constants).map_err(|e| failed(e.to_string()))?;
     let unchecked = BoundsCheckPolicy::Unchecked;
     let options = spv::Options {
-        lang_version: (1, 3),
+        lang_version,
         bounds_check_policies: BoundsCheckPolicies {
             index: unchecked,
             buffer: unchecked,
@@ -190,6 +214,7 @@ fn spirv(node: &PlannedNode) -> Result<Vec<u32>> {
             binding_array: unchecked,
         },
         force_loop_bounding: false,
+        emit_int_div_checks: false,
         zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
         ..Default::default()
     };

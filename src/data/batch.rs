@@ -189,7 +189,7 @@ impl BatchBuilder {
 
     /// Makes `batch` the minibatch of `rows` in their order, whatever it held before. Epoch and index are left alone.
     ///
-    /// Fails if the source gives an id beyond its feature's vocabulary, a label above 1, or if a table's ids are more than 32 bits can number.
+    /// Fails if the source gives an id beyond its feature's vocabulary or a label that is neither 0 nor 1, and if a table's ids are more than 32 bits can number.
     pub fn fill(&mut self, source: &dyn RowSource, rows: &[usize], batch: &mut Minibatch) -> Result<()> {
         let layout = &self.layout;
         batch.rows = rows.len();
@@ -229,7 +229,7 @@ impl BatchBuilder {
                 }
             }
         }
-        if batch.labels.iter().any(|&label| label > 1.0) {
+        if batch.labels.iter().any(|&label| label != 0.0 && label != 1.0) {
             let name = source.name();
             return Err(Error::user(format!("{name}: a label is neither 0 nor 1; the dataset is damaged, prepare it again")));
         }

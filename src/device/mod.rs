@@ -159,16 +159,16 @@ impl Choice {
         }
     }
 
-    /// Whether it has 16-bit numbers and cooperative matrices, if they are asked for. The twins have the first.
+    /// Refuses what it lacks of 16-bit numbers and cooperative matrices, if they are asked for. The twins have the first.
     ///
     /// # Errors
     ///
     /// What it lacks, with the key of the configuration that needs it.
-    pub fn supports(&self, f16: bool, matrices: bool) -> Result<()> {
+    pub fn require(&self, f16: bool, matrices: bool) -> Result<()> {
         match self {
             Choice::Cpu if matrices => Err(without_matrices(&self.describe())),
             Choice::Cpu => Ok(()),
-            Choice::Gpu(adapter) => adapter.supports(f16, matrices),
+            Choice::Gpu(adapter) => adapter.require(f16, matrices),
         }
     }
 

@@ -79,7 +79,7 @@ pub struct Shader {
     pub matrices: bool,
 }
 
-/// The shaders of a product by tiles: reading one number at a time and four, each in the order of [`tile::Multiply`].
+/// The shaders of a product by tiles: by one number at a time and by four, each in the order of [`tile::Multiply`].
 pub type Shaders = [&'static [Shader]; 2];
 
 /// The [`Shader`] of `shaders/NAME.wgsl`, one or more; `stored` where it reads and writes activations as `In` and `Out`, `matrices` where it also multiplies
@@ -272,7 +272,7 @@ pub struct Variant<P: bytemuck::Pod + Send + Sync> {
 }
 
 impl<P: bytemuck::Pod + Send + Sync> Variant<P> {
-    /// `dispatch` by this tile, one of those that it has shaders for, reading one number or four (`unit`) at a time.
+    /// `dispatch` by this tile, one of those that it has shaders for, by one number or four (`unit`) at a time.
     pub fn tiled(dispatch: Dispatch<P>, tile: tile::Tile, unit: usize, shaders: &Shaders) -> Variant<P> {
         let shader = shaders[usize::from(unit == 4)][tile.by as usize];
         Variant { dispatch, shader, overrides: tile.overrides() }

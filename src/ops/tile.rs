@@ -391,6 +391,8 @@ mod tests {
             assert!(bytes <= 16 << 10, "{tile:?} takes {bytes} bytes");
             assert!([1, 2, 4].contains(&tile.rows) && [1, 2].contains(&tile.columns), "{tile:?}");
             assert!(tile.depth.is_multiple_of(4), "{tile:?}");
+            // An invocation for every vector of a row of the right part, whose biases it sums.
+            assert!(tile.columns <= tile.height, "{tile:?}");
             // What an invocation reads of a chunk; of the right part it may be less than a vector.
             assert!([1, 2, 4].contains(&(tile.depth * tile.rows / tile.width)), "{tile:?}");
             assert!([0, 1, 2, 4].contains(&(tile.depth * tile.columns / tile.height)), "{tile:?}");
@@ -407,10 +409,10 @@ mod tests {
             let handed = tile.depth * tile.rows / tile.width;
             assert!((1..=tile.width).contains(&handed) && (4 * tile.rows).is_multiple_of(handed), "{tile:?}");
             assert!(tile.height * handed <= tile.depth * tile.columns, "{tile:?}");
-            // Columns of S are the depth of dz, so many at a time; what all need of the others lies beside the parts.
+            // Columns of S are the depth of dz, so many at a time; what all need of own rows and others lies beside the parts.
             assert!(tile.size()[1].is_multiple_of(tile.depth as usize), "{tile:?}");
-            let vectors =
-                tile.depth * (tile.height * tile.rows + tile.width * tile.columns + 2) + 4 * tile.width * tile.columns;
+            let (left, right) = (tile.height * tile.rows, tile.width * tile.columns);
+            let vectors = tile.depth * (left + right + 2) + 4 * (left + right);
             assert!(16 * vectors <= 16 << 10, "{tile:?} takes {} bytes", 16 * vectors);
         }
     }

@@ -44,7 +44,7 @@ struct Program {
 ///
 /// What it lacks.
 pub fn can_train(config: &Config, choice: &Choice) -> Result<()> {
-    choice.supports(config.train.activation_storage == Format::F16, config.train.cooperative_matrices)
+    choice.require(config.train.activation_storage == Format::F16, config.train.cooperative_matrices)
 }
 
 /// How many products of a training step are by cooperative matrices, in a line.

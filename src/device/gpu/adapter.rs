@@ -153,12 +153,12 @@ impl Adapter {
         self.adapter.features().contains(wgpu::Features::SHADER_F16)
     }
 
-    /// Whether it has 16-bit numbers and cooperative matrices, if they are asked for.
+    /// Refuses what it lacks of 16-bit numbers and cooperative matrices, if they are asked for.
     ///
     /// # Errors
     ///
     /// What it lacks, with the key of the configuration that needs it.
-    pub fn supports(&self, f16: bool, matrices: bool) -> Result<()> {
+    pub fn require(&self, f16: bool, matrices: bool) -> Result<()> {
         if f16 && !self.has_f16() {
             return Err(Error::user(format!(
                 "{}: its shaders have no 16-bit numbers, which train.activation_storage = \"f16\" needs; set \"f32\" or choose \
@@ -304,7 +304,7 @@ impl Adapter {
                 )));
             }
         }
-        self.supports(needs.f16, needs.matrices)?;
+        self.require(needs.f16, needs.matrices)?;
         let feature = |asked: bool, feature| if asked { feature } else { wgpu::Features::empty() };
         let wanted = wgpu::Features::PIPELINE_CACHE
             | wgpu::Features::SUBGROUP
