@@ -9,15 +9,16 @@ import sys
 
 
 def figures(value, path=()):
-    """Numbers by the keys that lead to them; members of lists by their name."""
+    """Numbers by the keys that lead to them; members of lists by their name and shape, if they have such."""
     if isinstance(value, dict):
         for key, member in value.items():
             if key != "machine":
                 yield from figures(member, (*path, key))
     elif isinstance(value, list):
         for i, member in enumerate(value):
-            name = (member.get("name") or member.get("op")) if isinstance(member, dict) else None
-            yield from figures(member, (*path, name or str(i)))
+            names = [member.get(key) for key in ("name", "op", "kernel", "shape", "constants")] if isinstance(member, dict) else []
+            names = [name for name in names if isinstance(name, str) and name]
+            yield from figures(member, (*path, " ".join(names) or str(i)))
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         yield " / ".join(path), value
 

@@ -312,6 +312,13 @@ fn wrong_arguments_are_refused_before_anything_runs() {
         "{}",
         list.out
     );
+    let json = tauten(&["profile", "--kernel", "list", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    let linear = json.as_array().unwrap().iter().find(|kernel| kernel["name"] == "linear").unwrap();
+    assert_eq!(
+        (&linear["dimensions"], &linear["shapes"][0]),
+        (&"rows x groups x inputs x outputs".into(), &"2048x1x320x512".into())
+    );
 }
 
 #[test]

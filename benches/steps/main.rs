@@ -340,7 +340,7 @@ fn inference(shape: &Shape, options: &Options) -> Result<Value> {
     let ratio = inference / training;
     println!("{}: training {training:.0} rows/s, inference {inference:.0}, {ratio:.2} times as many", shape.name);
     Ok(
-        json!({ "name": shape.name, "training_rows_per_second": training, "inference_rows_per_second": inference, "ratio": ratio }),
+        json!({ "name": shape.name, "device": trainer.session.device_name(), "training_rows_per_second": training, "inference_rows_per_second": inference, "ratio": ratio }),
     )
 }
 
@@ -457,8 +457,18 @@ fn batches(shape: &Shape, options: &Options) -> Result<Value> {
     Ok(json!({ "name": shape.name, "rows_per_second": median, "best_rows_per_second": best }))
 }
 
-/// Commit, device, threads, date: what figures are worth nothing without.
-fn machine() -> Value {
+/// Commit, device with its driver and limits, threads, date: what figures are worth nothing without. The commit is that of the sources where it
+/// runs.
+fn machine(options: &Options) -> Result<Value> {
+    // `registers` opens devices that are not there.
+    let adapter = match (options.device.as_str(), options.parts.as_slice()) {
+        ("cpu", _) => None,
+        (_, [part]) if part == "registers" => None,
+        (name, _) => match Choice::new(name)?.0 {
+            Choice::Gpu(adapter) => Some(adapter.to_json()),
+            Choice::Cpu => None,
+        },
+    };
     let command = |program: &str, args: &[&str]| {
         let output = Command::new(program).args(args).current_dir(env!("CARGO_MANIFEST_DIR")).output().ok()?;
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_string())
@@ -467,13 +477,13 @@ fn machine() -> Value {
         let line = text.lines().find(|l| l.starts_with("model name"))?;
         line.split_once(':').map(|(_, name)| name.trim().to_string())
     });
-    json!({
-        "commit": command("git", &["rev-parse", "HEAD"]),
+    Ok(json!({
+        "adapter": adapter, "commit": command("git", &["rev-parse", "HEAD"]),
         "uncommitted_changes": command("git", &["status", "--porcelain", "-uno"]).map(|s| !s.is_empty()),
         "version": env!("CARGO_PKG_VERSION"), "os": std::env::consts::OS, "architecture": std::env::consts::ARCH, "cpu": cpu,
         "cores": std::thread::available_parallelism().map(usize::from).ok(), "threads": rayon::current_num_threads(),
         "debug_assertions": cfg!(debug_assertions), "date": date(),
-    })
+    }))
 }
 
 /// Now, in UTC.
@@ -501,7 +511,7 @@ fn run(options: &Options) -> Result<()> {
         pool.build_global().map_err(|e| Error::system(format!("--threads: {e}")))?;
     }
     let wanted = |part: &str| options.parts.is_empty() || options.parts.iter().any(|p| p == part);
-    let mut results = json!({ "machine": machine() });
+    let mut results = json!({ "machine": machine(options)? });
     if wanted("kuairand") {
         results["kuairand"] = whole_step(&Shape::kuairand(options.rows), options)?;
     }

@@ -61,7 +61,7 @@ const ASIDE: &str = ".tauten-profile-";
 /// Those of the configuration, the data and the device; a kernel or a shape that there is none of.
 pub fn run(args: &Args) -> Result<()> {
     if args.kernel.as_deref() == Some("list") {
-        return super::print(&sweep::list());
+        return if args.json { super::print_json(&sweep::kernels()) } else { super::print(&sweep::list()) };
     }
     let progress = Progress::new(args.quiet);
     let profile = match (&args.kernel, &args.config) {

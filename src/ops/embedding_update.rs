@@ -9,6 +9,7 @@ use crate::data::batch::{CHUNK, PIECE, TableBatch};
 use crate::graph::{Graph, Input, Step, TensorId};
 use bytemuck::Zeroable;
 use rayon::prelude::*;
+use std::cell::RefCell;
 
 /// The buffers of one shard that an update changes.
 #[derive(Debug, Clone, Copy)]
@@ -279,20 +280,30 @@ impl Work<'_> {
             rayon::join(|| a.split(left, sources, widths, update), || b.split(right, sources, widths, update));
             return;
         }
-        let mut g = vec![0.0; dim];
-        for &segment in segments {
-            sources.gradient(segment, &mut g);
-            let row = segment[0] as usize - self.first;
-            let weights = &mut self.table[row * dim..][..dim];
-            g.iter_mut().zip(&*weights).for_each(|(g, w)| *g += sources.p.l2 * w);
-            update(
-                weights,
-                &mut self.moments[row * moment_width..][..moment_width],
-                &mut self.steps[row * step_width..][..step_width],
-                &g,
-            );
-        }
+        with_row(dim, |g| {
+            for &segment in segments {
+                sources.gradient(segment, g);
+                let row = segment[0] as usize - self.first;
+                let weights = &mut self.table[row * dim..][..dim];
+                g.iter_mut().zip(&*weights).for_each(|(g, w)| *g += sources.p.l2 * w);
+                update(
+                    weights,
+                    &mut self.moments[row * moment_width..][..moment_width],
+                    &mut self.steps[row * step_width..][..step_width],
+                    g,
+                );
+            }
+        });
     }
+}
+
+/// Calls `f` with `dim` numbers of the thread's own, whatever they hold, so that no step allocates them. `f` must not wait for other tasks.
+fn with_row(dim: usize, f: impl FnOnce(&mut [f32])) {
+    thread_local!(static ROW: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) });
+    ROW.with_borrow_mut(|row| {
+        row.resize(row.len().max(dim), 0.0);
+        f(&mut row[..dim]);
+    });
 }
 
 fn chunk_sums(p: &Params, args: &mut Args) {
@@ -301,16 +312,15 @@ fn chunk_sums(p: &Params, args: &mut Args) {
     let sums = args.write::<f32>(4);
     let sources = Sources { p, dx, sums: &[], occurrences };
     let chunks = &chunks[..segments[0][1] as usize];
-    sums.par_chunks_exact_mut(p.dim as usize).with_min_len(16).zip(chunks).for_each_init(
-        || vec![0.0; p.dim as usize],
-        |piece, (sum, &[start, end])| {
+    sums.par_chunks_exact_mut(p.dim as usize).with_min_len(16).zip(chunks).for_each(|(sum, &[start, end])| {
+        with_row(sum.len(), |piece| {
             sum.fill(0.0);
             for positions in occurrences[start as usize..end as usize].chunks(PIECE) {
                 sources.sum_occurrences(positions, piece);
                 sum.iter_mut().zip(&*piece).for_each(|(sum, piece)| *sum += piece);
             }
-        },
-    );
+        });
+    });
 }
 
 fn adam(p: &Params, args: &mut Args) {

@@ -28,6 +28,7 @@ use crate::ops::{activation, clip, columns, conditional, dense_update, interact,
 use crate::report::progress::Progress;
 use crate::{Error, Result};
 use bytemuck::Zeroable;
+use serde::Serialize;
 
 /// Ops that are put into a graph together at one size.
 struct Family {
@@ -373,26 +374,22 @@ fn dense(s: &mut Setup, count: usize, kind: DenseRule) {
 }
 
 /// A kernel that can be profiled alone.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Kernel {
     /// Its name.
     pub name: &'static str,
     /// What its sizes are of.
     pub dimensions: &'static str,
+    /// Sizes that are taken where none are named.
+    pub shapes: Vec<String>,
+    #[serde(skip)]
     family: usize,
-}
-
-impl Kernel {
-    /// The first of its own sizes.
-    fn example(&self) -> String {
-        FAMILIES[self.family].sizes[0].iter().map(ToString::to_string).collect::<Vec<_>>().join("x")
-    }
 }
 
 /// Every kernel that there is, by name.
 pub fn kernels() -> Vec<Kernel> {
     let mut kernels: Vec<Kernel> = Vec::new();
-    for (family, Family { dimensions, build, .. }) in FAMILIES.iter().enumerate() {
+    for (family, Family { dimensions, sizes, build }) in FAMILIES.iter().enumerate() {
         let mut setup = Setup::default();
         // Few, but rows enough for slices of them.
         let few = |dimension: &str| if dimension == "rows" { 32 } else { 2 };
@@ -401,7 +398,8 @@ pub fn kernels() -> Vec<Kernel> {
         for node in Plan::new(setup.graph).nodes {
             let name = node.op.kernel().name;
             if kernels.iter().all(|k| k.name != name) {
-                kernels.push(Kernel { name, dimensions, family });
+                let shape = |sizes: &&[usize]| sizes.iter().map(ToString::to_string).collect::<Vec<_>>().join("x");
+                kernels.push(Kernel { name, dimensions, shapes: sizes.iter().map(shape).collect(), family });
             }
         }
     }
@@ -411,7 +409,7 @@ pub fn kernels() -> Vec<Kernel> {
 
 /// A line a kernel: name, what its sizes are of, an example.
 pub fn list() -> String {
-    let line = |k: Kernel| format!("{:<32} --shape {:<28} {}\n", k.name, k.example(), k.dimensions);
+    let line = |k: Kernel| format!("{:<32} --shape {:<28} {}\n", k.name, k.shapes[0], k.dimensions);
     kernels().into_iter().map(line).collect()
 }
 
@@ -425,7 +423,7 @@ fn sizes(text: &str, kernel: &Kernel) -> Result<Vec<usize>> {
         text.split('x').filter_map(|size| Some(size.parse::<u32>().ok().filter(|&n| n > 0)? as usize)).collect();
     let wanted = kernel.dimensions.split(" x ").count();
     if sizes.len() != wanted || text.split('x').count() != wanted {
-        let (name, dimensions, example) = (kernel.name, kernel.dimensions, kernel.example());
+        let (name, dimensions, example) = (kernel.name, kernel.dimensions, &kernel.shapes[0]);
         return Err(Error::user(format!("--shape {text}: {name} takes {dimensions}, like {example}")));
     }
     if kernel.dimensions.ends_with("sampled rows") && sizes.last() >= sizes.first() {
@@ -445,7 +443,7 @@ fn sizes(text: &str, kernel: &Kernel) -> Result<Vec<usize>> {
 fn find(name: &str, shapes: &[String]) -> Result<(&'static Family, Vec<Vec<usize>>)> {
     let kernel = kernels().into_iter().find(|k| k.name == name).ok_or_else(|| {
         let names: Vec<&str> = kernels().into_iter().map(|k| k.name).collect();
-        Error::user(format!("--kernel {name}: there is none of this name; there are: {}", names.join(", ")))
+        Error::user(format!("--kernel {name}: there is none of this name; there are: {}", names.join("; ")))
     })?;
     let family = &FAMILIES[kernel.family];
     let shapes = match shapes {
