@@ -84,7 +84,7 @@ impl Compiler {
             let instance = vk::InstanceCreateInfo::default().application_info(&application);
             let instance = entry.create_instance(&instance, None).map_err(failed("vkCreateInstance"))?;
             let all = instance.enumerate_physical_devices().map_err(failed("vkEnumeratePhysicalDevices"))?;
-            let described = all.into_iter().map(|physical| {
+            let described = |physical| {
                 let mut driver = vk::PhysicalDeviceDriverProperties::default();
                 let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut driver);
                 instance.get_physical_device_properties2(physical, &mut properties);
@@ -93,8 +93,8 @@ impl Compiler {
                 let [driver, version] =
                     [driver.driver_name_as_c_str(), driver.driver_info_as_c_str()].map(|name| text(name.ok()));
                 (physical, format!("{name} on Vulkan [{driver} {version}]"), properties)
-            });
-            let mut described: Vec<_> = described.collect();
+            };
+            let mut described: Vec<_> = all.into_iter().map(described).collect();
             described.sort_by_key(|(.., properties)| properties.device_type == vk::PhysicalDeviceType::CPU);
             let lower = wanted.unwrap_or_default().to_lowercase();
             let Some((physical, name, properties)) =
