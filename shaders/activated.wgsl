@@ -14,6 +14,10 @@ struct Params {
     flags: u32,      // 1: there is a bias; 2: add to what dx or dw and dbias hold
     slice: u32,      // rows of a slice
     slices: u32,     // S; above 1: the sums of weight_gradient are [S] of dw and dbias
+    gate_outputs: u32, // M: columns of gates beside the layer, 0 where there are none
+    gates_from: u32,   // the product's column at which they begin
+    pad0: u32,
+    pad1: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

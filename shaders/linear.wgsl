@@ -8,7 +8,8 @@
 //
 // Params, activation functions and their slopes are those of activated.wgsl, a part of this module. y tells the slopes of relu and tanh; those of gelu and silu
 // are kept by forward_keeping and bound in y's place by the gradients. All but the biases is read and written by fours: linear_by_one.wgsl
-// or, where K and N are multiples of four, linear_by_four.wgsl, with its bindings, is a part of this module too.
+// or, where K and N are multiples of four, linear_by_four.wgsl, with its bindings, is a part of this module too; and so is linear_with_gates.wgsl, whose gates
+// are further columns of the same products, or linear_alone.wgsl, where there are none.
 //
 // Activations are [B, columns] row-major with a group's columns together; x is stored as In, y and slope as Out.
 // Workgroup: tiles of the result as in tile.wgsl, which is a part of this module. Dispatch: (tiles of columns, tiles of rows, groups; of
@@ -45,6 +46,10 @@ fn forward_chunk(tile: Place, k: u32, t: u32) -> Chunk {
         chunk.left2 = x_four(tile.g, first + 2u, tile.end, at);
         chunk.left3 = x_four(tile.g, first + 3u, tile.end, at);
     }
+    if is_gate(tile.column) {
+        read_gate_w(&chunk, tile, k, t);
+        return chunk;
+    }
     chunk.right0 = forward_right(tile, k, t);
     if RIGHTS > 1u {
         chunk.right1 = forward_right(tile, k, t + SIZE);
@@ -63,6 +68,10 @@ fn forward_right(tile: Place, k: u32, i: u32) -> vec4<f32> {
 // d W': summed over N.
 fn input_chunk(tile: Place, k: u32, t: u32) -> Chunk {
     var chunk: Chunk;
+    if is_gate(k) {
+        read_gate_dz_and_w(&chunk, tile, k, t);
+        return chunk;
+    }
     if t < LEFT_BLOCKS {
         let first = tile.row + line(t);
         let at = k + along(t);
@@ -93,6 +102,10 @@ fn weight_chunk(tile: Place, k: u32, t: u32) -> Chunk {
     if LEFTS > 2u {
         chunk.left2 = weight_left(tile, k, t + 2u * SIZE);
         chunk.left3 = weight_left(tile, k, t + 3u * SIZE);
+    }
+    if is_gate(tile.column) {
+        read_gate_dz(&chunk, tile, k, t);
+        return chunk;
     }
     chunk.right0 = weight_right(tile, k, t);
     if RIGHTS > 1u {
@@ -131,6 +144,9 @@ fn product(tile: Place, local: vec2<u32>, sums: ptr<function, Sums>) {
 
 // The biases of four columns.
 fn biases(g: u32, n: u32) -> vec4<f32> {
+    if is_gate(n) {
+        return gate_biases(n);
+    }
     var all = vec4<f32>();
     for (var j = 0u; j < 4u; j++) {
         if (params.flags & 1u) != 0u && n + j < params.outputs {
@@ -152,7 +168,11 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id
             let own = block(&sums, id.xy, r * COLUMNS + c);
             for (var i = 0u; i < 4u; i++) {
                 let b = row_of(tile_row(group.y), id.xy, r) + i;
-                put_y(g, b, n, activated(own[i] + added).y);
+                if is_gate(n) {
+                    put_gate(b, n, own[i] + added);
+                } else {
+                    put_y(g, b, n, activated(own[i] + added).y);
+                }
             }
         }
     }
@@ -170,9 +190,13 @@ fn forward_keeping(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invoc
             let own = block(&sums, id.xy, r * COLUMNS + c);
             for (var i = 0u; i < 4u; i++) {
                 let b = row_of(tile_row(group.y), id.xy, r) + i;
-                let value = activated(own[i] + added);
-                put_y(g, b, n, value.y);
-                put_slope(g, b, n, value.slope);
+                if is_gate(n) {
+                    put_gate(b, n, own[i] + added);
+                } else {
+                    let value = activated(own[i] + added);
+                    put_y(g, b, n, value.y);
+                    put_slope(g, b, n, value.slope);
+                }
             }
         }
     }
@@ -190,11 +214,11 @@ fn input_gradient(
     let tile = Place(g, row, column, params.rows);
     var sums = Sums();
     var next = input_chunk(tile, 0u, t);
-    for (var n = 0u; n < params.outputs; n += DEPTH) {
+    for (var n = 0u; n < columns_end(); n += DEPTH) {
         store_left_along(next, t);
         store_right_along(next, t);
         workgroupBarrier();
-        if n + DEPTH < params.outputs {
+        if n + DEPTH < columns_end() {
             next = input_chunk(tile, n + DEPTH, t);
         }
         multiply(id.xy, &sums);
@@ -236,15 +260,13 @@ fn weight_gradient(
             for (var r = 0u; r < ROWS; r++) {
                 var own = mat4x4<f32>();
                 for (var i = 0u; i < 4u; i++) {
-                    own[i] = dw_four(out, row_of(row, id.xy, r) + i, n);
+                    own[i] = dw_before(out, row_of(row, id.xy, r) + i, n);
                 }
                 set_block(&sums, id.xy, r * COLUMNS + c, own);
             }
         }
-        for (var j = 0u; j < 4u; j++) {
-            if sums_bias && bias_column + j < params.outputs {
-                bias_sums[j] = dbias[out * params.outputs + bias_column + j];
-            }
+        if sums_bias {
+            bias_sums = dbias_before(out, bias_column);
         }
     }
     let tile = Place(g, row, column, end);
@@ -269,13 +291,49 @@ fn weight_gradient(
         for (var r = 0u; r < ROWS; r++) {
             let own = block(&sums, id.xy, r * COLUMNS + c);
             for (var i = 0u; i < 4u; i++) {
-                put_dw(out, row_of(row, id.xy, r) + i, n, own[i]);
+                let k = row_of(row, id.xy, r) + i;
+                if is_gate(n) {
+                    put_gate_dw(out, k, n, own[i]);
+                } else {
+                    put_dw(out, k, n, own[i]);
+                }
             }
         }
     }
+    if sums_bias {
+        put_dbias(out, bias_column, bias_sums);
+    }
+}
+
+// What the sums of weight_gradient are added to: columns n .. + 3.
+fn dw_before(out: u32, k: u32, n: u32) -> vec4<f32> {
+    if is_gate(n) {
+        return gate_dw_four(out, k, n);
+    }
+    return dw_four(out, k, n);
+}
+
+fn dbias_before(out: u32, n: u32) -> vec4<f32> {
+    if is_gate(n) {
+        return gate_dbias_four(out, n);
+    }
+    var before = vec4<f32>();
     for (var j = 0u; j < 4u; j++) {
-        if sums_bias && bias_column + j < params.outputs {
-            dbias[out * params.outputs + bias_column + j] = bias_sums[j];
+        if n + j < params.outputs {
+            before[j] = dbias[out * params.outputs + n + j];
+        }
+    }
+    return before;
+}
+
+fn put_dbias(out: u32, n: u32, value: vec4<f32>) {
+    if is_gate(n) {
+        put_gate_dbias(out, n, value);
+        return;
+    }
+    for (var j = 0u; j < 4u; j++) {
+        if n + j < params.outputs {
+            dbias[out * params.outputs + n + j] = value[j];
         }
     }
 }

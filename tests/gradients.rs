@@ -13,7 +13,7 @@ use tauten::ops::contrast::{Contrast, contrast};
 use tauten::ops::dropout::{Dropout, dropout};
 use tauten::ops::interact::interact;
 use tauten::ops::layer_norm::{LayerNorm, layer_norm};
-use tauten::ops::linear::{Linear, linear};
+use tauten::ops::linear::{GateLayer, Linear, linear, linear_with_gates};
 use tauten::ops::losses::{Logits, losses};
 use tauten::ops::mixture::{Gates, Mixture, mix, mixture};
 use tauten::ops::normalize::normalize;
@@ -149,8 +149,8 @@ fn linear_mixture_and_losses() {
         input_gradient: true,
     };
     let g = &mut chain.graph;
-    let f = linear(g, t[0], t[1], Some(t[2]), layer(1, inputs, experts * width));
-    let gates = linear(g, t[0], t[3], Some(t[4]), layer(1, inputs, 2 * experts));
+    let gates = GateLayer { w: t[3], bias: t[4], outputs: 2 * experts };
+    let (f, gates) = linear_with_gates(g, t[0], t[1], Some(t[2]), layer(1, inputs, experts * width), gates);
     let mixed = mixture(g, gates, f, Mixture { rows, experts, width, gates: Gates::all(2, experts) });
     let logits = linear(g, mixed, t[5], Some(t[6]), layer(2, width, 1));
     let weights = Loss { ctr: 1.0, ctcvr: 0.7, cvr: 0.5, ..Loss::default() };

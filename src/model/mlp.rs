@@ -3,11 +3,11 @@
 use super::parameters::Parameters;
 use super::{Activations, Builder, TASKS};
 use crate::config::{Activation, Model, Norm};
-use crate::graph::Initial;
+use crate::graph::{Initial, TensorId};
 use crate::ops::activation::activation;
 use crate::ops::batch_norm::{Moments, batch_norm, normalized};
 use crate::ops::layer_norm::{LayerNorm, layer_norm};
-use crate::ops::linear::{Linear, linear};
+use crate::ops::linear::{GateLayer, Linear, linear, linear_with_gates};
 
 /// What follows the product and its bias in a hidden layer: the norm, then the activation. A batch norm has no bias before it, which it
 /// would take out again: its offset is the bias.
@@ -135,9 +135,28 @@ impl Layer {
 
     /// Puts the layer into the graph; `pass_gradient`: whether the input receives one.
     pub fn forward(&self, b: &mut Builder, x: Activations, pass_gradient: bool) -> Activations {
-        assert_eq!((x.groups, x.width), (self.groups, self.inputs), "input of {}", self.name);
-        let (weight, bias) = (b.parameter(self.weight), self.bias.map(|bias| b.parameter(bias)));
+        let (weight, bias, shape) = self.product(b, x, pass_gradient);
         b.graph.scope(&self.name);
+        let y = linear(&mut b.graph, x.tensor, weight, bias, shape);
+        self.finish(b, y)
+    }
+
+    /// As [`Layer::forward`] with a gradient to the input, and `gates`, a layer without norm and activation that reads the same input: both are
+    /// one product. The layer's activations and the gates' logits.
+    pub fn forward_with_gates(&self, b: &mut Builder, x: Activations, gates: &Layer) -> (Activations, Activations) {
+        let (weight, bias, shape) = self.product(b, x, true);
+        let (w, gate_bias, Linear { outputs, activation, .. }) = gates.product(b, x, true);
+        assert!(gates.norm.is_none() && activation == Activation::Identity, "{} are logits", gates.name);
+        let of_gates = GateLayer { w, bias: gate_bias.expect("gates have biases"), outputs };
+        b.graph.scope(&format!("{} and {}", self.name, gates.name));
+        let (y, logits) = linear_with_gates(&mut b.graph, x.tensor, weight, bias, shape, of_gates);
+        b.graph.scope(&self.name);
+        (self.finish(b, y), gates.finish(b, logits))
+    }
+
+    /// Weight, bias and shape of its product.
+    fn product(&self, b: &mut Builder, x: Activations, pass_gradient: bool) -> (TensorId, Option<TensorId>, Linear) {
+        assert_eq!((x.groups, x.width), (self.groups, self.inputs), "input of {}", self.name);
         let shape = Linear {
             rows: b.rows,
             groups: self.groups,
@@ -147,7 +166,12 @@ impl Layer {
             activation: if self.norm.is_some() { Activation::Identity } else { self.activation },
             input_gradient: pass_gradient,
         };
-        let mut tensor = linear(&mut b.graph, x.tensor, weight, bias, shape);
+        (b.parameter(self.weight), self.bias.map(|bias| b.parameter(bias)), shape)
+    }
+
+    /// What follows the product.
+    fn finish(&self, b: &mut Builder, product: TensorId) -> Activations {
+        let mut tensor = product;
         let (groups, width) = (self.output_groups, self.outputs * self.groups / self.output_groups);
         if let Some(Affine { gain, offset, running }) = self.norm {
             let (gain, offset) = (b.parameter(gain), b.parameter(offset));
@@ -208,7 +232,19 @@ impl Mlp {
 
     /// Puts the layers into the graph, each followed by dropout.
     pub fn forward(&self, b: &mut Builder, x: Activations) -> Activations {
-        self.layers.iter().fold(x, |x, layer| {
+        Mlp::through(&self.layers, b, x)
+    }
+
+    /// As [`Mlp::forward`], and the logits of `gates` that read the same input, by one product with the first layer.
+    pub fn forward_with_gates(&self, b: &mut Builder, x: Activations, gates: &Layer) -> (Activations, Activations) {
+        let (first, rest) = self.layers.split_first().expect("experts have layers");
+        let (y, logits) = first.forward_with_gates(b, x, gates);
+        let y = b.dropout(y);
+        (Mlp::through(rest, b, y), logits)
+    }
+
+    fn through(layers: &[Layer], b: &mut Builder, x: Activations) -> Activations {
+        layers.iter().fold(x, |x, layer| {
             let y = layer.forward(b, x, true);
             b.dropout(y)
         })

@@ -6,6 +6,7 @@ use super::tile::{Chosen, MATRICES, Product, SLICES, Shape, TILES, Tile, Tiles};
 use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Shaders, Variant, add_parts, cost, fold, params, shader, unit};
 use crate::config::Activation;
 use crate::graph::{Arg, Block, Format, Graph, TensorId};
+use bytemuck::Zeroable;
 use rayon::prelude::*;
 
 /// Shape of a linear layer.
@@ -25,6 +26,17 @@ pub struct Linear {
     pub input_gradient: bool,
 }
 
+/// Gates: a layer of logits, [B, M], of the same input as another layer's of one group.
+#[derive(Debug, Clone, Copy)]
+pub struct GateLayer {
+    /// Weights, [K, M].
+    pub w: TensorId,
+    /// Biases, `[M]`.
+    pub bias: TensorId,
+    /// Columns of all gates, M.
+    pub outputs: usize,
+}
+
 params! {
     pub(super) struct Params {
         rows: u32,
@@ -35,6 +47,10 @@ params! {
         flags: u32,
         slice: u32,
         slices: u32,
+        gate_outputs: u32,
+        gates_from: u32,
+        pad0: u32,
+        pad1: u32,
     }
 }
 
@@ -48,32 +64,126 @@ pub(super) const ACCUMULATE: u32 = 2;
 /// Rows and columns that one task of a twin handles; fixed, so that sums don't depend on the number of threads.
 const BLOCK: usize = 64;
 
-const SOURCE: Shader = shader!(stored "tile", "sums", "multiply", "chunk", "activated", "linear_by_one", "linear");
-static SHADERS: Shaders = [
-    &[
-        SOURCE,
-        shader!(stored "tile", "sums", "multiply_subgroup", "chunk", "activated", "linear_by_one", "linear"),
-        shader!(matrices "tile", "matrices_of_8", "multiply_matrices", "chunk", "activated", "linear_by_one", "linear"),
-        shader!(matrices "tile", "matrices_of_16", "multiply_matrices", "chunk", "activated", "linear_by_one", "linear"),
-    ],
-    &[
-        shader!(stored "tile", "sums", "multiply", "chunk", "activated", "linear_by_four", "linear"),
-        shader!(stored "tile", "sums", "multiply_subgroup", "chunk", "activated", "linear_by_four", "linear"),
-        shader!(matrices "tile", "matrices_of_8", "multiply_matrices", "chunk", "activated", "linear_by_four", "linear"),
-        shader!(matrices "tile", "matrices_of_16", "multiply_matrices", "chunk", "activated", "linear_by_four", "linear"),
-    ],
-];
+/// The shaders of a layer's products, alone or with gates.
+macro_rules! shaders {
+    ($gates:literal) => {
+        [
+            &[
+                shader!(stored "tile", "sums", "multiply", "chunk", "activated", "linear_by_one", $gates, "linear"),
+                shader!(stored "tile", "sums", "multiply_subgroup", "chunk", "activated", "linear_by_one", $gates, "linear"),
+                shader!(matrices "tile", "matrices_of_8", "multiply_matrices", "chunk", "activated", "linear_by_one", $gates, "linear"),
+                shader!(matrices "tile", "matrices_of_16", "multiply_matrices", "chunk", "activated", "linear_by_one", $gates, "linear"),
+            ],
+            &[
+                shader!(stored "tile", "sums", "multiply", "chunk", "activated", "linear_by_four", $gates, "linear"),
+                shader!(stored "tile", "sums", "multiply_subgroup", "chunk", "activated", "linear_by_four", $gates, "linear"),
+                shader!(matrices "tile", "matrices_of_8", "multiply_matrices", "chunk", "activated", "linear_by_four", $gates, "linear"),
+                shader!(matrices "tile", "matrices_of_16", "multiply_matrices", "chunk", "activated", "linear_by_four", $gates, "linear"),
+            ],
+        ]
+    };
+}
+
+/// The kernels of a layer.
+struct Kernels {
+    shaders: Shaders,
+    forward: Kernel,
+    keeping: Kernel,
+    input_gradient: Kernel,
+    weight_gradient: Kernel,
+}
+
+const SHADERS: [Shaders; 2] = [shaders!("linear_alone"), shaders!("linear_with_gates")];
+static ALONE: Kernels = Kernels {
+    shaders: SHADERS[0],
+    forward: Params::kernel(
+        "linear",
+        SHADERS[0][0][0],
+        "forward",
+        &[(1, Access::Read), (2, Access::Read), (3, Access::Read), (4, Access::Write)],
+    )
+    .stored(&[1], &[4]),
+    keeping: Params::kernel(
+        "linear_keeping",
+        SHADERS[0][0][0],
+        "forward_keeping",
+        &[(1, Access::Read), (2, Access::Read), (3, Access::Read), (4, Access::Write), (10, Access::Write)],
+    )
+    .stored(&[1], &[4, 10]),
+    input_gradient: Params::kernel(
+        "linear_input_gradient",
+        SHADERS[0][0][0],
+        "input_gradient",
+        &[(6, Access::Read), (5, Access::Read), (2, Access::Read), (7, Access::Update)],
+    )
+    .stored(&[], &[5]),
+    weight_gradient: Params::kernel(
+        "linear_weight_gradient",
+        SHADERS[0][0][0],
+        "weight_gradient",
+        &[(1, Access::Read), (6, Access::Read), (5, Access::Read), (8, Access::Update), (9, Access::Update)],
+    )
+    .stored(&[1], &[5]),
+};
+/// What is bound for the gates comes behind the layer's own.
+static WITH_GATES: Kernels = Kernels {
+    shaders: SHADERS[1],
+    forward: Params::kernel(
+        "linear_with_gates",
+        SHADERS[1][0][0],
+        "forward",
+        &[
+            (1, Access::Read),
+            (2, Access::Read),
+            (3, Access::Read),
+            (4, Access::Write),
+            (11, Access::Read),
+            (12, Access::Read),
+            (13, Access::Write),
+        ],
+    )
+    .stored(&[1], &[4]),
+    keeping: Params::kernel(
+        "linear_keeping_with_gates",
+        SHADERS[1][0][0],
+        "forward_keeping",
+        &[
+            (1, Access::Read),
+            (2, Access::Read),
+            (3, Access::Read),
+            (4, Access::Write),
+            (10, Access::Write),
+            (11, Access::Read),
+            (12, Access::Read),
+            (13, Access::Write),
+        ],
+    )
+    .stored(&[1], &[4, 10]),
+    input_gradient: Params::kernel(
+        "linear_input_gradient_with_gates",
+        SHADERS[1][0][0],
+        "input_gradient",
+        &[(6, Access::Read), (5, Access::Read), (2, Access::Read), (7, Access::Update), (14, Access::Read), (11, Access::Read)],
+    )
+    .stored(&[], &[5]),
+    weight_gradient: Params::kernel(
+        "linear_weight_gradient_with_gates",
+        SHADERS[1][0][0],
+        "weight_gradient",
+        &[
+            (1, Access::Read),
+            (6, Access::Read),
+            (5, Access::Read),
+            (8, Access::Update),
+            (9, Access::Update),
+            (14, Access::Read),
+            (15, Access::Update),
+            (16, Access::Update),
+        ],
+    )
+    .stored(&[1], &[5]),
+};
 const ACTIVATION: Shader = shader!(stored "activated", "activation");
-static FORWARD: Kernel =
-    Params::kernel("linear", SOURCE, "forward", &[(1, Access::Read), (2, Access::Read), (3, Access::Read), (4, Access::Write)])
-        .stored(&[1], &[4]);
-static FORWARD_KEEPING: Kernel = Params::kernel(
-    "linear_keeping",
-    SOURCE,
-    "forward_keeping",
-    &[(1, Access::Read), (2, Access::Read), (3, Access::Read), (4, Access::Write), (10, Access::Write)],
-)
-.stored(&[1], &[4, 10]);
 pub(super) static ACTIVATE: Kernel =
     Params::kernel("activation", ACTIVATION, "activate", &[(1, Access::Read), (4, Access::Write)]).stored(&[1], &[4]);
 pub(super) static ACTIVATE_BACKWARD: Kernel = Params::kernel(
@@ -83,20 +193,6 @@ pub(super) static ACTIVATE_BACKWARD: Kernel = Params::kernel(
     &[(1, Access::Read), (6, Access::Read), (7, Access::Update)],
 )
 .stored(&[1], &[]);
-static INPUT_GRADIENT: Kernel = Params::kernel(
-    "linear_input_gradient",
-    SOURCE,
-    "input_gradient",
-    &[(6, Access::Read), (5, Access::Read), (2, Access::Read), (7, Access::Update)],
-)
-.stored(&[], &[5]);
-static WEIGHT_GRADIENT: Kernel = Params::kernel(
-    "linear_weight_gradient",
-    SOURCE,
-    "weight_gradient",
-    &[(1, Access::Read), (6, Access::Read), (5, Access::Read), (8, Access::Update), (9, Access::Update)],
-)
-.stored(&[1], &[5]);
 static MERGE: Kernel = Params::kernel(
     "linear_merge",
     shader!("activated", "linear_merge"),
@@ -115,40 +211,54 @@ struct Formats {
     slope: Option<Format>,
 }
 
-/// The product that gives `result` rows and columns of each group and slice, by tiles; of a minibatch of `rows`, of which it may see a block.
+/// A product of a layer, by tiles; of a minibatch of `rows`, of which it may see a block.
 fn tiled(
-    kernel: &'static Kernel,
+    kernels: &'static Kernels,
+    product: Product,
     params: Params,
     formats: Formats,
     tile: Tile,
-    result: [usize; 2],
     rows: usize,
-    twin: Twin,
 ) -> Variant<Params> {
-    let [down, across] = tile.workgroups(result[0], result[1]);
+    let (kernel, twin): (_, Twin) = match product {
+        Product::InputGradient => (&kernels.input_gradient, input_gradient),
+        Product::WeightGradient => (&kernels.weight_gradient, weight_gradient),
+        _ if formats.slope.is_some() => (&kernels.keeping, forward),
+        _ => (&kernels.forward, forward),
+    };
+    let gates = params.gate_outputs as usize;
+    let shape = params.shape(product);
+    let [result, size] = [shape.result(), tile.size()];
+    let [down, mut across] = tile.workgroups(result[0], result[1]);
+    // Gates begin where a tile of columns does, or a chunk of the summed ones.
+    let step = match product {
+        Product::InputGradient => tile.depth as usize,
+        _ => {
+            across += gates.div_ceil(size[1]);
+            size[1]
+        }
+    };
+    let params = Params { gates_from: shape.outputs.next_multiple_of(step) as u32, ..params };
     let groups = params.groups * params.slices;
     let workgroups = [across as u32, down as u32, groups];
     let mut cost = params.cost(formats);
     if params.flags & ACCUMULATE != 0 {
         // What the result is added to: a gradient.
-        cost.bytes += (size_of::<f32>() * groups as usize * result[0] * result[1]) as f64;
+        let of_gates = if product == Product::WeightGradient { gates } else { 0 };
+        cost.bytes += (size_of::<f32>() * groups as usize * result[0] * (result[1] + of_gates)) as f64;
     }
-    let unit = unit(&[params.inputs as usize, params.outputs as usize]);
-    let mut variant = Variant::tiled(Dispatch { kernel, params, workgroups, cost, twin }, tile, unit, &SHADERS);
+    let unit = unit(&[shape.inputs, shape.outputs]);
+    let mut variant = Variant::tiled(Dispatch { kernel, params, workgroups, cost, twin }, tile, unit, &kernels.shaders);
     if tile.by.side().is_some() {
-        variant.overrides.extend(scale(kernel, rows));
+        // What a gradient is multiplied by before it is rounded to 16 bits: what the loss was divided by, up to a power of two.
+        let scale = rows.next_power_of_two() as f64;
+        match product {
+            Product::InputGradient => variant.overrides.push(("LEFT_SCALE", scale)),
+            Product::WeightGradient => variant.overrides.push(("RIGHT_SCALE", scale)),
+            _ => {}
+        }
     }
     variant
-}
-
-/// What a gradient is multiplied by before it is rounded to 16 bits: what the loss was divided by, up to a power of two.
-fn scale(kernel: &'static Kernel, rows: usize) -> Option<(&'static str, f64)> {
-    let side = match kernel.entry {
-        "input_gradient" => "LEFT_SCALE",
-        "weight_gradient" => "RIGHT_SCALE",
-        _ => return None,
-    };
-    Some((side, rows.next_power_of_two() as f64))
 }
 
 type Twin = fn(&Params, &mut Args);
@@ -156,7 +266,35 @@ type Twin = fn(&Params, &mut Args);
 /// y = activation(x W + bias): x [B, G * K], w [G, K, N], bias [G * N], y [B, G * N]. Layers that read one input are one
 /// layer of one group with their outputs side by side.
 pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, shape: Linear) -> TensorId {
+    put(g, x, w, bias, shape, None)
+}
+
+/// As [`linear`], of one group, with gates that read the same input: one product, whose further columns are the gates'. y and the gates' logits,
+/// of which both must be passed a gradient or neither.
+pub fn linear_with_gates(
+    g: &mut Graph,
+    x: TensorId,
+    w: TensorId,
+    bias: Option<TensorId>,
+    shape: Linear,
+    gates: GateLayer,
+) -> (TensorId, TensorId) {
+    assert_eq!(shape.groups, 1, "groups beside gates");
+    let z = g.transient("gate logits", shape.rows * gates.outputs);
+    (put(g, x, w, bias, shape, Some((gates, z))), z)
+}
+
+fn put(
+    g: &mut Graph,
+    x: TensorId,
+    w: TensorId,
+    bias: Option<TensorId>,
+    shape: Linear,
+    gates: Option<(GateLayer, TensorId)>,
+) -> TensorId {
     let Linear { rows, groups, inputs, outputs, .. } = shape;
+    let kernels = if gates.is_some() { &WITH_GATES } else { &ALONE };
+    let gate_outputs = gates.map_or(0, |(gates, _)| gates.outputs);
     // What no activation follows are logits, or goes into something that wants to know it better.
     let output = if shape.activation == Activation::Identity { Format::F32 } else { g.storage() };
     let y = g.transient_as("y", rows * groups * outputs, output);
@@ -170,28 +308,32 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
         flags: if bias.is_some() { BIAS } else { 0 },
         slice: rows as u32,
         slices: 1,
+        gate_outputs: gate_outputs as u32,
+        ..Params::zeroed()
     };
     let of = move |block: Block, params: Params| Params { rows: block.rows as u32, slice: block.rows as u32, ..params };
-    let chosen = move |g: &Graph, product| g.limits().tiles.choose(Shape { product, rows, groups, inputs, outputs });
+    let chosen = move |g: &Graph, product| g.limits().tiles.choose(params.shape(product));
     // Without a bias, something must be bound in its place; it is not read.
     let mut args = vec![Arg::Rows(x), Arg::Whole(w), Arg::Whole(bias.unwrap_or(w)), Arg::Rows(y)];
     // What tells the activation's slope to the backward pass: y, or where y does not, the slope itself. It is kept in the place of
     // what stood before the activation, which takes as much memory and would have it computed again by every tile.
     let known_by_y = matches!(shape.activation, Activation::Identity | Activation::Relu | Activation::Tanh);
-    let (mut kernel, mut slope) = (&FORWARD, y);
+    let mut slope = y;
     let mut forward_formats = Formats { x: input, y: output, slope: None };
     if !known_by_y && g.may_go_backward() {
         slope = g.transient_as("slope", rows * groups * outputs, output);
         args.push(Arg::Rows(slope));
-        kernel = &FORWARD_KEEPING;
         forward_formats.slope = Some(output);
     }
+    args.extend(gates.iter().flat_map(|&(gates, z)| [Arg::Whole(gates.w), Arg::Whole(gates.bias), Arg::Rows(z)]));
     let tile = chosen(g, Product::Forward).tile;
-    g.push_rows(rows, &args, |block| {
-        tiled(kernel, of(block, params), forward_formats, tile, [block.rows, outputs], rows, forward)
-    });
+    g.push_rows(rows, &args, |block| tiled(kernels, Product::Forward, of(block, params), forward_formats, tile, rows));
     g.on_backward(move |g| {
         let Some(dy) = g.gradient(y) else { return };
+        let of_gates = gates.map(|(gates, z)| {
+            let dz = g.gradient(z).expect("gates have a gradient where the layer beside them has one");
+            (gates, dz, [gates.w, gates.bias].map(|parameter| g.gradient_target(parameter).0))
+        });
         let (dw, accumulate) = g.gradient_target(w);
         let dbias = match bias {
             Some(bias) => g.gradient_target(bias).0,
@@ -200,42 +342,53 @@ pub fn linear(g: &mut Graph, x: TensorId, w: TensorId, bias: Option<TensorId>, s
         let slope_format = (shape.activation != Activation::Identity).then_some(output);
         let formats = Formats { x: input, y: Format::F32, slope: slope_format };
         let choice = chosen(g, Product::WeightGradient);
-        let (tile, result) = (choice.tile, [inputs, outputs]);
         let (slice, slices) = choice.slices(rows);
-        let weights = groups * inputs * outputs;
         // Blocks of rows are slices already, one after the other.
-        let fits =
-            [rows * groups * inputs, rows * groups * outputs, slices * weights].iter().all(|&len| !g.exceeds_binding(len));
+        let largest =
+            [rows * groups * inputs, rows * groups * outputs, rows * gate_outputs, slices * groups * inputs * outputs];
+        let fits = largest.iter().chain([&(slices * inputs * gate_outputs)]).all(|&len| !g.exceeds_binding(len));
         if slices > 1 && fits {
-            let parts = [
-                g.transient("weight gradients of slices", slices * weights),
-                g.transient("of biases", slices * groups * outputs),
-            ];
             let params = Params { slice: slice as u32, slices: slices as u32, ..params };
-            let op = tiled(&WEIGHT_GRADIENT, params, formats, tile, result, rows, weight_gradient);
-            g.push(op, &[x, dy, slope, parts[0], parts[1]]);
-            let elements = weights + groups * outputs;
-            let (workgroups, words) = (fold(elements.div_ceil(256)), (slices + 1 + usize::from(accumulate)) * elements);
-            let cost = cost(words, slices * elements);
-            let params = params.adding(accumulate);
-            g.push(Dispatch { kernel: &MERGE, params, workgroups, cost, twin: merge }, &[parts[0], parts[1], dw, dbias]);
+            let mut merges = Vec::new();
+            let mut parts = |g: &mut Graph, [dw, dbias]: [TensorId; 2], params: Params| {
+                let (weights, biases) = params.parameters();
+                let parts =
+                    [g.transient("weight gradients of slices", slices * weights), g.transient("of biases", slices * biases)];
+                merges.push((params.adding(accumulate), [parts[0], parts[1], dw, dbias]));
+                parts
+            };
+            let mut args = vec![x, dy, slope];
+            args.extend(parts(g, [dw, dbias], params));
+            if let Some((_, dz, gradients)) = of_gates {
+                args.push(dz);
+                args.extend(parts(g, gradients, params.of_gates()));
+            }
+            g.push(tiled(kernels, Product::WeightGradient, params, formats, choice.tile, rows), &args);
+            for (params, args) in merges {
+                let (weights, biases) = params.parameters();
+                let elements = weights + biases;
+                let words = (slices + 1 + usize::from(accumulate)) * elements;
+                let (workgroups, cost) = (fold(elements.div_ceil(256)), cost(words, slices * elements));
+                g.push(Dispatch { kernel: &MERGE, params, workgroups, cost, twin: merge }, &args);
+            }
         } else {
-            let args = [Arg::Rows(x), Arg::Rows(dy), Arg::Rows(slope), Arg::Whole(dw), Arg::Whole(dbias)];
+            let mut args = vec![Arg::Rows(x), Arg::Rows(dy), Arg::Rows(slope), Arg::Whole(dw), Arg::Whole(dbias)];
+            if let Some((_, dz, [dw, dbias])) = of_gates {
+                args.extend([Arg::Rows(dz), Arg::Whole(dw), Arg::Whole(dbias)]);
+            }
             g.push_rows(rows, &args, |block| {
                 let params = of(block, params.adding(accumulate || block.first > 0));
-                tiled(&WEIGHT_GRADIENT, params, formats, tile, result, rows, weight_gradient)
+                tiled(kernels, Product::WeightGradient, params, formats, choice.tile, rows)
             });
         }
         if shape.input_gradient {
             let (dx, accumulate) = g.gradient_target(x);
-            let args = [Arg::Rows(dy), Arg::Rows(slope), Arg::Whole(w), Arg::Rows(dx)];
+            let mut args = vec![Arg::Rows(dy), Arg::Rows(slope), Arg::Whole(w), Arg::Rows(dx)];
+            args.extend(of_gates.iter().flat_map(|&(gates, dz, _)| [Arg::Rows(dz), Arg::Whole(gates.w)]));
             let params = params.adding(accumulate);
             let tile = chosen(g, Product::InputGradient).tile;
             let formats = Formats { x: Format::F32, ..formats };
-            g.push_rows(rows, &args, |block| {
-                let result = [block.rows, inputs];
-                tiled(&INPUT_GRADIENT, of(block, params), formats, tile, result, rows, input_gradient)
-            });
+            g.push_rows(rows, &args, |block| tiled(kernels, Product::InputGradient, of(block, params), formats, tile, rows));
         }
     });
     y
@@ -258,13 +411,30 @@ impl Params {
         Params { flags: self.flags | if accumulate { ACCUMULATE } else { 0 }, ..self }
     }
 
+    /// Those of the gates alone.
+    fn of_gates(self) -> Params {
+        Params { outputs: self.gate_outputs, gate_outputs: 0, activation: 0, flags: self.flags | BIAS, ..self }
+    }
+
+    /// The shape of one of its products.
+    fn shape(&self, product: Product) -> Shape {
+        let (rows, inputs, outputs, groups) = self.usizes();
+        Shape { product, rows, groups, inputs, outputs }
+    }
+
+    /// Weights and biases of the layer, without its gates.
+    fn parameters(&self) -> (usize, usize) {
+        let (_, inputs, outputs, groups) = self.usizes();
+        (groups * inputs * outputs, groups * outputs)
+    }
+
     fn cost(&self, formats: Formats) -> Cost {
         let (rows, inputs, outputs, groups) = self.usizes();
-        let results = rows * groups * outputs;
+        let (read, results, gates) = (rows * groups * inputs, rows * groups * outputs, self.gate_outputs as usize);
         let slopes = if formats.slope.is_some() { results } else { 0 };
-        let weights = self.slices as usize * groups * outputs * (inputs + 1);
-        cost(rows * groups * inputs + weights + results + slopes, 2 * rows * groups * inputs * outputs)
-            .stored(rows * groups * inputs, formats.x)
+        let weights = self.slices as usize * (groups * outputs + gates) * (inputs + 1);
+        cost(read + weights + results + slopes + rows * gates, 2 * rows * inputs * (groups * outputs + gates))
+            .stored(read, formats.x)
             .stored(results, formats.y)
             .stored(slopes, formats.slope.unwrap_or_default())
     }
@@ -286,26 +456,35 @@ impl Params {
     }
 }
 
-fn forward(p: &Params, args: &mut Args) {
+/// y = x W + bias, not activated yet.
+fn product_and_bias(p: &Params, x: &[f32], w: &[f32], bias: &[f32], y: &mut [f32]) {
     let (rows, inputs, outputs, groups) = p.usizes();
-    let (x, w, bias) = (args.numbers(0), args.read::<f32>(1), args.read::<f32>(2));
-    let (mut y, mut slope) = (args.numbers_mut(3), (args.len() > 4).then(|| args.numbers_mut(4)));
-    let y = &mut *y;
     let columns = groups * outputs;
     let has_bias = p.flags & BIAS != 0;
     if has_bias {
         y.par_chunks_mut(columns * BLOCK).for_each(|rows| rows.chunks_exact_mut(columns).for_each(|r| r.copy_from_slice(bias)));
     }
     for g in 0..groups {
-        product([rows, outputs, inputs], (&x, p.x(g)), (w, p.w(g)), (&mut *y, p.y(g)), has_bias, Threads::All);
+        product([rows, outputs, inputs], (x, p.x(g)), (w, p.w(g)), (&mut *y, p.y(g)), has_bias, Threads::All);
     }
+}
+
+fn forward(p: &Params, args: &mut Args) {
+    let (x, w, bias) = (args.numbers(0), args.read(1), args.read(2));
+    let gates = if p.gate_outputs > 0 { 3 } else { 0 };
+    let of_gates = args.len() - gates;
     // The shader's second output, where it is `forward_keeping`.
+    let (mut y, mut slope) = (args.numbers_mut(3), (of_gates > 4).then(|| args.numbers_mut(4)));
+    product_and_bias(p, &x, w, bias, &mut y);
+    if gates > 0 {
+        product_and_bias(&p.of_gates(), &x, args.read(of_gates), args.read(of_gates + 1), args.write(of_gates + 2));
+    }
     let slope = slope.as_deref_mut().unwrap_or_default();
     match p.activation {
-        RELU => activate(y, slope, relu),
-        TANH => activate(y, slope, tanh),
-        GELU => activate(y, slope, gelu),
-        SILU => activate(y, slope, silu),
+        RELU => activate(&mut y, slope, relu),
+        TANH => activate(&mut y, slope, tanh),
+        GELU => activate(&mut y, slope, gelu),
+        SILU => activate(&mut y, slope, silu),
         _ => {}
     }
 }
@@ -390,22 +569,34 @@ fn before_activation<'a>(p: &Params, dy: &'a [f32], y: &[f32], scratch: &'a mut 
 }
 
 fn input_gradient(p: &Params, args: &mut Args) {
-    let (rows, inputs, outputs, groups) = p.usizes();
-    let (dy, y, w) = (args.read::<f32>(0), args.numbers(1), args.read::<f32>(2));
-    let dx = args.write::<f32>(3);
-    let d = before_activation(p, dy, &y, args.scratch(dy.len()));
-    for g in 0..groups {
-        let add = p.flags & ACCUMULATE != 0;
-        product([rows, inputs, outputs], (d, p.y(g)), (w, p.w(g).transposed()), (&mut *dx, p.x(g)), add, Threads::All);
+    fn add_product(p: &Params, d: &[f32], w: &[f32], dx: &mut [f32], add: bool) {
+        let (rows, inputs, outputs, groups) = p.usizes();
+        for g in 0..groups {
+            product([rows, inputs, outputs], (d, p.y(g)), (w, p.w(g).transposed()), (&mut *dx, p.x(g)), add, Threads::All);
+        }
+    }
+    let (dy, y, w, dx) = (args.read::<f32>(0), args.numbers(1), args.read(2), args.write(3));
+    let gates = (p.gate_outputs > 0).then(|| (args.read(4), args.read(5)));
+    add_product(p, before_activation(p, dy, &y, args.scratch(dy.len())), w, dx, p.flags & ACCUMULATE != 0);
+    if let Some((dz, w)) = gates {
+        add_product(&p.of_gates(), dz, w, dx, true);
     }
 }
 
 fn weight_gradient(p: &Params, args: &mut Args) {
-    let (rows, inputs, outputs, groups) = p.usizes();
     let (x, dy, y) = (args.numbers(0), args.read::<f32>(1), args.numbers(2));
-    let (dw, dbias) = (args.write::<f32>(3), args.write::<f32>(4));
+    let (dw, dbias) = (args.write(3), args.write(4));
+    let gates = (p.gate_outputs > 0).then(|| (args.read(5), args.write(6), args.write(7)));
+    weight_gradient_of(p, &x, before_activation(p, dy, &y, args.scratch(dy.len())), dw, dbias);
+    if let Some((dz, dw, dbias)) = gates {
+        weight_gradient_of(&p.of_gates(), &x, dz, dw, dbias);
+    }
+}
+
+/// dw and dbias of each slice by x and the gradient before the activation.
+fn weight_gradient_of(p: &Params, x: &[f32], d: &[f32], dw: &mut [f32], dbias: &mut [f32]) {
+    let (rows, inputs, outputs, groups) = p.usizes();
     let add = p.flags & ACCUMULATE != 0;
-    let d = before_activation(p, dy, &y, args.scratch(dy.len()));
     let columns = groups * outputs;
     let slices = dw.chunks_exact_mut(groups * inputs * outputs).zip(dbias.chunks_exact_mut(columns));
     for ((dw, dbias), first) in slices.zip((0..rows).step_by(p.slice as usize)) {
@@ -493,7 +684,37 @@ pub fn cases() -> Vec<Case> {
         let (inputs, outputs) = if i % 4 < 2 { (72, 136) } else { (70, 135) };
         let mut case = Case::new(format!("linear by tiles of {}, {slices} slices", tile.describe()), rows, move |s| {
             let shape = Linear { rows, groups, inputs, outputs, activation: Gelu, input_gradient: true };
-            layer(s, shape, normals, 1.0, if i == 0 { 2 } else { 1 });
+            layer(s, shape, (true, 0), normals, 1.0, if i == 0 { 2 } else { 1 });
+        });
+        case.limits.tiles = Tiles::always(Chosen { tile, slices });
+        cases.push(case);
+    }
+    // Gates beside a layer: few, as many as the layer has outputs, more than a tile has columns.
+    for (rows, inputs, outputs, gates, activation, bias) in [
+        (1, 1, 1, 1, Identity, true),
+        (65, 67, 129, 3, Identity, false),
+        (130, 33, 66, 6, Relu, true),
+        (130, 32, 128, 8, Gelu, true),
+        (67, 12, 68, 131, Silu, true),
+        (33, 70, 17, 17, Tanh, false),
+    ] {
+        for times in [1, 2] {
+            let name = format!(
+                "linear with gates {rows} rows, {inputs} x {outputs} and {gates}, {activation:?}, bias {bias}, {times} times"
+            );
+            let shape = Linear { rows, groups: 1, inputs, outputs, activation, input_gradient: true };
+            cases.push(Case::new(name, rows.max(inputs).max(outputs + gates), move |s| {
+                layer(s, shape, (bias, gates), normals, 1.0, times);
+            }));
+        }
+    }
+    for (i, tile) in TILES.into_iter().enumerate() {
+        let (rows, slices) = (150, SLICES[1 + i % 3]);
+        let (inputs, outputs) = if i % 4 < 2 { (70, 135) } else { (72, 136) };
+        let name = format!("linear with gates by tiles of {}, {slices} slices", tile.describe());
+        let mut case = Case::new(name, rows, move |s| {
+            let shape = Linear { rows, groups: 1, inputs, outputs, activation: Relu, input_gradient: true };
+            layer(s, shape, (true, 6), normals, 1.0, if i == 0 { 2 } else { 1 });
         });
         case.limits.tiles = Tiles::always(Chosen { tile, slices });
         cases.push(case);
@@ -530,20 +751,41 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// A layer applied `times` over to one input, with its outputs and gradients: `numbers` makes so many by a seed and a scale, `gradient` is that of dy.
-fn layer(s: &mut Setup, shape: Linear, numbers: impl Fn(u64, usize, f32) -> Vec<f32>, gradient: f32, times: u64) {
+/// A layer, with or without bias and so many gates, applied `times` over to one input, with its outputs and gradients: `numbers` makes so many by a seed
+/// and a scale, `gradient` is that of dy.
+fn layer(
+    s: &mut Setup,
+    shape: Linear,
+    (bias, gates): (bool, usize),
+    numbers: impl Fn(u64, usize, f32) -> Vec<f32>,
+    gradient: f32,
+    times: u64,
+) {
     let Linear { rows, groups, inputs, outputs, .. } = shape;
     let x = s.activation("x", rows, &numbers(1, rows * groups * inputs, 1.0));
     let w = s.state_tensor("w", &numbers(2, groups * inputs * outputs, 0.5));
-    let b = s.state_tensor("bias", &normals(3, groups * outputs, 0.5));
+    let b = bias.then(|| s.state_tensor("bias", &normals(3, groups * outputs, 0.5)));
+    let gates = (gates > 0).then(|| GateLayer {
+        w: s.state_tensor("gate w", &numbers(20, inputs * gates, 0.5)),
+        bias: s.state_tensor("gate bias", &normals(21, gates, 0.5)),
+        outputs: gates,
+    });
     for seed in 0..times {
         let dy = s.input(&numbers(4 + seed, rows * groups * outputs, gradient));
-        let y = linear(&mut s.graph, x, w, Some(b), shape);
+        let y = if let Some(gates) = gates {
+            let dz = s.input(&numbers(22 + seed, rows * gates.outputs, gradient));
+            let (y, z) = linear_with_gates(&mut s.graph, x, w, b, shape, gates);
+            s.graph.seed(z, dz);
+            s.graph.output(z);
+            y
+        } else {
+            linear(&mut s.graph, x, w, b, shape)
+        };
         s.graph.seed(y, dy);
         s.output_activation(y, rows);
     }
     s.graph.backward();
-    for t in [x, w, b] {
+    for t in [Some(x), Some(w), b, gates.map(|g| g.w), gates.map(|g| g.bias)].into_iter().flatten() {
         let d = s.graph.gradient(t);
         d.into_iter().for_each(|d| s.graph.output(d));
     }
@@ -553,17 +795,19 @@ fn layer(s: &mut Setup, shape: Linear, numbers: impl Fn(u64, usize, f32) -> Vec<
 fn by_matrices(tile: Tile) -> Vec<Case> {
     use Activation::{Gelu, Relu};
     let mut cases = Vec::new();
-    for (rows, groups, inputs, outputs, activation, slices, gradient) in [
-        (150, 2, 72, 136, Relu, 1, 1.0 / 256.0),
-        (300, 1, 70, 135, Relu, 2, 1.0 / 512.0),
-        (64, 1, 64, 128, Relu, 1, 1.0 / 64.0),
-        (33, 3, 16, 17, Relu, 1, 1.0 / 64.0),
-        (150, 2, 72, 136, Gelu, 1, 1.0 / 256.0),
+    for (rows, groups, inputs, outputs, gates, activation, slices, gradient) in [
+        (150, 2, 72, 136, 0, Relu, 1, 1.0 / 256.0),
+        (300, 1, 70, 135, 0, Relu, 2, 1.0 / 512.0),
+        (64, 1, 64, 128, 0, Relu, 1, 1.0 / 64.0),
+        (33, 3, 16, 17, 0, Relu, 1, 1.0 / 64.0),
+        (150, 2, 72, 136, 0, Gelu, 1, 1.0 / 256.0),
+        (150, 1, 72, 136, 8, Gelu, 1, 1.0 / 256.0),
+        (300, 1, 70, 135, 6, Relu, 2, 1.0 / 512.0),
         // Lost without a scale, and by it a normal number.
-        (1030, 1, 20, 24, Relu, 1, 1.0 / 524_288.0),
+        (1030, 1, 20, 24, 0, Relu, 1, 1.0 / 524_288.0),
     ] {
         let name = format!(
-            "matrices of {}: linear {rows} rows, {groups} x {inputs} x {outputs}, {activation:?}, {slices} slices, gradient {gradient}",
+            "matrices of {}: linear {rows} rows, {groups} x {inputs} x {outputs} and {gates} gates, {activation:?}, {slices} slices, gradient {gradient}",
             tile.depth
         );
         let mut case = Case::new(name, rows.max(inputs).max(outputs), move |s| {
@@ -572,7 +816,7 @@ fn by_matrices(tile: Tile) -> Vec<Case> {
             };
             let shape = Linear { rows, groups, inputs, outputs, activation, input_gradient: true };
             // Twice, so that gradients are added to.
-            layer(s, shape, held, gradient, 2);
+            layer(s, shape, (true, gates), held, gradient, 2);
         });
         case.limits.tiles = Tiles::always(Chosen { tile, slices });
         case.rel = if activation == Gelu { 2e-3 } else { case.rel };

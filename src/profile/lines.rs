@@ -48,8 +48,20 @@ pub struct Node {
 }
 
 /// Fields of `Params` that say how large a dispatch is, in the order in which shapes are written.
-const DIMENSIONS: [&str; 13] = [
-    "rows", "vectors", "tasks", "experts", "groups", "features", "dim", "inputs", "outputs", "width", "count", "offsets",
+const DIMENSIONS: [&str; 14] = [
+    "rows",
+    "vectors",
+    "tasks",
+    "experts",
+    "groups",
+    "features",
+    "dim",
+    "inputs",
+    "outputs",
+    "gate_outputs",
+    "width",
+    "count",
+    "offsets",
     "rounds",
 ];
 

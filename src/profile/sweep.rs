@@ -18,7 +18,7 @@ use crate::ops::dropout::{Dropout, dropout};
 use crate::ops::embedding_update::{self, ShardState, embedding_update};
 use crate::ops::gather::{Columns, Shard, gather};
 use crate::ops::layer_norm::{LayerNorm, layer_norm};
-use crate::ops::linear::{Linear, linear};
+use crate::ops::linear::{GateLayer, Linear, linear, linear_with_gates};
 use crate::ops::losses::{Logits, losses};
 use crate::ops::mixture::{Gates, MOST, Mixture, mixture};
 use crate::ops::report::{ContrastPart, report};
@@ -45,6 +45,7 @@ const ROWS_WIDTH: &[&[usize]] = &[&[2048, 64], &[8192, 64], &[8192, 512]];
 /// Of dim 64 as many rows as fit the 128 MiB that WebGPU promises a binding, with both moments.
 const EMBEDDING: &[&[usize]] = &[&[2048, 20, 16, 1_000_000], &[8192, 20, 16, 1_000_000], &[8192, 20, 64, 250_000]];
 const DENSE: &[&[usize]] = &[&[65_536], &[1_048_576], &[8_388_608]];
+const WITH_GATES: &[&[usize]] = &[&[2048, 1, 320, 512, 8], &[8192, 1, 320, 512, 8]];
 const LINEAR: &[&[usize]] =
     &[&[2048, 1, 320, 512], &[8192, 1, 320, 512], &[2048, 4, 128, 64], &[8192, 4, 128, 64], &[8192, 2, 64, 1]];
 
@@ -62,6 +63,16 @@ const FAMILIES: &[Family] = &[
             slice(s);
             dense_layer(s, d, Activation::Relu);
         },
+    },
+    Family {
+        dimensions: "rows x groups x inputs x outputs x gates",
+        sizes: WITH_GATES,
+        build: |s, d| gated_layer(s, d, Activation::Relu),
+    },
+    Family {
+        dimensions: "rows x groups x inputs x outputs x gates",
+        sizes: WITH_GATES,
+        build: |s, d| gated_layer(s, d, Activation::Gelu),
     },
     Family {
         dimensions: "rows x columns",
@@ -265,6 +276,20 @@ fn dense_layer(s: &mut Setup, d: &[usize], activation: Activation) {
     by_rows(s, rows, groups * inputs, |g, x| linear(g, x, w, Some(bias), shape));
 }
 
+fn gated_layer(s: &mut Setup, d: &[usize], activation: Activation) {
+    let &[rows, groups, inputs, outputs, gates] = d else { return };
+    let mut of = |name: &str, seed, len| s.state_tensor(name, &normals(seed, len, 0.1));
+    let (w, bias) = (of("w", 2, inputs * outputs), of("bias", 4, outputs));
+    let gates = GateLayer { w: of("gate w", 5, inputs * gates), bias: of("gate bias", 6, gates), outputs: gates };
+    let dz = of("dz", 7, rows * gates.outputs);
+    let shape = Linear { rows, groups, inputs, outputs, activation, input_gradient: true };
+    by_rows(s, rows, inputs, |g, x| {
+        let (y, z) = linear_with_gates(g, x, w, Some(bias), shape, gates);
+        g.seed(z, dz);
+        y
+    });
+}
+
 /// Has products summed in slices, whatever the device.
 fn slice(s: &mut Setup) {
     let tiles = Tiles::always(Chosen { tile: TILES[1], slices: SLICED });
@@ -391,8 +416,12 @@ pub fn kernels() -> Vec<Kernel> {
     let mut kernels: Vec<Kernel> = Vec::new();
     for (family, Family { dimensions, sizes, build }) in FAMILIES.iter().enumerate() {
         let mut setup = Setup::default();
-        // Few, but rows enough for slices of them.
-        let few = |dimension: &str| if dimension == "rows" { 32 } else { 2 };
+        // Few, but rows enough for slices of them, and one group, beside which gates may stand.
+        let few = |dimension: &str| match dimension {
+            "rows" => 32,
+            "groups" => 1,
+            _ => 2,
+        };
         let smallest: Vec<usize> = dimensions.split(" x ").map(few).collect();
         build(&mut setup, &smallest);
         for node in Plan::new(setup.graph).nodes {
@@ -431,6 +460,9 @@ fn sizes(text: &str, kernel: &Kernel) -> Result<Vec<usize>> {
     }
     if kernel.dimensions.starts_with("rows x tasks") && sizes[1] > MOST {
         return Err(Error::user(format!("--shape {text}: there are at most {MOST} tasks")));
+    }
+    if kernel.dimensions.ends_with("gates") && sizes[1] != 1 {
+        return Err(Error::user(format!("--shape {text}: gates stand beside a layer of one group, like {}", kernel.shapes[0])));
     }
     Ok(sizes)
 }
@@ -581,6 +613,8 @@ mod tests {
             assert_eq!(sizes(wrong, &of("linear")), Err(Error::user(message)));
         }
         assert!(sizes("64x8x64", &of("contrast, sampled")).is_err());
+        assert!(sizes("64x2x8x8x4", &of("linear_with_gates")).is_err());
+        assert_eq!(sizes("64x1x8x8x4", &of("linear_with_gates")), Ok(vec![64, 1, 8, 8, 4]));
         assert_eq!(sizes("64x8x63", &of("contrast, sampled")), Ok(vec![64, 8, 63]));
     }
 

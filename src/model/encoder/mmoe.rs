@@ -31,8 +31,7 @@ impl Encoder for Mmoe {
     }
 
     fn forward(&self, b: &mut Builder, x: Activations) -> Activations {
-        let f = self.experts.forward(b, x);
-        let logits = self.gates.forward(b, x, true);
+        let (f, logits) = self.experts.forward_with_gates(b, x, &self.gates);
         b.graph.scope("mixture");
         let shape = Mixture { rows: b.rows, experts: self.count, width: f.width, gates: Gates::all(TASKS, self.count) };
         let tensor = mixture(&mut b.graph, logits.tensor, f.tensor, shape);

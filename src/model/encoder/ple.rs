@@ -22,10 +22,8 @@ pub struct Ple {
 }
 
 struct Level {
-    /// One over the features, or one a group.
-    experts: Vec<Mlp>,
-    /// One over the features, or one a mixture.
-    gates: Vec<Layer>,
+    /// Experts with the gates that read the same input: those over the features, or each group's.
+    networks: Vec<(Mlp, Option<Layer>)>,
     ranges: Vec<Range<usize>>,
 }
 
@@ -45,19 +43,23 @@ impl Ple {
             let mlp = |name: &str, count: usize, inputs: usize, p: &mut Parameters| {
                 Mlp::shared(p, &format!("levels.{level}.{name}"), count, inputs, &model.hidden, Hidden::of(model))
             };
-            let (networks, gates) = if level == 0 {
+            let (networks, gates): (Vec<Mlp>, Vec<_>) = if level == 0 {
                 let gates: usize = mixtures.iter().map(|(_, range)| range.len()).sum();
                 let networks = vec![mlp("experts", experts, columns, parameters)];
-                (networks, vec![Layer::shared(parameters, "levels.0.gates", 1, columns, gates, None)])
+                (networks, vec![Some(Layer::shared(parameters, "levels.0.gates", 1, columns, gates, None))])
             } else {
                 let networks = GROUPS.iter().zip(counts).map(|(group, count)| mlp(group, count, width, parameters)).collect();
-                let gate = |(group, range): &(&str, Range<usize>)| {
-                    Layer::shared(parameters, &format!("levels.{level}.gates.{group}"), 1, width, range.len(), None)
+                // The last level has no shared gate.
+                let gate = |group: &str| {
+                    let (_, range) = mixtures.iter().find(|mixture| mixture.0 == group)?;
+                    let name = format!("levels.{level}.gates.{group}");
+                    Some(Layer::shared(parameters, &name, 1, width, range.len(), None))
                 };
-                (networks, mixtures.iter().map(gate).collect())
+                (networks, GROUPS.into_iter().map(gate).collect())
             };
+            let networks = networks.into_iter().zip(gates).collect();
             let ranges = mixtures.into_iter().map(|(_, range)| range).collect();
-            levels.push(Level { experts: networks, gates, ranges });
+            levels.push(Level { networks, ranges });
         }
         Ple { levels, experts, width }
     }
@@ -71,20 +73,28 @@ impl Encoder for Ple {
     fn forward(&self, b: &mut Builder, x: Activations) -> Activations {
         let rows = b.rows;
         self.levels.iter().enumerate().fold(x, |x, (number, level)| {
-            let (f, logits) = if number == 0 {
-                (level.experts[0].forward(b, x).tensor, level.gates[0].forward(b, x, true).tensor)
+            let inputs = if number == 0 {
+                vec![x]
             } else {
                 b.graph.scope(&format!("levels.{number}"));
                 let parts = split(&mut b.graph, x.tensor, rows, &[x.width; GROUPS.len()]);
-                let of = |tensor| Activations { tensor, groups: 1, width: x.width };
-                let f: Vec<_> = level.experts.iter().zip(&parts).map(|(e, &part)| e.forward(b, of(part)).tensor).collect();
-                // The last level has no shared gate.
-                let read: Vec<_> = if level.gates.len() == TASKS { vec![parts[0], parts[2]] } else { parts };
-                let logits: Vec<_> =
-                    level.gates.iter().zip(read).map(|(gate, part)| gate.forward(b, of(part), true).tensor).collect();
-                b.graph.scope(&format!("levels.{number}"));
-                (concat(&mut b.graph, &f, rows), concat(&mut b.graph, &logits, rows))
+                parts.into_iter().map(|tensor| Activations { tensor, groups: 1, width: x.width }).collect()
             };
+            let (mut f, mut logits) = (Vec::new(), Vec::new());
+            for ((experts, gates), input) in level.networks.iter().zip(inputs) {
+                if let Some(gates) = gates {
+                    let (of_experts, of_gates) = experts.forward_with_gates(b, input, gates);
+                    f.push(of_experts.tensor);
+                    logits.push(of_gates.tensor);
+                } else {
+                    f.push(experts.forward(b, input).tensor);
+                }
+            }
+            b.graph.scope(&format!("levels.{number}"));
+            let [f, logits] = [f, logits].map(|parts| match parts[..] {
+                [all] => all,
+                _ => concat(&mut b.graph, &parts, rows),
+            });
             b.graph.scope(&format!("levels.{number}.mixture"));
             let gates = Gates::new(&level.ranges);
             let shape = Mixture { rows, experts: self.experts, width: self.width, gates };
