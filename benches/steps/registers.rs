@@ -34,7 +34,7 @@ pub fn registers(wanted: Option<&str>, plans: impl FnOnce(Limits) -> Result<Vec<
     let Some(compiler) = Compiler::open(wanted)? else { return Ok(Value::Null) };
     println!("{}", compiler.name);
     let titles = COLUMNS.map(|(title, _)| format!("{title:>10}")).concat();
-    println!("{:<26}{:<50}{titles}", "kernel", "constants");
+    println!("{:<34}{:<50}{titles}", "kernel", "constants");
     let tiles = Tiles { kind: compiler.kind, ..Tiles::SOFTWARE };
     let plans = plans(Limits { binding_bytes: Limits::GUARANTEED_BINDING, tiles })?;
     let mut nodes: BTreeMap<(&str, String, String), &PlannedNode> = BTreeMap::new();
@@ -47,7 +47,7 @@ pub fn registers(wanted: Option<&str>, plans: impl FnOnce(Limits) -> Result<Vec<
         let statistics = compiler.statistics(node)?;
         let of = |names: &[&str]| names.iter().find_map(|&name| statistics.get(name)).map_or("n/a".into(), Value::to_string);
         let cells = COLUMNS.map(|(_, names)| format!("{:>10}", of(names))).concat();
-        println!("{kernel:<26}{constants:<50}{cells}");
+        println!("{kernel:<34}{constants:<50}{cells}");
         kernels.push(json!({ "kernel": kernel, "module": module, "constants": constants, "statistics": statistics }));
     }
     Ok(json!({ "device": compiler.name, "kernels": kernels }))

@@ -438,7 +438,7 @@ pub fn kernels() -> Vec<Kernel> {
 
 /// A line a kernel: name, what its sizes are of, an example.
 pub fn list() -> String {
-    let line = |k: Kernel| format!("{:<32} --shape {:<28} {}\n", k.name, k.shapes[0], k.dimensions);
+    let line = |k: Kernel| format!("{:<34} --shape {:<28} {}\n", k.name, k.shapes[0], k.dimensions);
     kernels().into_iter().map(line).collect()
 }
 
