@@ -5,7 +5,9 @@ use super::{Device, RING};
 use crate::graph::{Format, Input, Place, Plan, PlannedArg, StateBuffer, StateId, shared_slots};
 use crate::ops::{Access, Args, View};
 use crate::{Error, Result};
+use memmap2::MmapMut;
 use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
 use std::time::Instant;
 
 /// The device in words.
@@ -16,17 +18,17 @@ pub fn name() -> String {
 /// Buffers in host memory and programs of twins.
 pub struct Cpu {
     name: String,
-    state: Vec<Vec<u32>>,
+    state: Vec<Buffer>,
     programs: Vec<Program>,
     /// Activations, kept alive for the programs' views.
-    slots: Vec<Vec<u32>>,
+    slots: Vec<Buffer>,
     scratch: Vec<f32>,
     recorder: Recorder,
 }
 
 struct Program {
     plan: Plan,
-    inputs: Vec<Vec<u32>>,
+    inputs: Vec<Buffer>,
     views: Vec<Vec<View>>,
     outputs: Vec<View>,
     finished: VecDeque<Vec<Vec<f32>>>,
@@ -41,14 +43,14 @@ impl Cpu {
     ///
     /// Memory that is not there.
     pub fn new(state: &[StateBuffer], plans: Vec<Plan>) -> Result<Cpu> {
-        let mut state: Vec<Vec<u32>> = state.iter().map(|b| zeroed(b.len, &b.name)).collect::<Result<_>>()?;
-        let mut slots: Vec<Vec<u32>> =
-            shared_slots(&plans).into_iter().map(|len| zeroed(len, "activations")).collect::<Result<_>>()?;
+        let mut state: Vec<Buffer> = state.iter().map(|b| Buffer::new(b.len, &b.name)).collect::<Result<_>>()?;
+        let mut slots: Vec<Buffer> =
+            shared_slots(&plans).into_iter().map(|len| Buffer::new(len, "activations")).collect::<Result<_>>()?;
         let programs = plans
             .into_iter()
             .map(|plan| {
-                let mut inputs: Vec<Vec<u32>> =
-                    plan.inputs.iter().map(|&(_, len)| zeroed(len, "inputs")).collect::<Result<_>>()?;
+                let mut inputs: Vec<Buffer> =
+                    plan.inputs.iter().map(|&(_, len)| Buffer::new(len, "inputs")).collect::<Result<_>>()?;
                 let mut pointer = |place: Place| match place {
                     Place::Input(i, from) => inputs[i][from..].as_mut_ptr(),
                     Place::State(StateId(i), from) => state[i][from..].as_mut_ptr(),
@@ -79,7 +81,7 @@ impl Cpu {
         let program = &mut self.programs[program];
         assert_eq!(inputs.len(), program.inputs.len());
         for (to, from) in program.inputs.iter_mut().zip(inputs) {
-            bytemuck::cast_slice_mut(to)[..from.len()].copy_from_slice(from);
+            to.0[..from.len()].copy_from_slice(from);
         }
     }
 
@@ -93,19 +95,35 @@ impl Cpu {
     }
 }
 
-/// Zeroed words; large buffers are backed by untouched pages until used.
-fn zeroed(len: usize, what: &str) -> Result<Vec<u32>> {
-    let layout = std::alloc::Layout::array::<u32>(len)
-        .map_err(|_| Error::user(format!("{what}: {len} words are more than an address space holds")))?;
-    let mut probe: Vec<u8> = Vec::new();
-    if probe.try_reserve_exact(layout.size()).is_err() {
-        return Err(Error::user(format!(
-            "{what}: {} MiB of memory are not to be had; lower train.batch_size, features.dim or raise features.min_count",
-            layout.size() >> 20
-        )));
+/// Words that begin at a page, so that rows of a table which are as large as a cache line are one, not parts of two; untouched ones take no memory.
+struct Buffer(MmapMut);
+
+impl Buffer {
+    /// `len` words that are 0.
+    fn new(len: usize, what: &str) -> Result<Buffer> {
+        let bytes = len
+            .checked_mul(size_of::<u32>())
+            .ok_or_else(|| Error::user(format!("{what}: {len} words are more than an address space holds")))?;
+        MmapMut::map_anon(bytes).map(Buffer).map_err(|e| {
+            Error::user(format!(
+                "{what}: {} MiB of memory are not to be had ({e}); lower train.batch_size, features.dim or raise features.min_count",
+                bytes >> 20
+            ))
+        })
     }
-    drop(probe);
-    Ok(vec![0; len])
+}
+
+impl Deref for Buffer {
+    type Target = [u32];
+    fn deref(&self) -> &[u32] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u32] {
+        bytemuck::cast_slice_mut(&mut self.0)
+    }
 }
 
 impl Device for Cpu {
