@@ -197,6 +197,11 @@ fn correction(log_beta: f32, n: u32) -> f32 {
     -(f64::from(log_beta) * f64::from(n)).exp_m1() as f32
 }
 
+/// Rows that the CPU's update begins to read together.
+const AHEAD: usize = 16;
+/// Numbers of a cache line.
+const LINE: usize = 16;
+
 struct Sources<'a> {
     p: &'a Params,
     dx: &'a [f32],
@@ -205,13 +210,16 @@ struct Sources<'a> {
 }
 
 impl Sources<'_> {
+    /// Where in dx the gradient of occurrence `p` begins.
+    fn begins(&self, p: u32) -> usize {
+        let (b, f) = (p / self.p.features, p % self.p.features);
+        b as usize * self.p.columns as usize + (self.p.offset + f * self.p.dim) as usize
+    }
+
     fn sum_occurrences(&self, occurrences: &[u32], sum: &mut [f32]) {
-        let (features, columns, offset) = (self.p.features, self.p.columns as usize, self.p.offset as usize);
         sum.fill(0.0);
         for &p in occurrences {
-            let (b, f) = (p / features, p % features);
-            let from = b as usize * columns + offset + f as usize * sum.len();
-            sum.iter_mut().zip(&self.dx[from..]).for_each(|(sum, dx)| *sum += dx);
+            sum.iter_mut().zip(&self.dx[self.begins(p)..]).for_each(|(sum, dx)| *sum += dx);
         }
     }
 
@@ -281,7 +289,10 @@ impl Work<'_> {
             return;
         }
         with_row(dim, |g| {
-            for &segment in segments {
+            for (i, &segment) in segments.iter().enumerate() {
+                if i % AHEAD == 0 {
+                    self.begin(&segments[i..segments.len().min(i + AHEAD)], sources, widths);
+                }
                 sources.gradient(segment, g);
                 let row = segment[0] as usize - self.first;
                 let weights = &mut self.table[row * dim..][..dim];
@@ -294,6 +305,36 @@ impl Work<'_> {
                 );
             }
         });
+    }
+}
+
+impl Work<'_> {
+    /// Reads a number of every cache line that these rows take: they lie in memory in no order, so their reads overlap if all begin before the first
+    /// is used.
+    fn begin(&self, segments: &[[u32; 4]], sources: &Sources, (moment_width, step_width): (usize, usize)) {
+        let dim = sources.p.dim as usize;
+        let mut begun = 0;
+        for &[row, start, end, chunk] in segments {
+            let row = row as usize - self.first;
+            for at in (0..dim).step_by(LINE) {
+                begun ^= self.table[row * dim + at].to_bits();
+            }
+            for at in (0..moment_width).step_by(LINE) {
+                begun ^= self.moments[row * moment_width + at].to_bits();
+            }
+            if step_width > 0 {
+                begun ^= self.steps[row];
+            }
+            if chunk == u32::MAX {
+                for &p in &sources.occurrences[start as usize..end as usize] {
+                    let from = sources.begins(p);
+                    for at in (0..dim).step_by(LINE) {
+                        begun ^= sources.dx[from + at].to_bits();
+                    }
+                }
+            }
+        }
+        std::hint::black_box(begun);
     }
 }
 
