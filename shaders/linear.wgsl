@@ -291,17 +291,12 @@ fn weight_gradient(
         for (var r = 0u; r < ROWS; r++) {
             let own = block(&sums, id.xy, r * COLUMNS + c);
             for (var i = 0u; i < 4u; i++) {
-                let k = row_of(row, id.xy, r) + i;
-                if is_gate(n) {
-                    put_gate_dw(out, k, n, own[i]);
-                } else {
-                    put_dw(out, k, n, own[i]);
-                }
+                put_sums(out, row_of(row, id.xy, r) + i, n, own[i]);
             }
         }
     }
     if sums_bias {
-        put_dbias(out, bias_column, bias_sums);
+        put_bias_sums(out, bias_column, bias_sums);
     }
 }
 
@@ -326,7 +321,15 @@ fn dbias_before(out: u32, n: u32) -> vec4<f32> {
     return before;
 }
 
-fn put_dbias(out: u32, n: u32, value: vec4<f32>) {
+fn put_sums(out: u32, k: u32, n: u32, value: vec4<f32>) {
+    if is_gate(n) {
+        put_gate_dw(out, k, n, value);
+    } else {
+        put_dw(out, k, n, value);
+    }
+}
+
+fn put_bias_sums(out: u32, n: u32, value: vec4<f32>) {
     if is_gate(n) {
         put_gate_dbias(out, n, value);
         return;

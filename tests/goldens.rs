@@ -433,6 +433,20 @@ fn evaluation_is_without_dropout() {
     assert!(!names(&golden, false).contains(&"linear_keeping"));
 }
 
+#[test]
+fn experts_are_one_product_with_the_gates_that_read_the_same_input() {
+    for name in ["dropout_mmoe", "norm_ple", "batch_norm_ple"] {
+        let golden = goldens().into_iter().find(|g| g.name == name).unwrap();
+        let model = Model::new(&golden.config, &golden.schema, Choice::Cpu.limits()).unwrap();
+        for plan in [model.training_plan(70), model.inference_plan(70)] {
+            let of_gates: Vec<_> =
+                plan.nodes.iter().filter(|n| n.label.contains("gates")).map(|n| n.op.kernel().name).collect();
+            assert!(!of_gates.is_empty(), "{name}");
+            assert!(of_gates.iter().all(|kernel| kernel.ends_with("_with_gates")), "{name}: {of_gates:?}");
+        }
+    }
+}
+
 /// By running moments a row is scored as it is, whatever rows stand beside it; by the minibatch's, rows that are all the same would
 /// come to nothing.
 #[test]

@@ -139,6 +139,7 @@ fn linear_mixture_and_losses() {
         ("bias of gates", normals(5, 2 * experts, 0.5)),
         ("heads", normals(6, 2 * width, 0.5)),
         ("bias of heads", normals(7, 2, 0.5)),
+        ("another reader of x", normals(8, inputs * 2, 0.5)),
     ]);
     let layer = |groups, inputs, outputs| Linear {
         rows,
@@ -171,6 +172,8 @@ fn linear_mixture_and_losses() {
     chain.input(Input::Step, &[step]);
     let n = rows as f32;
     chain.weights.push([weights.ctr / n, weights.ctcvr / n, weights.cvr * inverse_clicks].repeat(rows));
+    let another = linear(&mut chain.graph, t[0], t[7], None, layer(1, inputs, 2));
+    chain.weigh(another);
     chain.check("linear, mixture, losses");
 }
 

@@ -5,7 +5,7 @@ mod common;
 use tauten::config::Activation;
 use tauten::device::gpu::{Adapter, Checks};
 use tauten::ops::check::{Case, Results, cases, normals};
-use tauten::ops::linear::{Linear, linear};
+use tauten::ops::linear::{GateLayer, Linear, linear, linear_with_gates};
 use tauten::ops::tile::{Chosen, Multiply, TILES, Tile, Tiles};
 
 /// A failure that is known to be a driver's.
@@ -160,7 +160,7 @@ fn tiles_by_subgroups_do_not_change_the_bits_of_a_product() {
         println!("skipped: TAUTEN_NO_GPU=1 is set");
         return;
     }
-    let (rows, groups, inputs, outputs) = (70, 2, 37, 21);
+    let (rows, groups, inputs, outputs, gates) = (70, 2, 37, 21, 6);
     let case = |tile: Tile| {
         let mut case = Case::new(tile.describe(), rows, move |s| {
             let x = s.state_tensor("x", &normals(1, rows * groups * inputs, 1.0));
@@ -170,9 +170,19 @@ fn tiles_by_subgroups_do_not_change_the_bits_of_a_product() {
             let shape = Linear { rows, groups, inputs, outputs, activation: Activation::Tanh, input_gradient: true };
             let y = linear(&mut s.graph, x, w, Some(b), shape);
             s.graph.seed(y, dy);
+            // Gates beside such a layer, whose tiles are others.
+            let gate_w = s.state_tensor("gate w", &normals(5, groups * inputs * gates, 0.5));
+            let gate_bias = s.state_tensor("gate bias", &normals(8, gates, 0.5));
+            let layer = GateLayer { w: gate_w, bias: gate_bias, outputs: gates };
+            let shape = Linear { groups: 1, inputs: groups * inputs, outputs, ..shape };
+            let (y2, z) = linear_with_gates(&mut s.graph, x, w, None, shape, layer);
+            let dz = s.input(&normals(6, rows * gates, 1.0));
+            let dy2 = s.input(&normals(7, rows * outputs, 1.0));
+            s.graph.seed(y2, dy2);
+            s.graph.seed(z, dz);
             s.graph.backward();
-            s.graph.output(y);
-            for t in [x, w, b] {
+            [y, y2, z].into_iter().for_each(|t| s.graph.output(t));
+            for t in [x, w, b, gate_w, gate_bias] {
                 let gradient = s.graph.gradient(t).expect("a gradient");
                 s.graph.output(gradient);
             }

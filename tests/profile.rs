@@ -382,7 +382,7 @@ fn tiles_are_measured_kept_and_taken() {
         let tiles = Tiles { tuned: Some(kept), ..choice.limits().tiles };
         assert_eq!(tiles.choose(choices[2].shape), choices[2].chosen);
     });
-    // The layers of a model need no data: experts and gates, hidden layers, towers, heads.
+    // The layers of a model need no data: experts, hidden layers, towers, heads.
     let work = work(&loaded(place()).config, Choice::Cpu.limits()).unwrap();
     assert!(work.iter().all(|w| w.shapes()[0].rows == 128) && work.len() > 4, "{work:?}");
     assert_eq!(work.iter().filter(|w| matches!(w, Work::Contrast(_))).count(), 1, "{work:?}");

@@ -374,9 +374,12 @@ fn table_size(options: &Options) -> Result<Value> {
 }
 
 /// The kernels that a step of the design shape spends its time in, each alone at its sizes (those of B = 2048 and 8192), against the
-/// device's roofs.
+/// device's roofs; layers without gates at the sizes of those with them as well.
 fn kernels(options: &Options) -> Result<Value> {
-    const KERNELS: [&str; 7] = [
+    const KERNELS: [&str; 10] = [
+        "linear_with_gates",
+        "linear_input_gradient_with_gates",
+        "linear_weight_gradient_with_gates",
         "linear",
         "linear_input_gradient",
         "linear_weight_gradient",

@@ -585,8 +585,8 @@ pub struct Train {
     /// How training stores activations: `f32`, or `f16` on devices whose shaders have 16-bit numbers. Gradients, parameters, sums and
     /// what is evaluated or predicted are f32 either way.
     pub activation_storage: Format,
-    /// An experiment: whether linear layers of a training step are multiplied by cooperative matrices, 16-bit numbers with sums in f32, on devices
-    /// that have them.
+    /// An experiment: whether linear layers of a training step, with the gates beside them, are multiplied by cooperative matrices, 16-bit numbers
+    /// with sums in f32, on devices that have them.
     pub cooperative_matrices: bool,
 }
 

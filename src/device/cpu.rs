@@ -101,7 +101,8 @@ impl Cpu {
 #[cfg(target_os = "linux")]
 const LARGE_PAGE: usize = 2 << 20;
 
-/// Words that begin at a page, so that rows of a table which are as large as a cache line are one, not parts of two; untouched ones take no memory.
+/// Words that begin at a page, so that rows of a table which are as large as a cache line are one, not parts of two; pages take no memory before they
+/// are touched.
 struct Buffer(MmapMut);
 
 impl Buffer {

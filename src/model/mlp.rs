@@ -148,7 +148,7 @@ impl Layer {
         let (w, gate_bias, Linear { outputs, activation, .. }) = gates.product(b, x, true);
         assert!(gates.norm.is_none() && activation == Activation::Identity, "{} are logits", gates.name);
         let of_gates = GateLayer { w, bias: gate_bias.expect("gates have biases"), outputs };
-        b.graph.scope(&format!("{} and {}", self.name, gates.name));
+        b.graph.scope(&format!("{} + {}", self.name, gates.name));
         let (y, logits) = linear_with_gates(&mut b.graph, x.tensor, weight, bias, shape, of_gates);
         b.graph.scope(&self.name);
         (self.finish(b, y), gates.finish(b, logits))

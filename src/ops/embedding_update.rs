@@ -306,11 +306,9 @@ impl Work<'_> {
             }
         });
     }
-}
 
-impl Work<'_> {
-    /// Reads a number of every cache line that these rows take: they lie in memory in no order, so their reads overlap if all begin before the first
-    /// is used.
+    /// Reads every 16th number of what these rows are made from, which is all of their cache lines where they begin at one: they lie in memory in no
+    /// order, so their reads overlap if all begin before the first is used.
     fn begin(&self, segments: &[[u32; 4]], sources: &Sources, (moment_width, step_width): (usize, usize)) {
         let dim = sources.p.dim as usize;
         let mut begun = 0;

@@ -329,12 +329,19 @@ fn put(
     let tile = chosen(g, Product::Forward).tile;
     g.push_rows(rows, &args, |block| tiled(kernels, Product::Forward, of(block, params), forward_formats, tile, rows));
     g.on_backward(move |g| {
+        let dz = gates.and_then(|(_, z)| g.gradient(z));
+        assert_eq!(
+            dz.is_some(),
+            gates.is_some() && g.gradient(y).is_some(),
+            "a gradient of gates, and of the layer beside them"
+        );
         let Some(dy) = g.gradient(y) else { return };
-        let of_gates = gates.map(|(gates, z)| {
-            let dz = g.gradient(z).expect("gates have a gradient where the layer beside them has one");
-            (gates, dz, [gates.w, gates.bias].map(|parameter| g.gradient_target(parameter).0))
-        });
         let (dw, accumulate) = g.gradient_target(w);
+        let of_gates = gates.zip(dz).map(|((gates, _), dz)| {
+            let targets = [gates.w, gates.bias].map(|parameter| g.gradient_target(parameter));
+            assert!(targets.iter().all(|target| target.1 == accumulate), "gates are applied as often as the layer beside them");
+            (gates, dz, targets.map(|target| target.0))
+        });
         let dbias = match bias {
             Some(bias) => g.gradient_target(bias).0,
             None => g.transient("unused", groups * outputs),
@@ -344,9 +351,14 @@ fn put(
         let choice = chosen(g, Product::WeightGradient);
         let (slice, slices) = choice.slices(rows);
         // Blocks of rows are slices already, one after the other.
-        let largest =
-            [rows * groups * inputs, rows * groups * outputs, rows * gate_outputs, slices * groups * inputs * outputs];
-        let fits = largest.iter().chain([&(slices * inputs * gate_outputs)]).all(|&len| !g.exceeds_binding(len));
+        let largest = [
+            rows * groups * inputs,
+            rows * groups * outputs,
+            rows * gate_outputs,
+            slices * groups * inputs * outputs,
+            slices * inputs * gate_outputs,
+        ];
+        let fits = largest.iter().all(|&len| !g.exceeds_binding(len));
         if slices > 1 && fits {
             let params = Params { slice: slice as u32, slices: slices as u32, ..params };
             let mut merges = Vec::new();
@@ -358,7 +370,7 @@ fn put(
                 parts
             };
             let mut args = vec![x, dy, slope];
-            args.extend(parts(g, [dw, dbias], params));
+            args.extend(parts(g, [dw, dbias], Params { gate_outputs: 0, ..params }));
             if let Some((_, dz, gradients)) = of_gates {
                 args.push(dz);
                 args.extend(parts(g, gradients, params.of_gates()));

@@ -67,7 +67,7 @@ impl Tile {
     }
 }
 
-/// Rows of a result for every column of few: of heads and gates.
+/// Rows of a result for every column of few: of heads.
 const NARROW: Tile = Tile::new([32, 4], [1, 1]);
 const SMALL: Tile = Tile::new([8, 8], [1, 1]);
 const SLIM: Tile = Tile::new([8, 16], [1, 1]);

@@ -30,14 +30,13 @@ impl Work {
 }
 
 /// Common sizes, for whoever names no configuration.
-pub const COMMON: [Work; 10] = [
+pub const COMMON: [Work; 9] = [
     Work::Layer([1024, 1, 320, 512]),
     Work::Layer([8192, 1, 320, 512]),
     Work::Layer([1024, 4, 128, 64]),
     Work::Layer([8192, 4, 128, 64]),
     Work::Layer([1024, 2, 64, 32]),
     Work::Layer([8192, 2, 64, 64]),
-    Work::Layer([8192, 1, 320, 8]),
     Work::Layer([8192, 2, 64, 1]),
     Work::Contrast([1024, 32]),
     Work::Contrast([4096, 64]),
