@@ -284,6 +284,7 @@ pub fn linear_with_gates(
     (put(g, x, w, bias, shape, Some((gates, z))), z)
 }
 
+/// The layer, and where there are gates, these with the tensor of their logits.
 fn put(
     g: &mut Graph,
     x: TensorId,
