@@ -171,18 +171,19 @@ fn tiles_by_subgroups_do_not_change_the_bits_of_a_product() {
             let y = linear(&mut s.graph, x, w, Some(b), shape);
             s.graph.seed(y, dy);
             // Gates beside such a layer, whose tiles are others.
+            let w2 = s.state_tensor("w beside gates", &normals(9, groups * inputs * outputs, 0.5));
             let gate_w = s.state_tensor("gate w", &normals(5, groups * inputs * gates, 0.5));
             let gate_bias = s.state_tensor("gate bias", &normals(8, gates, 0.5));
             let layer = GateLayer { w: gate_w, bias: gate_bias, outputs: gates };
             let shape = Linear { groups: 1, inputs: groups * inputs, outputs, ..shape };
-            let (y2, z) = linear_with_gates(&mut s.graph, x, w, None, shape, layer);
+            let (y2, z) = linear_with_gates(&mut s.graph, x, w2, None, shape, layer);
             let dz = s.input(&normals(6, rows * gates, 1.0));
             let dy2 = s.input(&normals(7, rows * outputs, 1.0));
             s.graph.seed(y2, dy2);
             s.graph.seed(z, dz);
             s.graph.backward();
             [y, y2, z].into_iter().for_each(|t| s.graph.output(t));
-            for t in [x, w, b, gate_w, gate_bias] {
+            for t in [x, w, b, w2, gate_w, gate_bias] {
                 let gradient = s.graph.gradient(t).expect("a gradient");
                 s.graph.output(gradient);
             }

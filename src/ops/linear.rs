@@ -338,15 +338,17 @@ fn put(
         );
         let Some(dy) = g.gradient(y) else { return };
         let (dw, accumulate) = g.gradient_target(w);
-        let of_gates = gates.zip(dz).map(|((gates, _), dz)| {
-            let targets = [gates.w, gates.bias].map(|parameter| g.gradient_target(parameter));
-            assert!(targets.iter().all(|target| target.1 == accumulate), "gates are applied as often as the layer beside them");
-            (gates, dz, targets.map(|target| target.0))
-        });
+        // One flag says of all parameters whether they are added to.
+        let target = |g: &mut Graph, parameter| {
+            let (target, adds) = g.gradient_target(parameter);
+            assert_eq!(adds, accumulate, "a layer's weights, biases and gates are applied equally often");
+            target
+        };
         let dbias = match bias {
-            Some(bias) => g.gradient_target(bias).0,
+            Some(bias) => target(g, bias),
             None => g.transient("unused", groups * outputs),
         };
+        let of_gates = gates.zip(dz).map(|((gates, _), dz)| (gates, dz, [gates.w, gates.bias].map(|p| target(g, p))));
         let slope_format = (shape.activation != Activation::Identity).then_some(output);
         let formats = Formats { x: input, y: Format::F32, slope: slope_format };
         let choice = chosen(g, Product::WeightGradient);
