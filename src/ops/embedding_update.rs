@@ -311,24 +311,18 @@ impl Work<'_> {
     /// order, so their reads overlap if all begin before the first is used.
     fn begin(&self, segments: &[[u32; 4]], sources: &Sources, (moment_width, step_width): (usize, usize)) {
         let dim = sources.p.dim as usize;
+        let lines = |row: &[f32]| row.iter().step_by(LINE).fold(0, |begun, number| begun ^ number.to_bits());
         let mut begun = 0;
         for &[row, start, end, chunk] in segments {
             let row = row as usize - self.first;
-            for at in (0..dim).step_by(LINE) {
-                begun ^= self.table[row * dim + at].to_bits();
-            }
-            for at in (0..moment_width).step_by(LINE) {
-                begun ^= self.moments[row * moment_width + at].to_bits();
-            }
+            begun ^= lines(&self.table[row * dim..][..dim]);
+            begun ^= lines(&self.moments[row * moment_width..][..moment_width]);
             if step_width > 0 {
                 begun ^= self.steps[row];
             }
             if chunk == u32::MAX {
                 for &p in &sources.occurrences[start as usize..end as usize] {
-                    let from = sources.begins(p);
-                    for at in (0..dim).step_by(LINE) {
-                        begun ^= sources.dx[from + at].to_bits();
-                    }
+                    begun ^= lines(&sources.dx[sources.begins(p)..][..dim]);
                 }
             }
         }

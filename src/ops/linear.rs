@@ -330,13 +330,9 @@ fn put(
     let tile = chosen(g, Product::Forward).tile;
     g.push_rows(rows, &args, |block| tiled(kernels, Product::Forward, of(block, params), forward_formats, tile, rows));
     g.on_backward(move |g| {
-        let dz = gates.and_then(|(_, z)| g.gradient(z));
-        assert_eq!(
-            dz.is_some(),
-            gates.is_some() && g.gradient(y).is_some(),
-            "a gradient of gates, and of the layer beside them"
-        );
-        let Some(dy) = g.gradient(y) else { return };
+        let (dy, dz) = (g.gradient(y), gates.and_then(|(_, z)| g.gradient(z)));
+        assert_eq!(dz.is_some(), gates.is_some() && dy.is_some(), "a gradient of gates, and of the layer beside them");
+        let Some(dy) = dy else { return };
         let (dw, accumulate) = g.gradient_target(w);
         // One flag says of all parameters whether they are added to.
         let target = |g: &mut Graph, parameter| {

@@ -67,12 +67,12 @@ const FAMILIES: &[Family] = &[
     Family {
         dimensions: "rows x groups x inputs x outputs x gates",
         sizes: WITH_GATES,
-        build: |s, d| gated_layer(s, d, Activation::Relu),
+        build: |s, d| dense_layer(s, d, Activation::Relu),
     },
     Family {
         dimensions: "rows x groups x inputs x outputs x gates",
         sizes: WITH_GATES,
-        build: |s, d| gated_layer(s, d, Activation::Gelu),
+        build: |s, d| dense_layer(s, d, Activation::Gelu),
     },
     Family {
         dimensions: "rows x columns",
@@ -268,22 +268,18 @@ fn by_rows(s: &mut Setup, rows: usize, columns: usize, op: impl Fn(&mut Graph, T
     s.graph.output(y);
 }
 
+/// A layer, and where there is a fifth size, so many gates beside it.
 fn dense_layer(s: &mut Setup, d: &[usize], activation: Activation) {
-    let &[rows, groups, inputs, outputs] = d else { return };
-    let w = s.state_tensor("w", &normals(2, groups * inputs * outputs, 0.1));
-    let bias = s.state_tensor("bias", &normals(4, groups * outputs, 0.1));
-    let shape = Linear { rows, groups, inputs, outputs, activation, input_gradient: true };
-    by_rows(s, rows, groups * inputs, |g, x| linear(g, x, w, Some(bias), shape));
-}
-
-fn gated_layer(s: &mut Setup, d: &[usize], activation: Activation) {
-    let &[rows, groups, inputs, outputs, gates] = d else { return };
+    let &[rows, groups, inputs, outputs, ref gates @ ..] = d else { return };
     let mut of = |name: &str, seed, len| s.state_tensor(name, &normals(seed, len, 0.1));
-    let (w, bias) = (of("w", 2, inputs * outputs), of("bias", 4, outputs));
-    let gates = GateLayer { w: of("gate w", 5, inputs * gates), bias: of("gate bias", 6, gates), outputs: gates };
-    let dz = of("dz", 7, rows * gates.outputs);
+    let (w, bias) = (of("w", 2, groups * inputs * outputs), of("bias", 4, groups * outputs));
+    let gates = gates.first().map(|&outputs| {
+        let (w, bias) = (of("gate w", 5, inputs * outputs), of("gate bias", 6, outputs));
+        (GateLayer { w, bias, outputs }, of("dz", 7, rows * outputs))
+    });
     let shape = Linear { rows, groups, inputs, outputs, activation, input_gradient: true };
-    by_rows(s, rows, inputs, |g, x| {
+    by_rows(s, rows, groups * inputs, |g, x| {
+        let Some((gates, dz)) = gates else { return linear(g, x, w, Some(bias), shape) };
         let (y, z) = linear_with_gates(g, x, w, Some(bias), shape, gates);
         g.seed(z, dz);
         y
