@@ -3,13 +3,13 @@
 use super::check::{Case, Setup, integers, normals};
 use super::columns::take;
 use super::gather::{Columns, Shard};
+use super::memory::{begin, rows_ahead, with_floats};
 use super::{Access, Args, Dispatch, Kernel, Shader, Variant, cost, fold, params, shader};
 use crate::config::{EmbeddingOptimizer, EmbeddingRule};
 use crate::data::batch::{CHUNK, PIECE, TableBatch};
 use crate::graph::{Graph, Input, Step, TensorId};
 use bytemuck::Zeroable;
 use rayon::prelude::*;
-use std::cell::RefCell;
 
 /// The buffers of one shard that an update changes.
 #[derive(Debug, Clone, Copy)]
@@ -197,11 +197,6 @@ fn correction(log_beta: f32, n: u32) -> f32 {
     -(f64::from(log_beta) * f64::from(n)).exp_m1() as f32
 }
 
-/// Rows that the CPU's update begins to read together.
-const AHEAD: usize = 16;
-/// Numbers of a cache line.
-const LINE: usize = 16;
-
 struct Sources<'a> {
     p: &'a Params,
     dx: &'a [f32],
@@ -214,6 +209,10 @@ impl Sources<'_> {
     fn begins(&self, p: u32) -> usize {
         let (b, f) = (p / self.p.features, p % self.p.features);
         b as usize * self.p.columns as usize + (self.p.offset + f * self.p.dim) as usize
+    }
+
+    fn begin_occurrences(&self, occurrences: &[u32]) {
+        occurrences.iter().for_each(|&p| begin(&self.dx[self.begins(p)..][..self.p.dim as usize]));
     }
 
     fn sum_occurrences(&self, occurrences: &[u32], sum: &mut [f32]) {
@@ -288,11 +287,12 @@ impl Work<'_> {
             rayon::join(|| a.split(left, sources, widths, update), || b.split(right, sources, widths, update));
             return;
         }
-        with_row(dim, |g| {
-            for (i, &segment) in segments.iter().enumerate() {
-                if i % AHEAD == 0 {
-                    self.begin(&segments[i..segments.len().min(i + AHEAD)], sources, widths);
-                }
+        let ahead = rows_ahead(2 * dim + moment_width + step_width);
+        with_floats(dim, |g| {
+            let mut next = segments.iter();
+            next.by_ref().take(ahead).for_each(|segment| self.begin(segment, sources, widths));
+            for &segment in segments {
+                next.next().into_iter().for_each(|segment| self.begin(segment, sources, widths));
                 sources.gradient(segment, g);
                 let row = segment[0] as usize - self.first;
                 let weights = &mut self.table[row * dim..][..dim];
@@ -307,36 +307,16 @@ impl Work<'_> {
         });
     }
 
-    /// Reads every 16th number of what these rows are made from, which is all of their cache lines where they begin at one: they lie in memory in no
-    /// order, so their reads overlap if all begin before the first is used.
-    fn begin(&self, segments: &[[u32; 4]], sources: &Sources, (moment_width, step_width): (usize, usize)) {
-        let dim = sources.p.dim as usize;
-        let lines = |row: &[f32]| row.iter().step_by(LINE).fold(0, |begun, number| begun ^ number.to_bits());
-        let mut begun = 0;
-        for &[row, start, end, chunk] in segments {
-            let row = row as usize - self.first;
-            begun ^= lines(&self.table[row * dim..][..dim]);
-            begun ^= lines(&self.moments[row * moment_width..][..moment_width]);
-            if step_width > 0 {
-                begun ^= self.steps[row];
-            }
-            if chunk == u32::MAX {
-                for &p in &sources.occurrences[start as usize..end as usize] {
-                    begun ^= lines(&sources.dx[sources.begins(p)..][..dim]);
-                }
-            }
+    /// Begins to read what a row is made from: its parts lie in memory in no order.
+    fn begin(&self, &[row, start, end, chunk]: &[u32; 4], sources: &Sources, (moment_width, step_width): (usize, usize)) {
+        let (row, dim) = (row as usize - self.first, sources.p.dim as usize);
+        begin(&self.table[row * dim..][..dim]);
+        begin(&self.moments[row * moment_width..][..moment_width]);
+        begin(&self.steps[row * step_width..][..step_width]);
+        if chunk == u32::MAX {
+            sources.begin_occurrences(&sources.occurrences[start as usize..end as usize]);
         }
-        std::hint::black_box(begun);
     }
-}
-
-/// Calls `f` with `dim` numbers of the thread's own, whatever they hold, so that no step allocates them. `f` must not wait for other tasks.
-fn with_row(dim: usize, f: impl FnOnce(&mut [f32])) {
-    thread_local!(static ROW: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) });
-    ROW.with_borrow_mut(|row| {
-        row.resize(row.len().max(dim), 0.0);
-        f(&mut row[..dim]);
-    });
 }
 
 fn chunk_sums(p: &Params, args: &mut Args) {
@@ -346,9 +326,13 @@ fn chunk_sums(p: &Params, args: &mut Args) {
     let sources = Sources { p, dx, sums: &[], occurrences };
     let chunks = &chunks[..segments[0][1] as usize];
     sums.par_chunks_exact_mut(p.dim as usize).with_min_len(16).zip(chunks).for_each(|(sum, &[start, end])| {
-        with_row(sum.len(), |piece| {
+        with_floats(sum.len(), |piece| {
             sum.fill(0.0);
-            for positions in occurrences[start as usize..end as usize].chunks(PIECE) {
+            let pieces = occurrences[start as usize..end as usize].chunks(PIECE);
+            let mut next = pieces.clone();
+            next.by_ref().take(2).for_each(|positions| sources.begin_occurrences(positions));
+            for positions in pieces {
+                next.next().into_iter().for_each(|positions| sources.begin_occurrences(positions));
                 sources.sum_occurrences(positions, piece);
                 sum.iter_mut().zip(&*piece).for_each(|(sum, piece)| *sum += piece);
             }

@@ -2,6 +2,7 @@
 
 use super::check::{Case, integers, normals};
 use super::columns::copy;
+use super::memory::{begin, rows_ahead};
 use super::{Access, Args, Dispatch, Kernel, Shader, Variant, cost, fold, params, shader, unit};
 use crate::graph::{Arg, Graph, TensorId};
 use rayon::prelude::*;
@@ -80,6 +81,9 @@ pub fn gather(g: &mut Graph, table: TensorId, ids: TensorId, x: TensorId, shape:
     });
 }
 
+/// Rows of the minibatch that one task of the twin gathers.
+const BLOCK: usize = 64;
+
 fn run_gather(p: &Params, args: &mut Args) {
     let (table, ids, mut x) = (args.read::<f32>(0), args.read::<u32>(1), args.numbers_mut(2));
     let (features, dim, columns, offset) = (p.features as usize, p.dim as usize, p.columns as usize, p.offset as usize);
@@ -88,12 +92,17 @@ fn run_gather(p: &Params, args: &mut Args) {
         let row = id.wrapping_sub(p.first);
         (row < p.count).then_some(row as usize * dim)
     };
-    x.par_chunks_exact_mut(columns).with_min_len(64).zip(ids.par_chunks_exact(features)).for_each(|(x, ids)| {
-        // Rows lie in memory in no order: their reads overlap if all begin before the first is copied.
-        std::hint::black_box(ids.iter().filter_map(row).fold(0, |begun, row| begun ^ table[row].to_bits()));
-        for (x, id) in x[offset..offset + features * dim].chunks_exact_mut(dim).zip(ids) {
-            if let Some(row) = row(id) {
-                x.copy_from_slice(&table[row..row + dim]);
+    // Rows lie in memory in no order.
+    let begin_row = |id: &u32| row(id).into_iter().for_each(|row| begin(&table[row..][..dim]));
+    x.par_chunks_mut(columns * BLOCK).zip(ids.par_chunks(features * BLOCK)).for_each(|(x, ids)| {
+        let mut next = ids.iter();
+        next.by_ref().take(rows_ahead(dim)).for_each(begin_row);
+        for (x, ids) in x.chunks_exact_mut(columns).zip(ids.chunks_exact(features)) {
+            for (x, id) in x[offset..][..features * dim].chunks_exact_mut(dim).zip(ids) {
+                next.next().into_iter().for_each(begin_row);
+                if let Some(row) = row(id) {
+                    x.copy_from_slice(&table[row..][..dim]);
+                }
             }
         }
     });

@@ -1,6 +1,7 @@
 //! Linear layers with bias and activation, for groups side by side: experts, towers, heads.
 
 use super::check::{Case, Setup, normals};
+use super::memory::with_floats;
 use super::product::{Matrix, Threads, product};
 use super::tile::{Chosen, MATRICES, Product, SLICES, Shape, TILES, Tile, Tiles};
 use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Shaders, Variant, add_parts, cost, fold, params, shader, unit};
@@ -63,6 +64,13 @@ const BIAS: u32 = 1;
 pub(super) const ACCUMULATE: u32 = 2;
 /// Rows and columns that one task of a twin handles; fixed, so that sums don't depend on the number of threads.
 const BLOCK: usize = 64;
+/// Rows that one task of a twin takes through a whole layer: few enough that what it makes of them is in a core's cache from one pass to the next, and that there
+/// are tasks for many threads; many enough that the weights are worth packing.
+fn rows_a_task(rows: usize) -> usize {
+    rows.div_ceil(16).clamp(32, 128)
+}
+/// Numbers of the gradient before the activation that are made and used before the next, for the same reason.
+const TOGETHER: usize = 1 << 18;
 
 /// The shaders of a layer's products, alone or with gates.
 macro_rules! shaders {
@@ -467,49 +475,54 @@ impl Params {
     }
 }
 
-/// y = x W + bias, not activated yet.
-fn product_and_bias(p: &Params, x: &[f32], w: &[f32], bias: &[f32], y: &mut [f32]) {
-    let (rows, inputs, outputs, groups) = p.usizes();
-    let columns = groups * outputs;
-    let has_bias = p.flags & BIAS != 0;
-    if has_bias {
-        y.par_chunks_mut(columns * BLOCK).for_each(|rows| rows.chunks_exact_mut(columns).for_each(|r| r.copy_from_slice(bias)));
-    }
-    for g in 0..groups {
-        product([rows, outputs, inputs], (x, p.x(g)), (w, p.w(g)), (&mut *y, p.y(g)), has_bias, Threads::All);
-    }
-}
-
 fn forward(p: &Params, args: &mut Args) {
     let (x, w, bias) = (args.numbers(0), args.read(1), args.read(2));
     let gates = if p.gate_outputs > 0 { 3 } else { 0 };
     let of_gates = args.len() - gates;
     // The shader's second output, where it is `forward_keeping`.
     let (mut y, mut slope) = (args.numbers_mut(3), (of_gates > 4).then(|| args.numbers_mut(4)));
-    product_and_bias(p, &x, w, bias, &mut y);
+    forward_of(p, &x, w, bias, &mut y, slope.as_deref_mut().unwrap_or_default());
     if gates > 0 {
-        product_and_bias(&p.of_gates(), &x, args.read(of_gates), args.read(of_gates + 1), args.write(of_gates + 2));
+        let (w, bias, z) = (args.read(of_gates), args.read(of_gates + 1), args.write(of_gates + 2));
+        forward_of(&p.of_gates(), &x, w, bias, z, &mut []);
     }
-    let slope = slope.as_deref_mut().unwrap_or_default();
-    match p.activation {
-        RELU => activate(&mut y, slope, relu),
-        TANH => activate(&mut y, slope, tanh),
-        GELU => activate(&mut y, slope, gelu),
-        SILU => activate(&mut y, slope, silu),
-        _ => {}
+}
+
+/// y = act(x W + bias); `slope` gets the activation's unless it is empty.
+fn forward_of(p: &Params, x: &[f32], w: &[f32], bias: &[f32], y: &mut [f32], slope: &mut [f32]) {
+    let (rows, inputs, outputs, groups) = p.usizes();
+    let (columns, a_task) = (groups * outputs, rows_a_task(rows));
+    let has_bias = p.flags & BIAS != 0;
+    let task = |x: &[f32], y: &mut [f32], slope: &mut [f32]| {
+        if has_bias {
+            y.chunks_exact_mut(columns).for_each(|row| row.copy_from_slice(bias));
+        }
+        let shape = [y.len() / columns, outputs, inputs];
+        for g in 0..groups {
+            product(shape, (x, p.x(g)), (w, p.w(g)), (&mut *y, p.y(g)), has_bias, Threads::One);
+        }
+        match p.activation {
+            RELU => activate(y, slope, relu),
+            TANH => activate(y, slope, tanh),
+            GELU => activate(y, slope, gelu),
+            SILU => activate(y, slope, silu),
+            _ => {}
+        }
+    };
+    let blocks = x.par_chunks(a_task * groups * inputs).zip(y.par_chunks_mut(a_task * columns));
+    if slope.is_empty() {
+        blocks.for_each(|(x, y)| task(x, y, &mut []));
+    } else {
+        blocks.zip(slope.par_chunks_mut(a_task * columns)).for_each(|((x, y), slope)| task(x, y, slope));
     }
 }
 
 /// Replaces each z by act(z); `slope` gets act'(z) unless it is empty.
-fn activate(z: &mut [f32], slope: &mut [f32], f: impl Fn(f32) -> (f32, f32) + Sync) {
-    let block = BLOCK * BLOCK;
+fn activate(z: &mut [f32], slope: &mut [f32], f: impl Fn(f32) -> (f32, f32)) {
     if slope.is_empty() {
-        z.par_chunks_mut(block).for_each(|z| z.iter_mut().for_each(|z| *z = f(*z).0));
-        return;
+        return z.iter_mut().for_each(|z| *z = f(*z).0);
     }
-    z.par_chunks_mut(block).zip(slope.par_chunks_mut(block)).for_each(|(z, slope)| {
-        z.iter_mut().zip(slope).for_each(|(z, slope)| (*z, *slope) = f(*z));
-    });
+    z.iter_mut().zip(slope).for_each(|(z, slope)| (*z, *slope) = f(*z));
 }
 
 /// act(z) and act'(z) of an activation by its number. Of NaN act is NaN, so that the loss shows it.
@@ -562,69 +575,86 @@ fn silu(z: f32) -> (f32, f32) {
     (z * s, s * (1.0 + z * rest))
 }
 
-/// The gradient before the activation, in `scratch` if it differs from `dy`; `y` holds slopes instead for `gelu` and `silu`.
-fn before_activation<'a>(p: &Params, dy: &'a [f32], y: &[f32], scratch: &'a mut [f32]) -> &'a [f32] {
-    fn fill(d: &mut [f32], dy: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32 + Sync) {
-        let block = BLOCK * BLOCK;
-        d.par_chunks_mut(block).zip(dy.par_chunks(block)).zip(y.par_chunks(block)).for_each(|((d, dy), y)| {
-            d.iter_mut().zip(dy).zip(y).for_each(|((d, &dy), &y)| *d = f(dy, y));
-        });
+/// The gradient before the activation; `y` holds slopes instead for `gelu` and `silu`.
+fn before_activation(p: &Params, dy: &[f32], y: &[f32], d: &mut [f32]) {
+    fn fill(d: &mut [f32], dy: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) {
+        d.iter_mut().zip(dy).zip(y).for_each(|((d, &dy), &y)| *d = f(dy, y));
     }
     match p.activation {
-        0 => return dy,
-        RELU => fill(scratch, dy, y, |dy, y| if y > 0.0 { dy } else { 0.0 }),
-        TANH => fill(scratch, dy, y, |dy, y| dy * (1.0 - y * y)),
-        _ => fill(scratch, dy, y, |dy, slope| dy * slope),
+        0 => d.copy_from_slice(dy),
+        RELU => fill(d, dy, y, |dy, y| if y > 0.0 { dy } else { 0.0 }),
+        TANH => fill(d, dy, y, |dy, y| dy * (1.0 - y * y)),
+        _ => fill(d, dy, y, |dy, slope| dy * slope),
     }
-    scratch
 }
 
 fn input_gradient(p: &Params, args: &mut Args) {
     fn add_product(p: &Params, d: &[f32], w: &[f32], dx: &mut [f32], add: bool) {
-        let (rows, inputs, outputs, groups) = p.usizes();
+        let (_, inputs, outputs, groups) = p.usizes();
+        let shape = [dx.len() / (groups * inputs), inputs, outputs];
         for g in 0..groups {
-            product([rows, inputs, outputs], (d, p.y(g)), (w, p.w(g).transposed()), (&mut *dx, p.x(g)), add, Threads::All);
+            product(shape, (d, p.y(g)), (w, p.w(g).transposed()), (&mut *dx, p.x(g)), add, Threads::One);
         }
     }
-    let (dy, y, w, dx) = (args.read::<f32>(0), args.numbers(1), args.read(2), args.write(3));
-    let gates = (p.gate_outputs > 0).then(|| (args.read(4), args.read(5)));
-    add_product(p, before_activation(p, dy, &y, args.scratch(dy.len())), w, dx, p.flags & ACCUMULATE != 0);
-    if let Some((dz, w)) = gates {
-        add_product(&p.of_gates(), dz, w, dx, true);
-    }
+    let (dy, y, w, dx) = (args.read::<f32>(0), args.numbers(1), args.read::<f32>(2), args.write::<f32>(3));
+    let gates = (p.gate_outputs > 0).then(|| (args.read::<f32>(4), args.read::<f32>(5)));
+    let (rows, inputs, outputs, groups) = p.usizes();
+    let (columns, a_task) = (groups * outputs, rows_a_task(rows));
+    let of_outputs = dy.par_chunks(a_task * columns).zip(y.par_chunks(a_task * columns));
+    let blocks = dx.par_chunks_mut(a_task * groups * inputs).zip(of_outputs);
+    blocks.enumerate().for_each(|(block, (dx, (dy, y)))| {
+        with_floats(dy.len(), |d| {
+            before_activation(p, dy, y, d);
+            add_product(p, d, w, dx, p.flags & ACCUMULATE != 0);
+        });
+        if let Some((dz, w)) = gates {
+            let gates = p.gate_outputs as usize;
+            add_product(&p.of_gates(), &dz[block * a_task * gates..][..dy.len() / columns * gates], w, dx, true);
+        }
+    });
 }
 
 fn weight_gradient(p: &Params, args: &mut Args) {
     let (x, dy, y) = (args.numbers(0), args.read::<f32>(1), args.numbers(2));
     let (dw, dbias) = (args.write(3), args.write(4));
     let gates = (p.gate_outputs > 0).then(|| (args.read(5), args.write(6), args.write(7)));
-    weight_gradient_of(p, &x, before_activation(p, dy, &y, args.scratch(dy.len())), dw, dbias);
+    weight_gradient_of(p, &x, dy, &y, dw, dbias, args);
     if let Some((dz, dw, dbias)) = gates {
-        weight_gradient_of(&p.of_gates(), &x, dz, dw, dbias);
+        weight_gradient_of(&p.of_gates(), &x, dz, dz, dw, dbias, args);
     }
 }
 
-/// dw and dbias of each slice by x and the gradient before the activation.
-fn weight_gradient_of(p: &Params, x: &[f32], d: &[f32], dw: &mut [f32], dbias: &mut [f32]) {
+/// dw and dbias of each slice.
+fn weight_gradient_of(p: &Params, x: &[f32], dy: &[f32], y: &[f32], dw: &mut [f32], dbias: &mut [f32], args: &mut Args) {
     let (rows, inputs, outputs, groups) = p.usizes();
-    let add = p.flags & ACCUMULATE != 0;
     let columns = groups * outputs;
+    let together = (TOGETHER / columns).clamp(1, rows);
+    let scratch = args.scratch(together * columns);
     let slices = dw.chunks_exact_mut(groups * inputs * outputs).zip(dbias.chunks_exact_mut(columns));
-    for ((dw, dbias), first) in slices.zip((0..rows).step_by(p.slice as usize)) {
-        let n = rows.min(first + p.slice as usize) - first;
-        let (x, d) = (&x[first * groups * inputs..], &d[first * columns..][..n * columns]);
-        for g in 0..groups {
-            product([inputs, outputs, n], (x, p.x(g).transposed()), (d, p.y(g)), (&mut *dw, p.w(g)), add, Threads::All);
+    for ((dw, dbias), slice) in slices.zip((0..rows).step_by(p.slice as usize)) {
+        let end = rows.min(slice + p.slice as usize);
+        for first in (slice..end).step_by(together) {
+            let add = first > slice || p.flags & ACCUMULATE != 0;
+            let n = end.min(first + together) - first;
+            let here = first * columns..(first + n) * columns;
+            let (x, dy, y) = (&x[first * groups * inputs..], &dy[here.clone()], &y[here]);
+            let d = &mut scratch[..n * columns];
+            let block = BLOCK * columns;
+            d.par_chunks_mut(block).zip(dy.par_chunks(block)).zip(y.par_chunks(block)).for_each(|((d, dy), y)| {
+                before_activation(p, dy, y, d);
+            });
+            let of_groups = dw.par_chunks_exact_mut(inputs * outputs).zip(dbias.par_chunks_exact_mut(outputs));
+            of_groups.enumerate().for_each(|(g, (dw, dbias))| {
+                let all = (&mut *dw, p.w(0));
+                product([inputs, outputs, n], (x, p.x(g).transposed()), (&*d, p.y(g)), all, add, Threads::All);
+                if !add {
+                    dbias.fill(0.0);
+                }
+                for row in d.chunks_exact(columns) {
+                    dbias.iter_mut().zip(&row[g * outputs..]).for_each(|(sum, d)| *sum += d);
+                }
+            });
         }
-        dbias.par_chunks_mut(BLOCK).enumerate().for_each(|(block, sums)| {
-            if !add {
-                sums.fill(0.0);
-            }
-            for row in d.chunks_exact(columns) {
-                let row = &row[block * BLOCK..][..sums.len()];
-                sums.iter_mut().zip(row).for_each(|(sum, d)| *sum += d);
-            }
-        });
     }
 }
 

@@ -20,6 +20,7 @@ pub mod interact;
 pub mod layer_norm;
 pub mod linear;
 pub mod losses;
+mod memory;
 pub mod mixture;
 pub mod normalize;
 mod params;
