@@ -1,24 +1,26 @@
 //! Loops that are compiled for more than one processor.
 
-/// A function whose body is compiled twice, for every processor of its architecture and for those with wider vectors and
-/// instructions that count bits (x86-64: AVX2, BMI, POPCNT); the processor that runs it decides. What its body calls must be
+/// A function whose body is compiled twice, for every processor of its architecture and for those with wider vectors, fused multiplications and
+/// instructions that count bits (x86-64: AVX2, FMA, BMI, POPCNT); the processor that runs it decides. What its body calls must be
 /// `#[inline(always)]`.
 ///
-/// Nothing is contracted to fused multiplications, so results do not depend on the processor.
+/// Nothing is fused but where the body asks for it by its constant `FUSED`, which says whether there is an instruction for it.
 macro_rules! vectorised {
     ($(#[$note:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
         $(#[$note])*
         fn $name($($arg: $type),*) $(-> $result)? {
             #[inline(always)]
-            fn body($($arg: $type),*) $(-> $result)? $body
+            #[allow(clippy::extra_unused_type_parameters)]
+            fn body<const FUSED: bool>($($arg: $type),*) $(-> $result)? $body
 
             #[cfg(target_arch = "x86_64")]
             {
-                #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+                #[target_feature(enable = "avx2,fma,bmi1,bmi2,popcnt")]
                 fn wide($($arg: $type),*) $(-> $result)? {
-                    body($($arg),*)
+                    body::<true>($($arg),*)
                 }
                 if std::arch::is_x86_feature_detected!("avx2")
+                    && std::arch::is_x86_feature_detected!("fma")
                     && std::arch::is_x86_feature_detected!("bmi1")
                     && std::arch::is_x86_feature_detected!("bmi2")
                     && std::arch::is_x86_feature_detected!("popcnt")
@@ -28,7 +30,7 @@ macro_rules! vectorised {
                     return unsafe { wide($($arg),*) };
                 }
             }
-            body($($arg),*)
+            body::<{ cfg!(target_arch = "aarch64") }>($($arg),*)
         }
     };
 }

@@ -13,7 +13,7 @@
 use super::check::{Case, integers, normals};
 use super::product::{Matrix, Threads, product};
 use super::tile::{CONTRAST_TILES, Chosen, Shape, Tile, Tiles};
-use super::vector::{exp, highest, sums};
+use super::vector::{exp, highest, multiply_add, sums};
 use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Shaders, Variant, add_parts, cost, fold, params, shader, unit};
 use crate::config::{Direction, Objective};
 use crate::graph::{Graph, Input, Step, TensorId};
@@ -284,9 +284,9 @@ impl Online {
 
     /// Joins sums of e^ and of e^ S that were made with `highest` taken from the exponents.
     #[inline(always)]
-    fn join(&mut self, highest: f32, [sum, product]: [f32; 2]) {
+    fn join<const FUSED: bool>(&mut self, highest: f32, [sum, product]: [f32; 2]) {
         let most = if highest > self.highest { highest } else { self.highest };
-        let (mine, theirs) = (exp(self.highest - most), exp(highest - most));
+        let (mine, theirs) = (exp::<FUSED>(self.highest - most), exp::<FUSED>(highest - most));
         (self.sum, self.product) = (self.sum * mine + sum * theirs, self.product * mine + product * theirs);
         self.highest = most;
     }
@@ -401,7 +401,7 @@ fn stats_tiled(p: &Params, args: &mut Args) {
         let mut online = Online { count: other.0[3], positive: other.1[0], ..Online::EMPTY };
         for columns in columns.chunks(4 * rows) {
             online.rival = online.rival.max(columns[rows + j]);
-            online.join(columns[j], [columns[2 * rows + j], columns[3 * rows + j]]);
+            online.join::<false>(columns[j], [columns[2 * rows + j], columns[3 * rows + j]]);
         }
         (*sums, *peaks) = online.parts();
     });
@@ -434,10 +434,10 @@ vectorised! {
         let most = online.rival.max(online.positive) * inverse;
         let most = if most > online.highest { most } else { online.highest };
         let sums = sums(s, |s| {
-            let e = exp(s * inverse - most);
+            let e = exp::<FUSED>(multiply_add::<FUSED>(s, inverse, -most));
             [e, e * s]
         });
-        online.join(most, sums);
+        online.join::<FUSED>(most, sums);
     }
 }
 
@@ -455,7 +455,7 @@ vectorised! {
         for c in 0..n {
             let x = most[c] * inverses[c];
             let x = if x > highest[c] { x } else { highest[c] };
-            let keep = exp(highest[c] - x);
+            let keep = exp::<FUSED>(highest[c] - x);
             sum[c] *= keep;
             product[c] *= keep;
             highest[c] = x;
@@ -463,9 +463,9 @@ vectorised! {
         for s in s.chunks_exact(PANEL) {
             let s = &s[..n];
             for c in 0..n {
-                let e = exp(s[c] * inverses[c] - highest[c]);
+                let e = exp::<FUSED>(multiply_add::<FUSED>(s[c], inverses[c], -highest[c]));
                 sum[c] += e;
-                product[c] += e * s[c];
+                product[c] = multiply_add::<FUSED>(e, s[c], product[c]);
             }
         }
     }
@@ -696,11 +696,13 @@ vectorised! {
         // A row that is no anchor saves its half of the work.
         if weight == 0.0 {
             for c in 0..n {
-                s[c] = weights[c] * exp(s[c] * inverses[c] - lses[c]);
+                s[c] = weights[c] * exp::<FUSED>(multiply_add::<FUSED>(s[c], inverses[c], -lses[c]));
             }
         } else {
             for c in 0..n {
-                s[c] = weight * exp(s[c] * inverse - lse) + weights[c] * exp(s[c] * inverses[c] - lses[c]);
+                let mine = weight * exp::<FUSED>(multiply_add::<FUSED>(s[c], inverse, -lse));
+                let theirs = exp::<FUSED>(multiply_add::<FUSED>(s[c], inverses[c], -lses[c]));
+                s[c] = multiply_add::<FUSED>(weights[c], theirs, mine);
             }
         }
     }
