@@ -1,7 +1,7 @@
 //! Loops that are compiled for more than one processor.
 
-/// A function whose body is compiled twice, for every processor of its architecture and for those with wider vectors, fused multiplications and
-/// instructions that count bits (x86-64: AVX2, FMA, BMI, POPCNT); the processor that runs it decides. What its body calls must be
+/// A function whose body is compiled for every processor of its architecture and, on x86-64, once more for those with wider vectors, fused multiplications and
+/// instructions that count bits (AVX2, FMA, BMI, POPCNT); the processor that runs it decides. What its body calls must be
 /// `#[inline(always)]`.
 ///
 /// Nothing is fused but where the body asks for it by its constant `FUSED`, which says whether there is an instruction for it.
@@ -10,7 +10,6 @@ macro_rules! vectorised {
         $(#[$note])*
         fn $name($($arg: $type),*) $(-> $result)? {
             #[inline(always)]
-            #[allow(clippy::extra_unused_type_parameters)]
             fn body<const FUSED: bool>($($arg: $type),*) $(-> $result)? $body
 
             #[cfg(target_arch = "x86_64")]

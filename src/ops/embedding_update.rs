@@ -3,7 +3,7 @@
 use super::check::{Case, Setup, integers, normals};
 use super::columns::take;
 use super::gather::{Columns, Shard};
-use super::memory::{begin, rows_ahead, with_floats};
+use super::memory::{prefetch, turns_ahead, with_floats};
 use super::{Access, Args, Dispatch, Kernel, Shader, Variant, cost, fold, params, shader};
 use crate::config::{EmbeddingOptimizer, EmbeddingRule};
 use crate::data::batch::{CHUNK, PIECE, TableBatch};
@@ -211,8 +211,8 @@ impl Sources<'_> {
         b as usize * self.p.columns as usize + (self.p.offset + f * self.p.dim) as usize
     }
 
-    fn begin_occurrences(&self, occurrences: &[u32]) {
-        occurrences.iter().for_each(|&p| begin(&self.dx[self.begins(p)..][..self.p.dim as usize]));
+    fn prefetch_occurrences(&self, occurrences: &[u32]) {
+        occurrences.iter().for_each(|&p| prefetch(&self.dx[self.begins(p)..][..self.p.dim as usize]));
     }
 
     fn sum_occurrences(&self, occurrences: &[u32], sum: &mut [f32]) {
@@ -287,12 +287,12 @@ impl Work<'_> {
             rayon::join(|| a.split(left, sources, widths, update), || b.split(right, sources, widths, update));
             return;
         }
-        let ahead = rows_ahead(2 * dim + moment_width + step_width);
+        let ahead = turns_ahead(&[dim, dim, moment_width, step_width]);
         with_floats(dim, |g| {
             let mut next = segments.iter();
-            next.by_ref().take(ahead).for_each(|segment| self.begin(segment, sources, widths));
+            next.by_ref().take(ahead).for_each(|segment| self.prefetch(segment, sources, widths));
             for &segment in segments {
-                next.next().into_iter().for_each(|segment| self.begin(segment, sources, widths));
+                next.next().into_iter().for_each(|segment| self.prefetch(segment, sources, widths));
                 sources.gradient(segment, g);
                 let row = segment[0] as usize - self.first;
                 let weights = &mut self.table[row * dim..][..dim];
@@ -307,14 +307,14 @@ impl Work<'_> {
         });
     }
 
-    /// Begins to read what a row is made from: its parts lie in memory in no order.
-    fn begin(&self, &[row, start, end, chunk]: &[u32; 4], sources: &Sources, (moment_width, step_width): (usize, usize)) {
+    /// Asks for what a row is made from: its parts lie in memory in no order.
+    fn prefetch(&self, &[row, start, end, chunk]: &[u32; 4], sources: &Sources, (moment_width, step_width): (usize, usize)) {
         let (row, dim) = (row as usize - self.first, sources.p.dim as usize);
-        begin(&self.table[row * dim..][..dim]);
-        begin(&self.moments[row * moment_width..][..moment_width]);
-        begin(&self.steps[row * step_width..][..step_width]);
+        prefetch(&self.table[row * dim..][..dim]);
+        prefetch(&self.moments[row * moment_width..][..moment_width]);
+        prefetch(&self.steps[row * step_width..][..step_width]);
         if chunk == u32::MAX {
-            sources.begin_occurrences(&sources.occurrences[start as usize..end as usize]);
+            sources.prefetch_occurrences(&sources.occurrences[start as usize..end as usize]);
         }
     }
 }
@@ -330,9 +330,11 @@ fn chunk_sums(p: &Params, args: &mut Args) {
             sum.fill(0.0);
             let pieces = occurrences[start as usize..end as usize].chunks(PIECE);
             let mut next = pieces.clone();
-            next.by_ref().take(2).for_each(|positions| sources.begin_occurrences(positions));
+            next.by_ref()
+                .take(turns_ahead(&[piece.len(); PIECE]))
+                .for_each(|positions| sources.prefetch_occurrences(positions));
             for positions in pieces {
-                next.next().into_iter().for_each(|positions| sources.begin_occurrences(positions));
+                next.next().into_iter().for_each(|positions| sources.prefetch_occurrences(positions));
                 sources.sum_occurrences(positions, piece);
                 sum.iter_mut().zip(&*piece).for_each(|(sum, piece)| *sum += piece);
             }

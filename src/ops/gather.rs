@@ -2,7 +2,7 @@
 
 use super::check::{Case, integers, normals};
 use super::columns::copy;
-use super::memory::{begin, rows_ahead};
+use super::memory::{prefetch, turns_ahead};
 use super::{Access, Args, Dispatch, Kernel, Shader, Variant, cost, fold, params, shader, unit};
 use crate::graph::{Arg, Graph, TensorId};
 use rayon::prelude::*;
@@ -93,13 +93,13 @@ fn run_gather(p: &Params, args: &mut Args) {
         (row < p.count).then_some(row as usize * dim)
     };
     // Rows lie in memory in no order.
-    let begin_row = |id: &u32| row(id).into_iter().for_each(|row| begin(&table[row..][..dim]));
+    let prefetch_row = |id: &u32| row(id).into_iter().for_each(|row| prefetch(&table[row..][..dim]));
     x.par_chunks_mut(columns * BLOCK).zip(ids.par_chunks(features * BLOCK)).for_each(|(x, ids)| {
         let mut next = ids.iter();
-        next.by_ref().take(rows_ahead(dim)).for_each(begin_row);
+        next.by_ref().take(turns_ahead(&[dim])).for_each(prefetch_row);
         for (x, ids) in x.chunks_exact_mut(columns).zip(ids.chunks_exact(features)) {
             for (x, id) in x[offset..][..features * dim].chunks_exact_mut(dim).zip(ids) {
-                next.next().into_iter().for_each(begin_row);
+                next.next().into_iter().for_each(prefetch_row);
                 if let Some(row) = row(id) {
                     x.copy_from_slice(&table[row..][..dim]);
                 }

@@ -62,15 +62,18 @@ const SILU: u32 = 4;
 
 const BIAS: u32 = 1;
 pub(super) const ACCUMULATE: u32 = 2;
-/// Rows and columns that one task of a twin handles; fixed, so that sums don't depend on the number of threads.
+/// Rows or columns that one task of a twin handles where it goes through them number by number.
 const BLOCK: usize = 64;
-/// Rows that one task of a twin takes through a whole layer: few enough that what it makes of them is in a core's cache from one pass to the next, and that there
-/// are tasks for many threads; many enough that the weights are worth packing.
+
+/// Numbers of the gradient before the activation that a weight gradient makes and uses before the next, so that they are in the processor's caches still.
+const TOGETHER: usize = 1 << 18;
+
+/// Rows that one task of a twin takes through a whole layer: few enough that what it makes of them is in a core's cache from one pass to the next and that there are
+/// tasks for 8 to 16 threads in small minibatches; many enough that the weights are worth packing. Not by the number of threads, since the shape of a
+/// product decides in which order it is summed.
 fn rows_a_task(rows: usize) -> usize {
     rows.div_ceil(16).clamp(32, 128)
 }
-/// Numbers of the gradient before the activation that are made and used before the next, for the same reason.
-const TOGETHER: usize = 1 << 18;
 
 /// The shaders of a layer's products, alone or with gates.
 macro_rules! shaders {
@@ -575,17 +578,18 @@ fn silu(z: f32) -> (f32, f32) {
     (z * s, s * (1.0 + z * rest))
 }
 
-/// The gradient before the activation; `y` holds slopes instead for `gelu` and `silu`.
-fn before_activation(p: &Params, dy: &[f32], y: &[f32], d: &mut [f32]) {
+/// The gradient before the activation, in `d` if it differs from `dy`; `y` holds slopes instead for `gelu` and `silu`.
+fn before_activation<'a>(p: &Params, dy: &'a [f32], y: &[f32], d: &'a mut [f32]) -> &'a [f32] {
     fn fill(d: &mut [f32], dy: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) {
         d.iter_mut().zip(dy).zip(y).for_each(|((d, &dy), &y)| *d = f(dy, y));
     }
     match p.activation {
-        0 => d.copy_from_slice(dy),
+        0 => return dy,
         RELU => fill(d, dy, y, |dy, y| if y > 0.0 { dy } else { 0.0 }),
         TANH => fill(d, dy, y, |dy, y| dy * (1.0 - y * y)),
         _ => fill(d, dy, y, |dy, slope| dy * slope),
     }
+    d
 }
 
 fn input_gradient(p: &Params, args: &mut Args) {
@@ -604,7 +608,7 @@ fn input_gradient(p: &Params, args: &mut Args) {
     let blocks = dx.par_chunks_mut(a_task * groups * inputs).zip(of_outputs);
     blocks.enumerate().for_each(|(block, (dx, (dy, y)))| {
         with_floats(dy.len(), |d| {
-            before_activation(p, dy, y, d);
+            let d = before_activation(p, dy, y, d);
             add_product(p, d, w, dx, p.flags & ACCUMULATE != 0);
         });
         if let Some((dz, w)) = gates {
@@ -638,22 +642,33 @@ fn weight_gradient_of(p: &Params, x: &[f32], dy: &[f32], y: &[f32], dw: &mut [f3
             let n = end.min(first + together) - first;
             let here = first * columns..(first + n) * columns;
             let (x, dy, y) = (&x[first * groups * inputs..], &dy[here.clone()], &y[here]);
-            let d = &mut scratch[..n * columns];
             let block = BLOCK * columns;
-            d.par_chunks_mut(block).zip(dy.par_chunks(block)).zip(y.par_chunks(block)).for_each(|((d, dy), y)| {
-                before_activation(p, dy, y, d);
-            });
-            let of_groups = dw.par_chunks_exact_mut(inputs * outputs).zip(dbias.par_chunks_exact_mut(outputs));
-            of_groups.enumerate().for_each(|(g, (dw, dbias))| {
-                let all = (&mut *dw, p.w(0));
-                product([inputs, outputs, n], (x, p.x(g).transposed()), (&*d, p.y(g)), all, add, Threads::All);
-                if !add {
-                    dbias.fill(0.0);
-                }
-                for row in d.chunks_exact(columns) {
-                    dbias.iter_mut().zip(&row[g * outputs..]).for_each(|(sum, d)| *sum += d);
-                }
-            });
+            let d = if p.activation == 0 {
+                dy
+            } else {
+                let d = &mut scratch[..n * columns];
+                d.par_chunks_mut(block).zip(dy.par_chunks(block)).zip(y.par_chunks(block)).for_each(|((d, dy), y)| {
+                    before_activation(p, dy, y, d);
+                });
+                d
+            };
+            let products = || {
+                dw.par_chunks_exact_mut(inputs * outputs).enumerate().for_each(|(g, dw)| {
+                    let shape = [inputs, outputs, n];
+                    product(shape, (x, p.x(g).transposed()), (d, p.y(g)), (dw, p.w(0)), add, Threads::All);
+                });
+            };
+            let sums = || {
+                dbias.par_chunks_mut(BLOCK).enumerate().for_each(|(block, sums)| {
+                    if !add {
+                        sums.fill(0.0);
+                    }
+                    for row in d.chunks_exact(columns) {
+                        sums.iter_mut().zip(&row[block * BLOCK..]).for_each(|(sum, d)| *sum += d);
+                    }
+                });
+            };
+            rayon::join(products, sums);
         }
     }
 }
@@ -686,6 +701,8 @@ pub fn cases() -> Vec<Case> {
         (65, 1, 68, 132, Identity, false),
         (130, 4, 32, 20, Relu, true),
         (67, 2, 12, 68, Silu, true),
+        // The twin's gradient before the activation in two parts, and tasks of more than the fewest rows.
+        (600, 1, 3, 512, Relu, true),
     ] {
         for twice in [false, true] {
             let name =

@@ -22,8 +22,10 @@ pub(super) fn exp<const FUSED: bool>(x: f32) -> f32 {
     let n = shifted - ROUND;
     let r = multiply_add::<FUSED>(n, -0.693_359_4, x);
     let r = multiply_add::<FUSED>(n, 2.121_944_4e-4, r);
-    let coefficients = [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
-    let p = coefficients.iter().fold(1.987_569_1e-4, |p, &c| multiply_add::<FUSED>(p, r, c));
+    let mut p = 1.987_569_1e-4;
+    for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        p = multiply_add::<FUSED>(p, r, coefficient);
+    }
     let y = multiply_add::<FUSED>(p, r * r, r) + 1.0;
     let power = f32::from_bits(0x3f80_0000u32.wrapping_add(shifted.to_bits() << 23));
     if low { 0.0 } else { y * power }
