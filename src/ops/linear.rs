@@ -652,23 +652,18 @@ fn weight_gradient_of(p: &Params, x: &[f32], dy: &[f32], y: &[f32], dw: &mut [f3
                 });
                 d
             };
-            let products = || {
-                dw.par_chunks_exact_mut(inputs * outputs).enumerate().for_each(|(g, dw)| {
-                    let shape = [inputs, outputs, n];
-                    product(shape, (x, p.x(g).transposed()), (d, p.y(g)), (dw, p.w(0)), add, Threads::All);
-                });
-            };
-            let sums = || {
-                dbias.par_chunks_mut(BLOCK).enumerate().for_each(|(block, sums)| {
-                    if !add {
-                        sums.fill(0.0);
-                    }
-                    for row in d.chunks_exact(columns) {
-                        sums.iter_mut().zip(&row[block * BLOCK..]).for_each(|(sum, d)| *sum += d);
-                    }
-                });
-            };
-            rayon::join(products, sums);
+            dw.par_chunks_exact_mut(inputs * outputs).enumerate().for_each(|(g, dw)| {
+                let shape = [inputs, outputs, n];
+                product(shape, (x, p.x(g).transposed()), (d, p.y(g)), (dw, p.w(0)), add, Threads::All);
+            });
+            dbias.par_chunks_mut(BLOCK).enumerate().for_each(|(block, sums)| {
+                if !add {
+                    sums.fill(0.0);
+                }
+                for row in d.chunks_exact(columns) {
+                    sums.iter_mut().zip(&row[block * BLOCK..]).for_each(|(sum, d)| *sum += d);
+                }
+            });
         }
     }
 }
