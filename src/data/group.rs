@@ -2,8 +2,8 @@
 //!
 //! Nothing is sorted. A bit for each table row says which rows occur, so that the unique ones come out ascending, and counting the bits
 //! below a row's gives its number among them. No branch depends on an id; where one number would be read, changed and read again
-//! at once, as those of frequent ids are, it is kept in parts or taken apart from the reading. Of a table only those rows are looked at that
-//! lie near one that occurs, so the work goes by the minibatch.
+//! at once, as those of frequent ids are, it is kept in parts or taken apart from the reading. Of a table that is large
+//! beside the minibatch only those rows are looked at that lie near one that occurs, so the work goes by the minibatch.
 
 use super::batch::{CHUNK, PIECE, TableBatch, TableLayout};
 use crate::processor::vectorised;
@@ -67,7 +67,7 @@ pub struct Grouper {
 struct Scratch {
     /// For each 64 ids which of them occur; all 0 between features.
     bits: Vec<[u64; PARTS]>,
-    /// For each [`MARKED`] words of bits: 1 where one of them is not 0.
+    /// For each [`MARKED`] words of bits: 1 where one of them may be other than 0.
     marks: Vec<u8>,
     words: Vec<Word>,
     /// For each id its number among the unique ones, and how many times it occurs before.
@@ -135,12 +135,16 @@ vectorised! {
             for part in 0..PARTS {
                 let id = quad[part] as usize;
                 bits[id / 64][part] |= 1 << (id % 64);
-                marks[id / (64 * MARKED)] = 1;
             }
         }
         for &id in rest {
             bits[id as usize / 64][0] |= 1 << (id % 64);
-            marks[id as usize / (64 * MARKED)] = 1;
+        }
+        // Where ids outnumber the words, most words have one: looking at all costs less than marking.
+        if step.size > 64 * ids.len() {
+            ids.iter().for_each(|&id| marks[id as usize / (64 * MARKED)] = 1);
+        } else {
+            marks.fill(1);
         }
 
         let mut unique = 0;
