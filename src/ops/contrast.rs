@@ -13,7 +13,7 @@
 use super::check::{Case, integers, normals};
 use super::product::{Matrix, Threads, product};
 use super::tile::{CONTRAST_TILES, Chosen, Shape, Tile, Tiles};
-use super::vector::{exp, highest, multiply_add, sums};
+use super::vector::{exp, highest, larger, multiply_add, sums};
 use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Shaders, Variant, add_parts, cost, fold, params, shader, unit};
 use crate::config::{Direction, Objective};
 use crate::graph::{Graph, Input, Step, TensorId};
@@ -285,7 +285,7 @@ impl Online {
     /// Joins sums of e^ and of e^ S that were made with `highest` taken from the exponents.
     #[inline(always)]
     fn join<const FUSED: bool>(&mut self, highest: f32, [sum, product]: [f32; 2]) {
-        let most = if highest > self.highest { highest } else { self.highest };
+        let most = larger(self.highest, highest);
         let (mine, theirs) = (exp::<FUSED>(self.highest - most), exp::<FUSED>(highest - most));
         (self.sum, self.product) = (self.sum * mine + sum * theirs, self.product * mine + product * theirs);
         self.highest = most;
@@ -418,12 +418,18 @@ vectorised! {
     /// Raises `rivals` to the highest score of each column of a tile.
     #[allow(clippy::needless_range_loop, reason = "chains of zips are not inlined, which costs the vectors")]
     fn add_rivals(rivals: &mut [f32], s: &[f32]) {
-        let n = rivals.len();
-        for s in s.chunks_exact(PANEL) {
-            let s = &s[..n];
-            for c in 0..n {
-                rivals[c] = if s[c] > rivals[c] { s[c] } else { rivals[c] };
+        // Columns that are kept in registers over all rows. (Raised in memory, they would be stored where they rise only, by an instruction that is slow.)
+        const TOGETHER: usize = 64;
+        for (at, rivals) in (0..).step_by(TOGETHER).zip(rivals.chunks_mut(TOGETHER)) {
+            let mut most = [LEFT_OUT; TOGETHER];
+            most[..rivals.len()].copy_from_slice(rivals);
+            for s in s.chunks_exact(PANEL) {
+                let s = &s[at..][..TOGETHER];
+                for c in 0..TOGETHER {
+                    most[c] = larger(most[c], s[c]);
+                }
             }
+            rivals.copy_from_slice(&most[..rivals.len()]);
         }
     }
 }
@@ -432,7 +438,7 @@ vectorised! {
     /// Adds the scores `s`, none above the row's rival and positive, to its sums, without counting them.
     fn add_to_row(online: &mut Online, s: &[f32], inverse: f32) {
         let most = online.rival.max(online.positive) * inverse;
-        let most = if most > online.highest { most } else { online.highest };
+        let most = larger(online.highest, most);
         let sums = sums(s, |s| {
             // Not fused: where all are left out, this is 0 because both were rounded alike.
             let e = exp::<FUSED>(s * inverse - most);
@@ -455,7 +461,7 @@ vectorised! {
         let most = &most[..n];
         for c in 0..n {
             let x = most[c] * inverses[c];
-            let x = if x > highest[c] { x } else { highest[c] };
+            let x = larger(highest[c], x);
             let keep = exp::<FUSED>(highest[c] - x);
             sum[c] *= keep;
             product[c] *= keep;

@@ -31,10 +31,15 @@ pub(super) fn exp<const FUSED: bool>(x: f32) -> f32 {
     if low { 0.0 } else { y * power }
 }
 
+/// The larger of two numbers; `a` where `b` is NaN. An instruction, which `f32::max` is not.
+#[inline(always)]
+pub(super) fn larger(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
+}
+
 /// The largest of `x`, at least `least`, in [`LANES`] parts; NaN is passed over.
 #[inline(always)]
 pub(super) fn highest(x: &[f32], least: f32) -> f32 {
-    let larger = |a: f32, b: f32| if b > a { b } else { a };
     let mut lanes = [least; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
     for x in chunks {
