@@ -39,6 +39,8 @@ const PANEL: usize = 256;
 const GROUPS: usize = 16;
 /// In the place of an S that is left out, or not known yet: its e^ is 0.
 const LEFT_OUT: f32 = -1e30;
+/// What the highest exponent starts from: below that of any pair, above that of one that is left out, with temperatures from 1e-18 to 1e9.
+const LEAST: f32 = -1e20;
 
 params! {
     struct Params {
@@ -263,7 +265,7 @@ struct Online {
 }
 
 impl Online {
-    const EMPTY: Online = Online { highest: LEFT_OUT, sum: 0.0, product: 0.0, count: 0.0, positive: LEFT_OUT, rival: LEFT_OUT };
+    const EMPTY: Online = Online { highest: LEAST, sum: 0.0, product: 0.0, count: 0.0, positive: LEFT_OUT, rival: LEFT_OUT };
 
     fn add(&mut self, s: f32, inverse: f32, itself: bool) {
         let x = s * inverse;
@@ -347,7 +349,8 @@ fn stats_tiled(p: &Params, args: &mut Args) {
     let of_groups = of_rows.par_chunks_mut(own).zip(peaks.par_chunks_mut(own));
     let tasks = of_groups.zip(tiles.par_chunks_mut(STRIPE * PANEL)).zip(columns.par_chunks_mut(4 * rows));
     tasks.enumerate().for_each(|(group, (((sums, peaks), s), columns))| {
-        columns[..2 * rows].fill(LEFT_OUT);
+        columns[..rows].fill(LEAST);
+        columns[rows..2 * rows].fill(LEFT_OUT);
         columns[2 * rows..].fill(0.0);
         for (stripe, (sums, peaks)) in sums.chunks_mut(STRIPE).zip(peaks.chunks_mut(STRIPE)).enumerate() {
             let start = group * own + stripe * STRIPE;
@@ -440,8 +443,7 @@ vectorised! {
         let most = online.rival.max(online.positive) * inverse;
         let most = larger(online.highest, most);
         let sums = sums(s, |s| {
-            // Not fused: where all are left out, this is 0 because both were rounded alike.
-            let e = exp::<FUSED>(s * inverse - most);
+            let e = exp::<FUSED>(multiply_add::<FUSED>(s, inverse, -most));
             [e, e * s]
         });
         online.join::<FUSED>(most, sums);
@@ -470,8 +472,7 @@ vectorised! {
         for s in s.chunks_exact(PANEL) {
             let s = &s[..n];
             for c in 0..n {
-                // Not fused, as above.
-                let e = exp::<FUSED>(s[c] * inverses[c] - highest[c]);
+                let e = exp::<FUSED>(multiply_add::<FUSED>(s[c], inverses[c], -highest[c]));
                 sum[c] += e;
                 product[c] = multiply_add::<FUSED>(e, s[c], product[c]);
             }
@@ -518,7 +519,7 @@ fn finish(p: &Params, args: &mut Args) {
     };
     let parts = |at: usize| (at..sums.len()).step_by(apart);
     stats.par_iter_mut().enumerate().with_min_len(1024).for_each(|(at, stat)| {
-        let top = parts(at).fold(LEFT_OUT, |top, at| top.max(sums[at][0]));
+        let top = parts(at).fold(LEAST, |top, at| top.max(sums[at][0]));
         let (mut sum, mut product, mut count, mut positive) = (0.0, 0.0, 0.0, 0.0);
         for at in parts(at) {
             let keep = (sums[at][0] - top).exp();
