@@ -367,9 +367,9 @@ fn shaders_are_read_from_a_folder_in_a_debug_build() {
 fn tiles_are_measured_kept_and_taken() {
     let file = place().join("tiles.json");
     for_each_adapter(|_, adapter| {
-        let choice = Choice::Gpu(Box::new(adapter()));
+        let adapter = adapter();
         let all = [Work::Layer([70, 2, 9, 5]), Work::Contrast([70, 5])];
-        let found = tune(&choice, &all, 1, &Progress::new(true)).unwrap();
+        let found = tune(&adapter, &all, 1, &Progress::new(true)).unwrap();
         let products: Vec<Product> = found.iter().map(|f| f.tuned.shape.product).collect();
         assert_eq!(products, [Product::Forward, Product::InputGradient, Product::WeightGradient, Product::Contrast]);
         for f in &found {
@@ -379,7 +379,7 @@ fn tiles_are_measured_kept_and_taken() {
         tuned::write(&file, &choices).unwrap();
         let kept = tuned::read(&file).unwrap();
         assert_eq!(*kept, *choices);
-        let tiles = Tiles { tuned: Some(kept), ..choice.limits().tiles };
+        let tiles = Tiles { tuned: Some(kept), ..adapter.limits().tiles };
         assert_eq!(tiles.choose(choices[2].shape), choices[2].chosen);
     });
     // The layers of a model need no data: experts, hidden layers, towers, heads.

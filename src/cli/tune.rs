@@ -9,8 +9,8 @@ use crate::report::progress::Progress;
 use crate::{Error, Result};
 use std::path::PathBuf;
 
-/// Measure which tiles of matrix products are fastest on an adapter, and keep the choice: every command takes it from then on where it
-/// runs on that adapter. Delete the file that is named to go back to the fixed table.
+/// Measure which tiles of matrix products are fastest on an adapter, check that it computes by them what the CPU does, and keep the choice: every
+/// command takes it from then on where it runs on that adapter. Delete the file that is named to go back to the fixed table.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The configuration whose layers and contrast are measured; without it those of common sizes. Others get the choice of the nearest one.
@@ -54,7 +54,7 @@ pub fn run(args: &Args) -> Result<()> {
         Some(loaded) => work(&loaded.config, choice.limits())?,
         None => COMMON.to_vec(),
     };
-    let findings = tune(&choice, &work, args.steps as usize, &progress)?;
+    let findings = tune(adapter, &work, args.steps as usize, &progress)?;
     let choices: Vec<_> = findings.iter().map(|f| f.tuned).collect();
     tuned::write(&file, &choices)?;
     progress.line(format!("tiles: {}", file.display()));

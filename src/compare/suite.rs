@@ -373,7 +373,7 @@ mod tests {
         insta::assert_snapshot!(model("set.seed = 3"), @"s.toml:5: key `model[0].set.seed` is no key to vary; the suite's `seeds` give the seeds");
         insta::assert_snapshot!(model("set.model.encoder = \"mmo\""), @"s.toml:5: key `model.encoder` is `mmo`; expected one of single-task, esmm, shared-bottom, mmoe, ple, cross-stitch, aitm; did you mean `mmoe`?");
         insta::assert_snapshot!(model("grid.model.encodr = [\n\"mmoe\"]"), @"s.toml:6: key `model.encodr` is unknown; expected one of encoder, experts, task_experts, levels, hidden, tower, activation, norm, dropout, embedding_std; did you mean `encoder`?");
-        insta::assert_snapshot!(model("grid.contrast.temperature = [\n0.1,\n0]"), @"s.toml:7: key `contrast.temperature` is 0; it must be finite and above 0");
+        insta::assert_snapshot!(model("grid.contrast.temperature = [\n0.1,\n0]"), @"s.toml:7: key `contrast.temperature` is 0; it must be from 0.0001 to 10000");
         insta::assert_snapshot!(model("set.seeds.x = 1"), @"s.toml:5: key `seeds` is unknown; expected one of seed, data, features, model, contrast, loss, optimizer, train, evaluate; did you mean `seed`?");
         insta::assert_snapshot!(model("[[model]]\nname = \"b\"\nset.features.min_count = 2"), @"s.toml:5: key `model[1]` makes `b` with min_count of feature `user` 2, but `a` has 1; a suite has one dataset");
         insta::assert_snapshot!(model("[[model]]\nname = \"b\"\nset.data.train = [\"u.csv\"]"), @r#"s.toml:5: key `model[1]` makes `b` with data.train ["u.csv"], but `a` has ["t.csv"]; a suite has one dataset"#);

@@ -478,6 +478,14 @@ fn check(config: &Config, places: &Places<'_>) -> Result<()> {
             refuse(&[key], format!("is {value}; it must be finite and 0 or above"))
         }
     };
+    let temperature = |key: &str, value: f32| {
+        let [least, most] = TEMPERATURES;
+        if (least..=most).contains(&value) {
+            Ok(())
+        } else {
+            refuse(&[key], format!("is {value}; it must be from {least} to {most}"))
+        }
+    };
     let positive = |key: &str, value: f32| {
         if value.is_finite() && value > 0.0 {
             Ok(())
@@ -555,8 +563,8 @@ fn check(config: &Config, places: &Places<'_>) -> Result<()> {
     widths("contrast.projection", &contrast.projection, false)?;
     widths("contrast.hidden", &contrast.hidden, false)?;
     not_negative("contrast.rho", contrast.rho)?;
-    positive("contrast.tau_min", contrast.tau_min)?;
-    positive("contrast.tau_max", contrast.tau_max)?;
+    temperature("contrast.tau_min", contrast.tau_min)?;
+    temperature("contrast.tau_max", contrast.tau_max)?;
     let (low, start, high) = (contrast.tau_min, contrast.tau_init, contrast.tau_max);
     if !(low < start && start < high) {
         let keys = ["contrast.tau_init", "contrast.tau_min", "contrast.tau_max"];
@@ -564,7 +572,7 @@ fn check(config: &Config, places: &Places<'_>) -> Result<()> {
     }
     not_negative("contrast.temperature_lr_scale", contrast.temperature_lr_scale)?;
     if let Temperature::Fixed(tau) = contrast.temperature {
-        positive("contrast.temperature", tau)?;
+        temperature("contrast.temperature", tau)?;
     }
     let supervision = contrast.relatedness_supervision;
     not_negative("contrast.relatedness_supervision", supervision)?;
@@ -768,7 +776,7 @@ mod tests {
                 &["data.click=conversion"],
                 "--set data.click=conversion: key `data.click` is `conversion`, as is the other label; name two columns",
             ),
-            ("[contrast]\ntau_min = 0.0", &[], "c.toml:7: key `contrast.tau_min` is 0; it must be finite and above 0"),
+            ("[contrast]\ntau_min = 0.0", &[], "c.toml:7: key `contrast.tau_min` is 0; it must be from 0.0001 to 10000"),
             (
                 "[contrast]\ntau_min = 0.5",
                 &[],
@@ -781,7 +789,8 @@ mod tests {
                 &["loss.weighting=uncertain"],
                 "key `loss.weighting` is `uncertain`; expected one of fixed, uncertainty; did you mean `uncertainty`?",
             ),
-            ("", &["contrast.temperature=0"], "key `contrast.temperature` is 0; it must be finite and above 0"),
+            ("", &["contrast.temperature=0"], "key `contrast.temperature` is 0; it must be from 0.0001 to 10000"),
+            ("", &["contrast.tau_max=1e5"], "key `contrast.tau_max` is 100000; it must be from 0.0001 to 10000"),
             ("", &["contrast.weight=nan"], "key `contrast.weight` is NaN; it must be finite and 0 or above"),
             (
                 "",

@@ -255,9 +255,9 @@ pub struct Contrast {
     pub objective: Objective,
     /// Weight of tau in the robust objective.
     pub rho: f32,
-    /// Lowest temperature.
+    /// Lowest temperature, within [`TEMPERATURES`].
     pub tau_min: f32,
-    /// Highest temperature.
+    /// Highest temperature, within [`TEMPERATURES`].
     pub tau_max: f32,
     /// Temperature at the start, strictly between the two.
     pub tau_init: f32,
@@ -308,6 +308,9 @@ impl Default for Contrast {
     }
 }
 
+/// The least and the highest temperature that there may be: f32 holds scores divided by the least with three digits behind the point.
+pub const TEMPERATURES: [f32; 2] = [1e-4, 1e4];
+
 /// Where the temperature of the contrastive loss comes from.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Temperature {
@@ -317,7 +320,7 @@ pub enum Temperature {
     Instance,
     /// One learned scalar.
     Task,
-    /// A fixed number.
+    /// A fixed number, within [`TEMPERATURES`].
     Fixed(f32),
 }
 

@@ -386,6 +386,17 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn words_are_marked_or_all_looked_at() {
+        // 4096 ids are 64 words: minibatches of fewer rows have them marked.
+        let source = Made { rows: 400, vocabulary_sizes: vec![4096, 70], seed: 2 };
+        let (mut batch, mut builder) = (Minibatch::default(), BatchBuilder::new(layout(&[4, 4], &[4096, 70]), true));
+        for rows in [63, 64, 400, 1, 65, 63] {
+            builder.fill(&source, &(0..rows).collect::<Vec<_>>(), &mut batch).unwrap();
+            assert_eq!(batch.tables[0], by_definition(&batch.tables[0].ids), "{rows} rows");
+        }
+    }
+
+    #[test]
     fn an_id_beyond_its_vocabulary_is_refused() {
         let source = Made { rows: 400, vocabulary_sizes: vec![300, 5], seed: 1 };
         let mut builder = BatchBuilder::new(layout(&[4, 4], &[3, 5]), true);

@@ -140,7 +140,7 @@ vectorised! {
         for &id in rest {
             bits[id as usize / 64][0] |= 1 << (id % 64);
         }
-        // Where ids outnumber the words, most words have one: looking at all costs less than marking.
+        // Where there are as many ids as words, looking at all words costs less than marking.
         if step.size > 64 * ids.len() {
             ids.iter().for_each(|&id| marks[id as usize / (64 * MARKED)] = 1);
         } else {

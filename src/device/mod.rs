@@ -13,7 +13,7 @@ use timeline::{Mode, Timeline};
 /// Steps of one program that may be under way before the host must receive outputs.
 pub const RING: usize = 3;
 
-/// Something that runs plans. Made with all its state buffers (zero at first) and programs; nothing is allocated later.
+/// Something that runs plans. Made with all its state buffers (zero at first) and programs; none is allocated later.
 pub trait Device {
     /// The device in words: back end, adapter, driver.
     fn name(&self) -> &str;

@@ -148,7 +148,7 @@ impl<'a> Args<'a> {
         bytemuck::pod_read_unaligned(bytemuck::cast_slice(unsafe { std::slice::from_raw_parts(view.words, words) }))
     }
 
-    /// `len` floats of scratch memory with unspecified contents, kept from op to op.
+    /// `len` floats of scratch memory with unspecified contents, kept from op to op and step to step; no part of the plan's memory.
     pub fn scratch(&mut self, len: usize) -> &mut [f32] {
         if self.scratch.len() < len {
             self.scratch.resize(len, 0.0);

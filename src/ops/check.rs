@@ -2,11 +2,13 @@
 
 use super::columns::copy;
 use super::tile::{Multiply, Tile};
+use crate::data::batch::SEGMENT;
 use crate::device::gpu::{Adapter, Checks, Gpu};
 use crate::device::{Device, Limits, cpu::Cpu};
 use crate::graph::{Format, Graph, Input, Plan, StateId, StateLayout, TensorId};
 use crate::random::{Purpose, Stream};
 use crate::{Error, Result};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// All outputs of the last step and all state buffers, each with its name.
@@ -77,6 +79,17 @@ impl Setup {
             }
         };
         self.graph.output(values);
+    }
+
+    /// The part of the ids of embedding rows in its inputs that is distinct; 1 without any.
+    pub fn distinct_ids(&self) -> f64 {
+        let counts = self.inputs.iter().map(|(input, words)| match input {
+            Input::Ids(_) => [words.len(), words.iter().collect::<HashSet<_>>().len()],
+            Input::Segments(_) => [words.len() / SEGMENT - 1, words[0] as usize],
+            _ => [0; 2],
+        });
+        let [ids, distinct] = counts.fold([0; 2], |[a, b], [c, d]| [a + c, b + d]);
+        if ids == 0 { 1.0 } else { distinct as f64 / ids as f64 }
     }
 
     /// Opens a device with the graph as its one program and the state as it starts.
@@ -196,6 +209,11 @@ impl Case {
     /// Whether it is about products by cooperative matrices.
     pub fn is_by_matrices(&self) -> bool {
         self.tiles().any(|tile| tile.by.side().is_some())
+    }
+
+    /// Whether it is about products by this tile.
+    pub fn is_about(&self, tile: Tile) -> bool {
+        self.tiles().any(|other| other == tile)
     }
 
     /// The tiles that it is about.

@@ -37,9 +37,11 @@ const SAMPLED: Shader = shader!("contrast_sampled");
 const STRIPE: usize = 128;
 const PANEL: usize = 256;
 const GROUPS: usize = 16;
+/// Words that dz may take in all slices of the candidates together: where more would be asked for, there is one slice.
+const SLICED_WORDS: usize = 6 << 20;
 /// In the place of an S that is left out, or not known yet: its e^ is 0.
 const LEFT_OUT: f32 = -1e30;
-/// What the highest exponent starts from: below that of any pair, above that of one that is left out, with temperatures from 1e-18 to 1e9.
+/// What the highest exponent starts from: below that of any pair, above that of one that is left out, at any of [`TEMPERATURES`](crate::config::TEMPERATURES).
 const LEAST: f32 = -1e20;
 
 params! {
@@ -170,16 +172,19 @@ impl Params {
     fn stats_cost(&self) -> Cost {
         let directions = f64::from(self.directions);
         let parts = 24.0 * f64::from(self.rows) * directions * f64::from(self.slices);
-        let flops = self.pairs() * directions * (2.0 * f64::from(self.width) + 8.0);
-        Cost { bytes: self.read_bytes() + parts, flops }
+        // A pair's S serves both directions; sampled pairs are others in each.
+        let products = if self.sampled() { directions } else { 1.0 };
+        let flops = self.pairs() * (2.0 * products * f64::from(self.width) + 8.0 * directions);
+        Cost { bytes: self.read_bytes() + parts, flops, ..Cost::default() }
     }
 
     fn gradient_cost(&self) -> Cost {
-        // Both sides go over the pairs, sampled ones in both roles where both directions are on.
-        let roles = if self.sampled() { f64::from(self.directions) } else { 1.0 };
-        let flops = 2.0 * roles * self.pairs() * (4.0 * f64::from(self.width) + 10.0);
+        // S of a pair, and what both its rows get of the other; sampled pairs are others in each direction.
+        let directions = f64::from(self.directions);
+        let products = if self.sampled() { directions } else { 1.0 };
+        let flops = self.pairs() * (6.0 * products * f64::from(self.width) + 10.0 * directions);
         let written = 4.0 * self.numbers() * (f64::from(self.slices) + f64::from(self.accumulate));
-        Cost { bytes: self.read_bytes() + written, flops }
+        Cost { bytes: self.read_bytes() + written, flops, ..Cost::default() }
     }
 
     /// The row range of side `side` of z, from its first number on; rows are `2 * width` apart.
@@ -190,6 +195,13 @@ impl Params {
     /// Whether j is a candidate of i as far as keys go.
     fn allowed(&self, keys: &[u32], i: usize, j: usize) -> bool {
         self.masked == 0 || i == j || keys[i] == 0 || keys[i] != keys[j]
+    }
+
+    /// Rows of the blocks that the gradient's twin goes over, whole panels, since narrower tiles are slower; and its words of scratch memory.
+    fn gradient_blocks(&self) -> (usize, usize) {
+        let (rows, width) = (self.rows as usize, self.width as usize);
+        let block = rows.div_ceil(PANEL).div_ceil(GROUPS) * PANEL;
+        (block, 3 * rows + rows.div_ceil(block) * STRIPE * PANEL + 2 * rows * width)
     }
 
     /// Rows that a group owns: whole stripes.
@@ -551,7 +563,11 @@ fn slopes_op(params: Params) -> Dispatch<Params> {
         workgroups: fold(params.rows.div_ceil(64) as usize),
         cost: {
             let (rows, directions) = (f64::from(params.rows), f64::from(params.directions));
-            Cost { bytes: 4.0 * rows * (2.0 + f64::from(params.accumulate) + 4.0 * directions), flops: 9.0 * rows * directions }
+            Cost {
+                bytes: 4.0 * rows * (2.0 + f64::from(params.accumulate) + 4.0 * directions),
+                flops: 9.0 * rows * directions,
+                ..Cost::default()
+            }
         },
         twin: slopes,
     }
@@ -627,9 +643,9 @@ fn gradient_tiled(p: &Params, args: &mut Args) {
     let (factor, dz) = (args.uniform::<Step>(4).contrast, args.write::<f32>(5));
     let (dz, empty) = dz.split_at_mut(2 * rows * width);
     empty.fill(0.0);
-    let own = p.group_rows();
-    let groups = rows.div_ceil(own);
-    let (anchors, scratch) = args.scratch(3 * rows + groups * (STRIPE * PANEL + rows * width)).split_at_mut(3 * rows);
+    let (block, words) = p.gradient_blocks();
+    let groups = rows.div_ceil(block);
+    let (anchors, scratch) = args.scratch(words).split_at_mut(3 * rows);
     let (inverses, others) = anchors.split_at_mut(rows);
     let (lses, weights) = others.split_at_mut(rows);
     for j in 0..rows {
@@ -638,42 +654,50 @@ fn gradient_tiled(p: &Params, args: &mut Args) {
     }
     let (inverses, lses, weights) = (&*inverses, &*lses, &*weights);
     let (tiles, sums) = scratch.split_at_mut(groups * STRIPE * PANEL);
-    // CTR rows are those of the tiles, and each group sums over its rows for all CVR rows.
-    let tasks =
-        dz.par_chunks_mut(2 * width * own).zip(tiles.par_chunks_mut(STRIPE * PANEL)).zip(sums.par_chunks_mut(rows * width));
-    tasks.enumerate().for_each(|(group, ((dz, s), sums))| {
-        for (stripe, dz) in dz.chunks_mut(2 * width * STRIPE).enumerate() {
-            let start = group * own + stripe * STRIPE;
-            let own = start..start + dz.len() / (2 * width);
-            for from in (0..rows).step_by(PANEL) {
-                let others = from..(from + PANEL).min(rows);
-                p.tile(z, keys, 0, own.clone(), others.clone(), s);
-                for (i, s) in own.clone().zip(s.chunks_mut(PANEL)) {
-                    let mine = p.anchor(tau, stats, factor, i, 0);
-                    let theirs = [inverses, lses, weights].map(|of| &of[others.clone()]);
-                    slopes_of_row(&mut s[..others.len()], mine, theirs);
-                    if others.contains(&i) {
-                        s[i - from] -= mine.weight + weights[i];
+    let (of_ctr, of_cvr) = sums.split_at_mut(rows * width);
+    // CTR rows are those of the tiles. In each round a group has CVR rows that no other has, so every sum has one owner and one order.
+    for round in 0..groups {
+        let (before, after) = of_cvr.split_at_mut(round * block * width);
+        let of_others = after.par_chunks_mut(block * width).chain(before.par_chunks_mut(block * width));
+        let tasks = of_ctr.par_chunks_mut(block * width).zip(of_others).zip(tiles.par_chunks_mut(STRIPE * PANEL));
+        tasks.enumerate().for_each(|(group, ((of_own, of_others), s))| {
+            let theirs = (group + round) % groups * block;
+            for (stripe, of_own) in of_own.chunks_mut(STRIPE * width).enumerate() {
+                let start = group * block + stripe * STRIPE;
+                let own = start..start + of_own.len() / width;
+                for (panel, of_others) in of_others.chunks_mut(PANEL * width).enumerate() {
+                    let from = theirs + panel * PANEL;
+                    let others = from..from + of_others.len() / width;
+                    p.tile(z, keys, 0, own.clone(), others.clone(), s);
+                    for (i, s) in own.clone().zip(s.chunks_mut(PANEL)) {
+                        let mine = p.anchor(tau, stats, factor, i, 0);
+                        let theirs = [inverses, lses, weights].map(|of| &of[others.clone()]);
+                        slopes_of_row(&mut s[..others.len()], mine, theirs);
+                        if others.contains(&i) {
+                            s[i - from] -= mine.weight + weights[i];
+                        }
                     }
+                    let g = Matrix { at: 0, row: PANEL, column: 1 };
+                    let to = Matrix { at: 0, row: width, column: 1 };
+                    let shape = [own.len(), width, others.len()];
+                    product(shape, (s, g), (z, p.side(from, 1)), (&mut *of_own, to), round + panel > 0, Threads::One);
+                    let shape = [others.len(), width, own.len()];
+                    product(
+                        shape,
+                        (s, g.transposed()),
+                        (z, p.side(start, 0)),
+                        (of_others, to),
+                        round + stripe > 0,
+                        Threads::One,
+                    );
                 }
-                let g = Matrix { at: 0, row: PANEL, column: 1 };
-                let shape = [own.len(), width, others.len()];
-                let to = Matrix { at: 0, row: 2 * width, column: 1 };
-                let add = p.accumulate != 0 || from > 0;
-                product(shape, (s, g), (z, p.side(from, 1)), (&mut *dz, to), add, Threads::One);
-                let shape = [others.len(), width, own.len()];
-                let to = Matrix { at: from * width, row: width, column: 1 };
-                product(shape, (s, g.transposed()), (z, p.side(own.start, 0)), (&mut *sums, to), stripe > 0, Threads::One);
             }
-        }
-    });
-    dz.par_chunks_mut(2 * width).enumerate().with_min_len(64).for_each(|(j, dz)| {
-        let dz = &mut dz[width..];
-        if p.accumulate == 0 {
-            dz.fill(0.0);
-        }
-        for sums in sums.chunks(rows * width) {
-            dz.iter_mut().zip(&sums[j * width..]).for_each(|(dz, sum)| *dz += sum);
+        });
+    }
+    let sums = of_ctr.par_chunks(width).zip(of_cvr.par_chunks(width));
+    dz.par_chunks_mut(2 * width).zip(sums).with_min_len(64).for_each(|(dz, (of_ctr, of_cvr))| {
+        for (dz, sum) in dz.iter_mut().zip(of_ctr.iter().chain(of_cvr)) {
+            *dz = if p.accumulate != 0 { *dz + sum } else { *sum };
         }
     });
 }
@@ -746,7 +770,9 @@ pub fn contrast(g: &mut Graph, z: TensorId, tau: TensorId, spec: Contrast) -> Co
     let chosen = g.limits().tiles.choose(Shape::contrast(rows, width));
     let tile = chosen.tile;
     let (slice, slices) = match chosen.slices(rows) {
-        (slice, slices) if offsets.is_none() && !g.exceeds_binding(slices * numbers) => (slice, slices),
+        (slice, slices) if offsets.is_none() && slices * numbers <= SLICED_WORDS && !g.exceeds_binding(slices * numbers) => {
+            (slice, slices)
+        }
         _ => (rows, 1),
     };
     let params = Params { slice: slice as u32, slices: slices as u32, ..params };
@@ -939,6 +965,10 @@ pub fn cases() -> Vec<Case> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::TEMPERATURES;
+    use crate::device::Limits;
+    use crate::graph::Plan;
+    use crate::ops::tile::SLICES;
 
     #[test]
     fn a_row_without_negatives_has_no_loss_and_no_gradient() {
@@ -959,6 +989,35 @@ mod tests {
         }
     }
 
+    #[test]
+    fn memory_grows_with_the_rows_alone() {
+        let (rows, width) = (8192, 64);
+        let spec = Contrast {
+            rows,
+            width,
+            weight: 1.0,
+            direction: Direction::Both,
+            objective: Objective::Infonce,
+            rho: 0.0,
+            negatives: 0,
+            clicked_anchors: false,
+            masked: false,
+            tau_gradient: true,
+        };
+        for slices in SLICES {
+            let mut s = crate::ops::check::Setup::default();
+            let tiles = Tiles::always(Chosen { tile: CONTRAST_TILES[0], slices });
+            s.graph = Graph::new(Limits { tiles, ..Limits::NONE });
+            let (z, tau) = (s.input(&vec![0f32; rows * 2 * width]), s.input(&vec![0f32; rows]));
+            contrast(&mut s.graph, z, tau, spec);
+            s.graph.backward();
+            // Beyond dz, all that the kernels hand on to each other and what the twin takes besides.
+            let handed_on = Plan::new(s.graph).transient_words - rows * 2 * width;
+            let bytes = 4 * (handed_on + spec.params().gradient_blocks().1);
+            assert!(bytes < 32 << 20, "{slices} slices: {bytes} bytes");
+        }
+    }
+
     /// L_i, hits and pairs by their definitions, in f64.
     fn defined(spec: Contrast, z: &[f32], tau: &[f32], keys: &[u32], offsets: &[u32]) -> Vec<[f64; 3]> {
         let Contrast { rows, width, .. } = spec;
@@ -973,10 +1032,12 @@ mod tests {
             let in_n = |&j: &usize| j == i || !spec.masked || keys[i] == 0 || keys[i] != keys[j];
             let n: Vec<usize> = all.into_iter().filter(in_n).collect();
             let tau = f64::from(tau[i]);
-            let sum: f64 = n.iter().map(|&j| ((s(j) - s(i)) / tau).exp()).sum();
+            let exponents: Vec<f64> = n.iter().map(|&j| (s(j) - s(i)) / tau).collect();
+            let top = exponents.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let log_sum = top + exponents.iter().map(|x| (x - top).exp()).sum::<f64>().ln();
             let loss = match spec.objective {
-                Objective::Infonce => sum.ln(),
-                Objective::Robust => tau * (sum / n.len() as f64).ln() + f64::from(spec.rho) * tau,
+                Objective::Infonce => log_sum,
+                Objective::Robust => tau * (log_sum - (n.len() as f64).ln()) + f64::from(spec.rho) * tau,
             };
             let hit = n.len() > 1 && n.iter().all(|&j| j == i || s(j) < s(i));
             [loss, f64::from(u8::from(hit)), f64::from(u8::from(n.len() > 1))]
@@ -997,7 +1058,7 @@ mod tests {
         // More rows than a tile and a stripe of each group hold.
         let (rows, width) = (STRIPE * GROUPS + PANEL + 3, 5);
         let (mut z, mut keys) = (units(1, rows, width), integers(3, rows, 4));
-        // All of a tile is left out for some row, and for some column, before any of their candidates is seen; temperatures are above 1, too.
+        // All of a tile is left out for some row, and for some column, before any of their candidates is seen.
         keys[..PANEL].fill(2);
         keys[rows - 3..].fill(1);
         // The sides of the first rows are near each other, so that some pairs are hits.
@@ -1005,10 +1066,15 @@ mod tests {
             let (ctr, cvr) = row.split_at_mut(width);
             cvr.copy_from_slice(ctr);
         }
-        let tau: Vec<f32> = integers(2, rows, 1000).iter().map(|&x| 0.05 + x as f32 * 3e-3).collect();
+        let [least, most] = TEMPERATURES;
+        let some: Vec<f32> = integers(2, rows, 1000).iter().map(|&x| 0.05 + x as f32 * 3e-3).collect();
+        let extreme: Vec<f32> =
+            integers(2, rows, 1000).iter().map(|&x| least * (most / least).powf(x as f32 / 999.0)).collect();
         for direction in [Direction::CtrToCvr, Direction::CvrToCtr, Direction::Both] {
             for objective in [Objective::Infonce, Objective::Robust] {
-                for (negatives, masked) in [(0, false), (0, true), (4, false), (4, true)] {
+                for (negatives, masked, tau) in
+                    [(0, false, &some), (0, true, &some), (4, false, &some), (4, true, &some), (0, true, &extreme)]
+                {
                     let spec = Contrast {
                         rows,
                         width,
@@ -1023,7 +1089,7 @@ mod tests {
                     };
                     let offsets = offsets(rows, negatives);
                     let mut s = crate::ops::check::Setup::default();
-                    let (z_id, tau_id) = (s.input(&z), s.input(&tau));
+                    let (z_id, tau_id) = (s.input(&z), s.input(tau));
                     if masked {
                         s.input_as(Input::MaskKey, &keys);
                     }
@@ -1037,11 +1103,14 @@ mod tests {
                         Ok(Box::new(crate::device::cpu::Cpu::new(&state.buffers, plans)?) as Box<dyn crate::device::Device>)
                     };
                     let results = s.run(open, 1).expect("the CPU runs it");
-                    let wanted = defined(spec, &z, &tau, &keys, &offsets);
+                    let wanted = defined(spec, &z, tau, &keys, &offsets);
                     let pairs = results[1].1.chunks_exact(2);
                     for (i, ((&got, pair), [wanted, hits, n])) in results[0].1.iter().zip(pairs).zip(wanted).enumerate() {
                         let got = f64::from(f32::from_bits(got));
-                        assert!((got - wanted).abs() < 2e-5 * (1.0 + wanted.abs()), "{spec:?}: row {i}: {got}, not {wanted}");
+                        // A rounding of S is multiplied by 1 / tau in the exponent, a sum's by tau in the robust loss.
+                        let tau = f64::from(tau[i]);
+                        let limit = 2e-5 * (1.0 + wanted.abs()) + 3e-7 * (1.0 / tau + tau);
+                        assert!((got - wanted).abs() < limit, "{spec:?}: row {i}, tau {tau}: {got}, not {wanted}");
                         assert_eq!([pair[0], pair[1]].map(|x| f64::from(f32::from_bits(x))), [hits, n], "{spec:?}: row {i}");
                     }
                 }

@@ -185,7 +185,7 @@ pub fn embedding_update(
             kernel,
             params: params(state.shard),
             workgroups: fold(occurrences.div_ceil(rows_a_group)),
-            cost: cost(words + occurrences.min(state.shard.count) * words_a_row, words),
+            cost: cost(words, words).with_table(occurrences.min(state.shard.count) * words_a_row),
             twin,
         };
         g.push_update(Variant::by(unit, BY_FOUR, op), &args);

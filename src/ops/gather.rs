@@ -74,7 +74,7 @@ pub fn gather(g: &mut Graph, table: TensorId, ids: TensorId, x: TensorId, shape:
                 pad: 0,
             },
             workgroups: fold((words / shape.unit()).div_ceil(256)),
-            cost: cost(2 * words + block.rows * shape.features, 0).stored(words, format),
+            cost: cost(words + block.rows * shape.features, 0).with_table(words).stored(words, format),
             twin: run_gather,
         };
         Variant::by(shape.unit(), BY_FOUR, dispatch)

@@ -122,7 +122,13 @@ impl Mixture {
         };
         let workgroups = fold((block.rows * invocations).div_ceil(256));
         let rows = block.rows as f64;
-        Dispatch { kernel, params, workgroups, cost: Cost { bytes: rows * of_row.bytes, flops: rows * of_row.flops }, twin }
+        Dispatch {
+            kernel,
+            params,
+            workgroups,
+            cost: Cost { bytes: rows * of_row.bytes, flops: rows * of_row.flops, ..Cost::default() },
+            twin,
+        }
     }
 }
 

@@ -188,16 +188,32 @@ impl Kernel {
     }
 }
 
-/// What a dispatch costs at the least: each byte moved once, each multiplication and addition counted.
+/// What a dispatch costs at the least: each byte moved once, each multiplication and addition counted that no kernel could do without.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Cost {
     /// Bytes read and written.
     pub bytes: f64,
+    /// Those of them that are rows of embedding tables, each occurrence of an id counted.
+    pub table_bytes: f64,
     /// Floating-point operations.
     pub flops: f64,
 }
 
 impl Cost {
+    /// The same with so many words of its own for rows of embedding tables, each occurrence of an id counted.
+    #[must_use]
+    pub fn with_table(self, words: usize) -> Cost {
+        let bytes = words as f64 * 4.0;
+        Cost { bytes: self.bytes + bytes, table_bytes: bytes, ..self }
+    }
+
+    /// The same where of the ids of a minibatch this part is distinct: a row that occurs more often is moved once.
+    #[must_use]
+    pub fn with_distinct(self, part: f64) -> Cost {
+        let table_bytes = self.table_bytes * part;
+        Cost { bytes: self.bytes - self.table_bytes + table_bytes, table_bytes, ..self }
+    }
+
     /// The same where `numbers` of its numbers are stored in `format`.
     #[must_use]
     pub fn stored(self, numbers: usize, format: Format) -> Cost {
@@ -317,7 +333,7 @@ fn unit(sizes: &[usize]) -> usize {
 
 /// The cost of reading and writing `words` 32-bit words and of `flops` operations.
 pub fn cost(words: usize, flops: usize) -> Cost {
-    Cost { bytes: words as f64 * 4.0, flops: flops as f64 }
+    Cost { bytes: words as f64 * 4.0, flops: flops as f64, ..Cost::default() }
 }
 
 /// The sums of `parts`, which lie one after the other, in order; added to what `sums` holds or in its place.

@@ -37,7 +37,7 @@ fn forward_op(params: Params) -> Dispatch<Params> {
         workgroups: fold(params.vectors.div_ceil(16) as usize),
         cost: {
             let (n, vectors) = (f64::from(params.vectors) * f64::from(params.width), f64::from(params.vectors));
-            Cost { bytes: 4.0 * (2.0 * n + vectors), flops: 5.0 * n }
+            Cost { bytes: 4.0 * (2.0 * n + vectors), flops: 5.0 * n, ..Cost::default() }
         },
         twin: forward,
     }
@@ -69,7 +69,7 @@ fn backward_op(params: Params) -> Dispatch<Params> {
         cost: {
             let (n, vectors) = (f64::from(params.vectors) * f64::from(params.width), f64::from(params.vectors));
             let passes = 3.0 + f64::from(params.accumulate);
-            Cost { bytes: 4.0 * (passes * n + vectors), flops: 5.0 * n }
+            Cost { bytes: 4.0 * (passes * n + vectors), flops: 5.0 * n, ..Cost::default() }
         },
         twin: backward,
     }

@@ -57,7 +57,7 @@ fn forward_op(params: Params) -> Dispatch<Params> {
         workgroups: fold(params.rows.div_ceil(64) as usize),
         cost: {
             let n = f64::from(params.rows);
-            Cost { bytes: 4.0 * if params.task != 0 { n + 1.0 } else { 2.0 * n }, flops: 5.0 * n }
+            Cost { bytes: 4.0 * if params.task != 0 { n + 1.0 } else { 2.0 * n }, flops: 5.0 * n, ..Cost::default() }
         },
         twin: forward,
     }
@@ -77,7 +77,7 @@ fn constant_op(params: Params) -> Dispatch<Params> {
         kernel: &CONSTANT,
         params,
         workgroups: fold(params.rows.div_ceil(64) as usize),
-        cost: Cost { bytes: 4.0 * f64::from(params.rows), flops: 0.0 },
+        cost: Cost { bytes: 4.0 * f64::from(params.rows), flops: 0.0, ..Cost::default() },
         twin: fill,
     }
 }
@@ -94,9 +94,9 @@ fn backward_op(params: Params) -> Dispatch<Params> {
         cost: {
             let n = f64::from(params.rows);
             if params.task != 0 {
-                Cost { bytes: 4.0 * (n + 2.0), flops: n }
+                Cost { bytes: 4.0 * (n + 2.0), flops: n, ..Cost::default() }
             } else {
-                Cost { bytes: 4.0 * n * (3.0 + f64::from(params.accumulate)), flops: 6.0 * n }
+                Cost { bytes: 4.0 * n * (3.0 + f64::from(params.accumulate)), flops: 6.0 * n, ..Cost::default() }
             }
         },
         twin: backward,

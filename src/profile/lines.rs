@@ -98,6 +98,11 @@ impl Node {
         plan.nodes.iter().map(Node::new).collect()
     }
 
+    /// Counts rows of embedding tables once each: of the ids of a minibatch this part is distinct.
+    pub fn count_distinct(nodes: &mut [Node], part: f64) {
+        nodes.iter_mut().for_each(|node| node.cost = node.cost.with_distinct(part));
+    }
+
     /// `2048x4x320x128`.
     pub fn sizes(&self) -> String {
         self.shape.iter().map(|(_, value)| value.to_string()).collect::<Vec<_>>().join("x")
@@ -236,7 +241,7 @@ impl Group {
         line.bytes /= line.calls as f64;
         line.flops /= line.calls as f64;
         line.flop_per_byte = line.flops / line.bytes.max(1.0);
-        let (least, bound) = roofs.least_seconds(Cost { bytes: line.bytes, flops: line.flops });
+        let (least, bound) = roofs.least_seconds(Cost { bytes: line.bytes, flops: line.flops, ..Cost::default() });
         line.bound = bound;
         line.share = (!seconds.is_empty()).then(|| seconds.iter().sum::<f64>() / all);
         line.times = Times::of(seconds);

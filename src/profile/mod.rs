@@ -137,6 +137,8 @@ pub struct Recorded {
     measured: Vec<Span>,
     /// Seconds in which the device worked while measured steps ran, whichever step it was at.
     busy: f64,
+    /// Ids of the minibatches, and how many of them are distinct within theirs.
+    ids: [usize; 2],
     missing: Option<String>,
     error_us: Option<f64>,
     unusable: usize,
@@ -216,6 +218,8 @@ pub fn train(
     }
     task.finish();
     ratios.sort_by(f64::total_cmp);
+    let [ids, distinct] = recorded.ids;
+    Node::count_distinct(&mut recorded.nodes, distinct as f64 / ids.max(1) as f64);
     let kernels = lines::lines(&recorded.nodes, &recorded.measured, mode, &roofs);
     let seconds: f64 = timed.iter().sum();
     let none = || Error::system("no step was measured");
@@ -257,6 +261,10 @@ fn turn(steps: &mut Steps, n: usize, mode: Option<Mode>, recorded: &mut Recorded
         let (batch, built) = steps.minibatch()?;
         spans.push(Span { step, activity: Activity::Build, start: built.start, end: built.end });
         spans.push(Span { step, activity: Activity::Data, start, end: Instant::now() });
+        for table in &batch.tables {
+            recorded.ids[0] += table.ids.len();
+            recorded.ids[1] += table.segments.len() - 1;
+        }
         steps.start(batch)?;
     }
     let end = Instant::now();
@@ -383,7 +391,7 @@ mod tests {
     /// The line of a kernel that takes 1 ms for `flops` operations at a multiply-add rate of 1 GFLOP/s.
     fn top(flops: f64, mode: Mode) -> Vec<Line> {
         let rate = || Rate { best: 1.0, median: 1.0, how: String::new() };
-        let cost = crate::ops::Cost { bytes: 1.0, flops };
+        let cost = crate::ops::Cost { bytes: 1.0, flops, ..Default::default() };
         let node = Node {
             kernel: "linear",
             shape: vec![("rows", 7)],

@@ -154,7 +154,7 @@ const FAMILIES: &[Family] = &[
         dimensions: "rows x features x dim x table rows",
         sizes: EMBEDDING,
         build: |s, d| {
-            let ids = s.input(&zipf(d[0] * d[1], d[3]));
+            let ids = s.input_as(Input::Ids(0), &zipf(d[0] * d[1], d[3]));
             let table = s.state_tensor("table", &normals(2, d[3] * d[2], 1.0));
             let x = s.graph.transient("x", d[0] * d[1] * d[2]);
             gather(&mut s.graph, table, ids, x, whole_columns(d), Shard { first: 0, count: d[3] });
@@ -495,9 +495,11 @@ fn record(choice: &Choice, limits: Limits, steps: usize, build: impl FnOnce(&mut
     let mut setup = Setup::default();
     setup.graph = Graph::new(limits);
     build(&mut setup);
+    let distinct = setup.distinct_ids();
     let mut nodes = Vec::new();
     let (mut device, inputs) = setup.open(|state, plans| {
         nodes = plans.iter().flat_map(Node::all).collect();
+        Node::count_distinct(&mut nodes, distinct);
         choice.clone().open(&state.buffers, plans)
     })?;
     let bytes: Vec<&[u8]> = inputs.iter().map(|words| bytemuck::cast_slice(words)).collect();
@@ -526,26 +528,32 @@ pub fn product_times(choice: &Choice, limits: Limits, work: Work, steps: usize) 
         Work::Layer(sizes) => dense_layer(setup, &sizes, Activation::Relu),
         Work::Contrast(sizes) => contrasted(setup, &sizes, 0),
     })?;
+    let missing = |why| Error::user(format!("{}: {why}, so its kernels cannot be timed", choice.describe()));
     if let Clock::Missing(why) = timeline.clock {
-        return Err(Error::user(format!("{}: {why}, so its kernels cannot be timed", choice.describe())));
+        return Err(missing(why));
     }
+    // A dispatch whose timestamps cannot be used has no time: its step is left out.
     let median = |kernels: &&[&str]| {
-        let mut times = vec![0.0; steps];
+        let is_of = |node: &Node| kernels.contains(&node.kernel);
+        let dispatches = nodes.iter().filter(|node| is_of(node)).count();
+        let mut of_steps = vec![(0, 0.0); steps];
         for span in &timeline.spans {
             if let Activity::Node(node) = span.activity
-                && kernels.contains(&nodes[node].kernel)
+                && is_of(&nodes[node])
             {
-                times[span.step - 2] += span.seconds();
+                let (timed, seconds) = &mut of_steps[span.step - 2];
+                (*timed, *seconds) = (*timed + 1, *seconds + span.seconds());
             }
         }
+        let mut times: Vec<f64> = of_steps.into_iter().filter(|of| of.0 == dispatches).map(|of| of.1).collect();
         times.sort_by(f64::total_cmp);
-        times[steps / 2]
+        times.get(times.len() / 2).copied().ok_or_else(|| missing("no step has usable timestamps".to_string()))
     };
     let kernels: &[&[&str]] = match work {
         Work::Layer(_) => &[&["linear"], &["linear_input_gradient"], &["linear_weight_gradient", "linear_merge"]],
         Work::Contrast(_) => &[&["contrast", "contrast losses", "contrast backward", "contrast merge"]],
     };
-    Ok(kernels.iter().map(median).collect())
+    kernels.iter().map(median).collect()
 }
 
 /// Profiles kernels, each a name with its shapes, or with the kernel's own where there are none: `steps` steps at each.

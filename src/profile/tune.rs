@@ -1,10 +1,12 @@
-//! Which tiles are fastest on an adapter: measures every one on the products of a model.
+//! Which tiles are fastest on an adapter: measures every one on the products of a model, and checks those that it chooses.
 
 use super::lines::Node;
 use super::sweep;
 use crate::config::Config;
+use crate::device::gpu::{Adapter, Checks};
 use crate::device::{Choice, Limits};
 use crate::model::{Model, Schema};
+use crate::ops::check::{Case, cases};
 use crate::ops::tile::{Chosen, SLICES, Shape, Tile, Tiles, Tuned};
 use crate::report::progress::Progress;
 use crate::{Error, Result};
@@ -97,13 +99,57 @@ pub fn work(config: &Config, limits: Limits) -> Result<Vec<Work>> {
     Ok(all)
 }
 
-/// Measures every tile on this work, `steps` times each.
+/// Tiles that an adapter was checked for.
+struct Checked<'a> {
+    adapter: &'a Adapter,
+    cases: Vec<Case>,
+    tiles: Vec<(Tile, bool)>,
+}
+
+impl Checked<'_> {
+    /// Whether the adapter computes by `tile` what the CPU does, in the op cases that are about it; says so where it does not.
+    fn is_right(&mut self, tile: Tile, progress: &Progress) -> Result<bool> {
+        if let Some(&(_, right)) = self.tiles.iter().find(|of| of.0 == tile) {
+            return Ok(right);
+        }
+        let members: Vec<&Case> = self.cases.iter().filter(|case| case.is_about(tile)).collect();
+        let mut right = true;
+        for (case, run) in members.iter().zip(Case::together(&members, self.adapter.clone(), Checks::default(), 1)?) {
+            if let Err(e) = case.compare(&case.on_cpu()?, &run?[0]) {
+                progress.line(format!("tile {} is wrong on this adapter, and not chosen: {e}", tile.describe()));
+                right = false;
+                break;
+            }
+        }
+        self.tiles.push((tile, right));
+        Ok(right)
+    }
+
+    /// The fastest choice whose tile is right.
+    fn fastest(&mut self, times: &[(Chosen, f64)], progress: &Progress) -> Result<(Chosen, f64)> {
+        let mut times = times.to_vec();
+        times.sort_by(|a, b| a.1.total_cmp(&b.1));
+        for time in times {
+            if self.is_right(time.0.tile, progress)? {
+                return Ok(time);
+            }
+        }
+        let name = self.adapter.describe();
+        Err(Error::system(format!(
+            "{name}: no tile gives right results; run `tauten doctor`, update its driver or use --device cpu"
+        )))
+    }
+}
+
+/// Measures every tile on this work, `steps` times each, and checks those that are fastest.
 ///
 /// # Errors
 ///
-/// A device without timestamps to measure by; what it reports.
-pub fn tune(choice: &Choice, all: &[Work], steps: usize, progress: &Progress) -> Result<Vec<Finding>> {
-    let choice = choice.clone().with_timestamps();
+/// A device without timestamps to measure by, or on which no tile is right; what it reports.
+pub fn tune(adapter: &Adapter, all: &[Work], steps: usize, progress: &Progress) -> Result<Vec<Finding>> {
+    let choice = Choice::Gpu(Box::new(adapter.clone())).with_timestamps();
+    let cases = cases().into_iter().filter(|case| !case.is_in_f16() && case.runs_on(adapter)).collect();
+    let mut checked = Checked { adapter, cases, tiles: Vec::new() };
     let limits = choice.limits();
     let table = Tiles { tuned: None, ..limits.tiles.clone() };
     let tiles =
@@ -129,11 +175,9 @@ pub fn tune(choice: &Choice, all: &[Work], steps: usize, progress: &Progress) ->
                 (Chosen { tile: *tile, slices }, times[i])
             };
             let mut times: Vec<(Chosen, f64)> = by_tile.iter().map(of_tile).collect();
-            let fastest = |times: &[(Chosen, f64)]| times.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1));
-            let none = || Error::system("nothing was measured");
             let fixed = table.choose(shape);
             if shape.has_slices() {
-                let (best, _) = fastest(&times).ok_or_else(none)?;
+                let (best, _) = checked.fastest(&times, progress)?;
                 for other in SLICES.into_iter().filter(|&other| other != slices) {
                     let chosen = Chosen { slices: other, ..best };
                     if chosen.slices(shape.rows).1 == other {
@@ -143,8 +187,9 @@ pub fn tune(choice: &Choice, all: &[Work], steps: usize, progress: &Progress) ->
                     }
                 }
             }
-            let (chosen, best) = fastest(&times).ok_or_else(none)?;
-            let fixed_time = times.iter().find(|t| t.0 == fixed).ok_or_else(none)?.1;
+            let (chosen, best) = checked.fastest(&times, progress)?;
+            let not_measured = || Error::system("the fixed table's tile was not measured");
+            let fixed_time = times.iter().find(|t| t.0 == fixed).ok_or_else(not_measured)?.1;
             let measured = times.iter().map(|&(chosen, time)| Measured { chosen, us: time * 1e6 }).collect();
             let tuned = Tuned { shape, chosen };
             findings.push(Finding { tuned, best_us: best * 1e6, fixed, fixed_us: fixed_time * 1e6, measured });
