@@ -127,18 +127,25 @@ impl Checked<'_> {
 
     /// The fastest choice whose tile is right.
     fn fastest(&mut self, times: &[(Chosen, f64)], progress: &Progress) -> Result<(Chosen, f64)> {
-        let mut times = times.to_vec();
-        times.sort_by(|a, b| a.1.total_cmp(&b.1));
-        for time in times {
-            if self.is_right(time.0.tile, progress)? {
-                return Ok(time);
-            }
-        }
         let name = self.adapter.describe();
-        Err(Error::system(format!(
-            "{name}: no tile gives right results; run `tauten doctor`, update its driver or use --device cpu"
-        )))
+        fastest(times, |tile| self.is_right(tile, progress))?.ok_or_else(|| {
+            Error::system(format!(
+                "{name}: no tile gives right results; run `tauten doctor`, update its driver or use --device cpu"
+            ))
+        })
     }
+}
+
+/// The fastest choice whose tile is right; slower ones are not asked about.
+fn fastest(times: &[(Chosen, f64)], mut is_right: impl FnMut(Tile) -> Result<bool>) -> Result<Option<(Chosen, f64)>> {
+    let mut times = times.to_vec();
+    times.sort_by(|a, b| a.1.total_cmp(&b.1));
+    for time in times {
+        if is_right(time.0.tile)? {
+            return Ok(Some(time));
+        }
+    }
+    Ok(None)
 }
 
 /// Measures every tile on this work, `steps` times each, and checks those that are fastest.
@@ -197,4 +204,27 @@ pub fn tune(adapter: &Adapter, all: &[Work], steps: usize, progress: &Progress) 
     }
     task.finish();
     Ok(findings)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::tile::TILES;
+
+    #[test]
+    fn every_tile_has_a_case_to_be_checked_by() {
+        let cases = cases();
+        for tile in COMMON.iter().flat_map(|work| work.shapes()[0].tiles()) {
+            assert!(cases.iter().any(|case| !case.is_in_f16() && case.is_about(*tile)), "{}", tile.describe());
+        }
+    }
+
+    #[test]
+    fn a_tile_that_is_wrong_is_not_chosen() {
+        let times: Vec<(Chosen, f64)> =
+            TILES[..3].iter().zip([2.0, 1.0, 3.0]).map(|(&tile, time)| (Chosen { tile, slices: 1 }, time)).collect();
+        assert_eq!(fastest(&times, |_| Ok(true)), Ok(Some(times[1])));
+        assert_eq!(fastest(&times, |tile| Ok(tile != TILES[1])), Ok(Some(times[0])));
+        assert_eq!(fastest(&times, |_| Ok(false)), Ok(None));
+    }
 }
