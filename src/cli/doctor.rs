@@ -2,7 +2,7 @@
 
 use super::{print, print_json};
 use crate::device::Choice;
-use crate::device::gpu::{Adapter, Checks, HOW_TO_GET_ONE};
+use crate::device::gpu::{Adapter, HOW_TO_GET_ONE};
 use crate::ops::check::{Case, cases};
 use crate::profile::roofs::{Rate, Roofs};
 use crate::report::progress::Progress;
@@ -193,11 +193,10 @@ fn self_test(adapter: &Adapter, cases: Vec<Case>, progress: &Progress) -> Result
             failures: Vec::new(),
         };
         let members: Vec<&Case> = group.iter().collect();
-        match Case::together(&members, adapter.clone(), Checks::default(), 1) {
-            Ok(runs) => {
-                for (case, run) in group.iter().zip(runs) {
-                    let wanted = case.on_cpu()?;
-                    match run.and_then(|run| case.compare(&wanted, &run[0])) {
+        match Case::against_twins(&members, adapter.clone()) {
+            Ok(errors) => {
+                for error in errors {
+                    match error? {
                         Ok(error) => result.worst = result.worst.max(error),
                         Err(e) => result.failures.push(e.to_string()),
                     }

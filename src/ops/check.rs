@@ -323,6 +323,22 @@ impl Case {
         Ok((0..cases.len()).map(|program| (0..times).map(|_| run(program)).collect()).collect())
     }
 
+    /// Runs cases on one opened adapter: for each the largest error relative to the tolerance against its twin ([`Case::compare`]), or what was wrong.
+    ///
+    /// # Errors
+    ///
+    /// What the device reports when it is opened; for each case what the CPU reports.
+    pub fn against_twins<'a>(
+        cases: &'a [&'a Case],
+        adapter: Adapter,
+    ) -> Result<impl Iterator<Item = Result<Result<f32>>> + use<'a>> {
+        let runs = Case::together(cases, adapter, Checks::default(), 1)?;
+        Ok(cases.iter().zip(runs).map(|(case, run)| {
+            let wanted = case.on_cpu()?;
+            Ok(run.and_then(|run| case.compare(&wanted, &run[0])))
+        }))
+    }
+
     /// The largest error relative to the tolerance among `got` against the twin's `wanted`.
     ///
     /// # Errors

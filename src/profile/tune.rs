@@ -3,7 +3,7 @@
 use super::lines::Node;
 use super::sweep;
 use crate::config::Config;
-use crate::device::gpu::{Adapter, Checks};
+use crate::device::gpu::Adapter;
 use crate::device::{Choice, Limits};
 use crate::model::{Model, Schema};
 use crate::ops::check::{Case, cases};
@@ -114,8 +114,8 @@ impl Checked<'_> {
         }
         let members: Vec<&Case> = self.cases.iter().filter(|case| case.is_about(tile)).collect();
         let mut right = true;
-        for (case, run) in members.iter().zip(Case::together(&members, self.adapter.clone(), Checks::default(), 1)?) {
-            if let Err(e) = case.compare(&case.on_cpu()?, &run?[0]) {
+        for error in Case::against_twins(&members, self.adapter.clone())? {
+            if let Err(e) = error? {
                 progress.line(format!("tile {} is wrong on this adapter, and not chosen: {e}", tile.describe()));
                 right = false;
                 break;
