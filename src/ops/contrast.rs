@@ -13,13 +13,14 @@
 use super::check::{Case, integers, normals};
 use super::product::{Matrix, Threads, product};
 use super::tile::{CONTRAST_TILES, Chosen, Shape, Tile, Tiles};
-use super::vector::{exp, highest, larger, multiply_add, sums};
+use super::vector::{exp2, highest, larger, multiply_add, sums};
 use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Shaders, Variant, add_parts, cost, fold, params, shader, unit};
 use crate::config::{Direction, Objective};
 use crate::graph::{Graph, Input, Step, TensorId};
 use crate::processor::vectorised;
 use bytemuck::Zeroable;
 use rayon::prelude::*;
+use std::f32::consts::{LN_2, LOG2_E};
 use std::ops::Range;
 
 const TILED: Shader = shader!("tile", "sums", "multiply", "chunk", "contrast_by_one", "contrast");
@@ -235,7 +236,7 @@ impl Params {
         }
     }
 
-    /// What the gradient needs of anchor `row`: 1 / tau, lse, w k (0 where the direction is off or N(i) is i alone).
+    /// What the gradient needs of anchor `row`: log2(e) / tau, lse log2(e), w k (0 where the direction is off or N(i) is i alone).
     fn anchor(&self, tau: &[f32], stats: &[[f32; 4]], factor: f32, row: usize, direction: usize) -> Anchor {
         let Some(d) = direction.checked_sub(self.first as usize).filter(|&d| d < self.directions as usize) else {
             return Anchor { inverse: 0.0, lse: 0.0, weight: 0.0 };
@@ -243,7 +244,7 @@ impl Params {
         let stat = stats[d * self.rows as usize + row];
         let inverse = 1.0 / tau[row];
         let weight = self.scale * factor * if self.robust != 0 { 1.0 } else { inverse };
-        Anchor { inverse, lse: stat[0], weight: if stat[2] < 1.5 { 0.0 } else { weight } }
+        Anchor { inverse: inverse * LOG2_E, lse: stat[0] * LOG2_E, weight: if stat[2] < 1.5 { 0.0 } else { weight } }
     }
 }
 
@@ -260,13 +261,14 @@ impl Anchor {
         if self.weight == 0.0 {
             return 0.0;
         }
-        self.weight * ((s * self.inverse - self.lse).exp() - if itself { 1.0 } else { 0.0 })
+        self.weight * ((s * self.inverse - self.lse).exp2() - if itself { 1.0 } else { 0.0 })
     }
 }
 
-/// A running log-sum-exp with the sum of p S.
+/// A running log-sum-exp with the sum of p S. Its exponents are of 2, as those of all loops here, in which a power of 2 takes fewer operations than one of e.
 #[derive(Clone, Copy)]
 struct Online {
+    /// The highest S log2(e) / tau.
     highest: f32,
     sum: f32,
     product: f32,
@@ -282,10 +284,10 @@ impl Online {
     fn add(&mut self, s: f32, inverse: f32, itself: bool) {
         let x = s * inverse;
         if x > self.highest {
-            let keep = (self.highest - x).exp();
+            let keep = (self.highest - x).exp2();
             (self.sum, self.product, self.highest) = (self.sum * keep, self.product * keep, x);
         }
-        let e = (x - self.highest).exp();
+        let e = (x - self.highest).exp2();
         self.sum += e;
         self.product += e * s;
         self.count += 1.0;
@@ -296,18 +298,18 @@ impl Online {
         }
     }
 
-    /// Joins sums of e^ and of e^ S that were made with `highest` taken from the exponents.
+    /// Joins sums of 2^ and of 2^ S that were made with `highest` taken from the exponents.
     #[inline(always)]
     fn join<const FUSED: bool>(&mut self, highest: f32, [sum, product]: [f32; 2]) {
         let most = larger(self.highest, highest);
-        let (mine, theirs) = (exp::<FUSED>(self.highest - most), exp::<FUSED>(highest - most));
+        let (mine, theirs) = (exp2::<FUSED>(self.highest - most), exp2::<FUSED>(highest - most));
         (self.sum, self.product) = (self.sum * mine + sum * theirs, self.product * mine + product * theirs);
         self.highest = most;
     }
 
     /// What `stats` writes of it.
     fn parts(&self) -> ([f32; 4], [f32; 2]) {
-        ([self.highest, self.sum, self.product, self.count], [self.positive, self.rival])
+        ([self.highest * LN_2, self.sum, self.product, self.count], [self.positive, self.rival])
     }
 }
 
@@ -329,7 +331,7 @@ fn stats_sampled(p: &Params, args: &mut Args) {
     let (sums, peaks) = (args.write::<[f32; 4]>(4), args.write::<[f32; 2]>(5));
     sums.par_iter_mut().zip(peaks).enumerate().for_each(|(at, (sums, peaks))| {
         let (side, i) = (p.first as usize + at / rows, at % rows);
-        let inverse = 1.0 / tau[i];
+        let inverse = LOG2_E / tau[i];
         let mut online = Online::EMPTY;
         for c in std::iter::once(0).chain(offsets.iter().map(|&c| c as usize)) {
             let j = (i + c) % rows;
@@ -354,7 +356,7 @@ fn stats_tiled(p: &Params, args: &mut Args) {
     let (own, both) = (p.group_rows(), p.directions > 1);
     let groups = rows.div_ceil(own);
     let (inverses, scratch) = args.scratch(rows + groups * (STRIPE * PANEL + 4 * rows)).split_at_mut(rows);
-    inverses.iter_mut().zip(tau).for_each(|(inverse, tau)| *inverse = 1.0 / tau);
+    inverses.iter_mut().zip(tau).for_each(|(inverse, tau)| *inverse = LOG2_E / tau);
     let (tiles, columns) = scratch.split_at_mut(groups * STRIPE * PANEL);
     let (of_rows, of_columns) = sums.split_at_mut(rows);
     let (peaks, peaks_of_columns) = peaks.split_at_mut(rows);
@@ -455,7 +457,7 @@ vectorised! {
         let most = online.rival.max(online.positive) * inverse;
         let most = larger(online.highest, most);
         let sums = sums(s, |s| {
-            let e = exp::<FUSED>(multiply_add::<FUSED>(s, inverse, -most));
+            let e = exp2::<FUSED>(multiply_add::<FUSED>(s, inverse, -most));
             [e, e * s]
         });
         online.join::<FUSED>(most, sums);
@@ -463,8 +465,8 @@ vectorised! {
 }
 
 vectorised! {
-    /// Adds the rows of a tile, none of whose scores is above `most` of its column, to the highest exponent, the sum of e^ and the
-    /// sum of e^ S of each column, of which `from` is the first. Behind the exponents stand rivals.
+    /// Adds the rows of a tile, none of whose scores is above `most` of its column, to the highest exponent, the sum of 2^ and the
+    /// sum of 2^ S of each column, of which `from` is the first. Behind the exponents stand rivals.
     #[allow(clippy::needless_range_loop, reason = "as above")]
     fn add_to_columns(columns: &mut [f32], inverses: &[f32], from: usize, s: &[f32], most: &[f32]) {
         let n = inverses.len();
@@ -476,7 +478,7 @@ vectorised! {
         for c in 0..n {
             let x = most[c] * inverses[c];
             let x = larger(highest[c], x);
-            let keep = exp::<FUSED>(highest[c] - x);
+            let keep = exp2::<FUSED>(highest[c] - x);
             sum[c] *= keep;
             product[c] *= keep;
             highest[c] = x;
@@ -484,7 +486,7 @@ vectorised! {
         for s in s.chunks_exact(PANEL) {
             let s = &s[..n];
             for c in 0..n {
-                let e = exp::<FUSED>(multiply_add::<FUSED>(s[c], inverses[c], -highest[c]));
+                let e = exp2::<FUSED>(multiply_add::<FUSED>(s[c], inverses[c], -highest[c]));
                 sum[c] += e;
                 product[c] = multiply_add::<FUSED>(e, s[c], product[c]);
             }
@@ -729,12 +731,12 @@ vectorised! {
         // A row that is no anchor saves its half of the work.
         if weight == 0.0 {
             for c in 0..n {
-                s[c] = weights[c] * exp::<FUSED>(multiply_add::<FUSED>(s[c], inverses[c], -lses[c]));
+                s[c] = weights[c] * exp2::<FUSED>(multiply_add::<FUSED>(s[c], inverses[c], -lses[c]));
             }
         } else {
             for c in 0..n {
-                let mine = weight * exp::<FUSED>(multiply_add::<FUSED>(s[c], inverse, -lse));
-                let theirs = exp::<FUSED>(multiply_add::<FUSED>(s[c], inverses[c], -lses[c]));
+                let mine = weight * exp2::<FUSED>(multiply_add::<FUSED>(s[c], inverse, -lse));
+                let theirs = exp2::<FUSED>(multiply_add::<FUSED>(s[c], inverses[c], -lses[c]));
                 s[c] = multiply_add::<FUSED>(weights[c], theirs, mine);
             }
         }
