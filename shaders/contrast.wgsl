@@ -4,9 +4,11 @@
 // round. For anchor i of a direction with S_ij = <anchor i, candidate j>, tau_i and N(i) (i itself and every j whose key is 0
 // or another than i's; every j without `masked`):
 //
-// stats     of each slice of the candidates: (h, sum exp(x - h), sum exp(x - h) S, n) over the slice's part of N(i), where x =
-//           S_ij / tau_i and h is the highest x, and (S_ii or 0, highest S of another than i). Online over tiles: S is never stored.
-// finish    (lse_i, m_i, n_i, S_ii) of all slices: lse_i = log sum_{j in N(i)} exp(S_ij / tau_i), m_i = sum_{j in N(i)} p_ij S_ij
+// stats     of each slice of the candidates, for the anchors of the first direction that is on: (h, sum exp(x - h), sum exp(x - h) S, highest S
+//           of another than i) over the slice's part of N(i), where x = S_ij / tau_i and h is the highest x; and, with `masked`, n, how many these are. Online over
+//           tiles: S is never stored, but for S_ii. With both directions the columns of the same S are those of the other's anchors: their sums over each
+//           band of own rows, in the same form. (N(i) is the same set of rows in both directions, and S_ii the same number.)
+// finish    (lse_i, m_i, n_i, S_ii) of all slices or bands: lse_i = log sum_{j in N(i)} exp(S_ij / tau_i), m_i = sum_{j in N(i)} p_ij S_ij
 //           with p_ij = exp(S_ij / tau_i - lse_i), n_i = |N(i)|; with `clicked`, n_i = 0 for rows without a click: such a row is no
 //           anchor, and has neither loss nor gradient as one. Then
 //           losses   infonce: lse_i - S_ii / tau_i; robust: tau_i (lse_i - S_ii / tau_i - log n_i) + rho tau_i; the two
@@ -28,9 +30,9 @@
 // Workgroup: tiles as in tile.wgsl, which is a part of this module: of S by own rows and others, where 4 HEIGHT ROWS own rows stay and
 //            others go by, 4 WIDTH COLUMNS at a time; of dz by the same own rows and columns, to which DEPTH columns of the tile of G are
 //            the left part at a time. finish, slopes: 64 invocations, one a row; merge: 256, one an element.
-// Dispatch:  stats: directions * slices * tiles of own rows; gradient: 2 sides * slices * tiles of dz; the others by rows or elements;
+// Dispatch:  stats: slices * bands of own rows; gradient: 2 sides * slices * tiles of dz; the others by rows or elements;
 //            all folded into x and y.
-// Deterministic: one owner an element; others go by in order, invocations of a row and slices are folded in order.
+// Deterministic: one owner an element; others go by in order, invocations of a row or column, slices and bands are folded in order.
 
 struct Params {
     rows: u32,
@@ -43,12 +45,12 @@ struct Params {
     accumulate: u32, // gradient, merge, slopes: 1 adds to what is there
     scale: f32, // gradient, slopes: lambda / (rows * directions)
     rho: f32,
-    offsets: u32, // sampled candidates; unused here
+    offsets: u32, // K sampled candidates; only finish has any
     slice: u32, // candidates of a slice
     slices: u32,
+    band: u32, // stats: tiles of own rows of a band
+    bands: u32,
     pad0: u32,
-    pad1: u32,
-    pad2: u32,
 }
 
 struct Step {
@@ -68,10 +70,11 @@ const LOWEST: f32 = -1.0e30;
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> tau: array<f32>; // (rows)
 @group(0) @binding(3) var<storage, read> keys: array<u32>; // (rows), any buffer without `masked`
-@group(0) @binding(4) var<storage, read_write> sums_out: array<vec4<f32>>; // (slices, directions, rows): h, sums, n
-@group(0) @binding(5) var<storage, read_write> peaks_out: array<vec2<f32>>; // (slices, directions, rows): S_ii, highest other S
+// (slices, rows) of the first direction that is on, then (bands, rows) of the other: h, sums, highest other S
+@group(0) @binding(4) var<storage, read_write> sums_out: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> positives_out: array<f32>; // (rows): S_ii
 @group(0) @binding(6) var<storage, read> sums_in: array<vec4<f32>>;
-@group(0) @binding(7) var<storage, read> peaks_in: array<vec2<f32>>;
+@group(0) @binding(7) var<storage, read> positives_in: array<f32>;
 @group(0) @binding(8) var<storage, read> labels: array<vec2<f32>>; // (rows): click, conversion; any buffer without `clicked`
 @group(0) @binding(9) var<storage, read_write> stats_out: array<vec4<f32>>; // (directions, rows): lse, m, n, S_ii
 @group(0) @binding(10) var<storage, read_write> row_losses: array<f32>; // (rows)
@@ -81,6 +84,8 @@ const LOWEST: f32 = -1.0e30;
 @group(0) @binding(14) var<storage, read_write> dz: array<f32>; // (rows, 2 * width); of more than one slice, (slices, rows, 2 * width)
 @group(0) @binding(15) var<storage, read> dz_parts: array<f32>; // (slices, rows, 2 * width)
 @group(0) @binding(16) var<storage, read_write> dtau: array<f32>; // (rows)
+@group(0) @binding(17) var<storage, read_write> counts_out: array<f32>; // (slices, rows): n; with `masked`
+@group(0) @binding(18) var<storage, read> counts_in: array<f32>; // any buffer without `masked`
 
 // Index of the first number of a row; the last row stands for all after it, whose numbers do not count.
 fn z_row(row: u32, side: u32) -> u32 {
@@ -157,36 +162,33 @@ fn highest_of(v: vec4<f32>) -> f32 {
     return max(max(v.x, v.y), max(v.z, v.w));
 }
 
-// A running log-sum-exp of an anchor.
-struct Online {
-    sums: vec4<f32>, // highest exponent h; sums of exp(x - h), of exp(x - h) S and of 1
-    peaks: vec2<f32>, // S_ii, or 0 where i is not among them; highest S of another candidate
+// A running log-sum-exp of an anchor is (highest exponent h, sum exp(x - h), sum exp(x - h) S, highest S of another candidate).
+fn empty() -> vec4<f32> {
+    return vec4(LOWEST, 0.0, 0.0, LOWEST);
 }
 
-fn empty() -> Online {
-    return Online(vec4(LOWEST, 0.0, 0.0, 0.0), vec2(0.0, LOWEST));
-}
-
-fn joined(a: Online, b: Online) -> Online {
-    let highest = max(a.sums.x, b.sums.x);
-    let sums = a.sums.yz * exp(a.sums.x - highest) + b.sums.yz * exp(b.sums.x - highest);
-    return Online(vec4(highest, sums, a.sums.w + b.sums.w), vec2(a.peaks.x + b.peaks.x, max(a.peaks.y, b.peaks.y)));
+fn joined(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
+    let highest = max(a.x, b.x);
+    let sums = a.yz * exp(a.x - highest) + b.yz * exp(b.x - highest);
+    return vec4(highest, sums, max(a.w, b.w));
 }
 
 // Whether all pairs of a tile are candidates of each other and none is a row with itself: nearly all tiles, without keys.
 fn is_plain(own: u32, j0: u32, end: u32) -> bool {
+    let after = own + tile_row(1u);
     let behind = j0 + tile_column(1u);
-    return params.masked == 0u && behind <= end && (own + tile_row(1u) <= j0 || behind <= own);
+    return params.masked == 0u && after <= params.rows && behind <= end && (after <= j0 || behind <= own);
 }
 
-// An anchor's running sums with the candidates of a plain tile: four, and four more where there are two blocks of columns.
-fn fold_plain(state: Online, s0: vec4<f32>, s1: vec4<f32>, inverse: f32) -> Online {
+// An anchor's running sums with candidates of a tile: four, and four more where there are two blocks of columns. The e^ of LOWEST is 0, unless all that the
+// anchor has had is left out: what that gives is joined to real sums with a factor of 0.
+fn fold(state: vec4<f32>, s0: vec4<f32>, s1: vec4<f32>, inverse: f32, plain: bool) -> vec4<f32> {
     var top = highest_of(s0);
     if COLUMNS > 1u {
         top = max(top, highest_of(s1));
     }
-    let highest = max(state.sums.x, top * inverse);
-    let before = exp(state.sums.x - highest);
+    let highest = max(state.x, top * inverse);
+    let before = exp(state.x - highest);
     var e = exp(s0 * inverse - highest);
     var product = e * s0;
     if COLUMNS > 1u {
@@ -194,27 +196,75 @@ fn fold_plain(state: Online, s0: vec4<f32>, s1: vec4<f32>, inverse: f32) -> Onli
         e += more;
         product += more * s1;
     }
-    let sums = state.sums.yz * before + vec2(total(e), total(product));
-    return Online(vec4(highest, sums, state.sums.w + f32(4u * COLUMNS)), vec2(state.peaks.x, max(state.peaks.y, top)));
+    let sums = state.yz * before + vec2(total(e), total(product));
+    return vec4(highest, sums, max(state.w, select(LOWEST, top, plain)));
 }
 
-// The same with four others j .. + 3 of any tile.
-fn fold(state: Online, s: vec4<f32>, row: u32, inverse: f32, j: u32, keys: vec4<u32>, end: u32) -> Online {
-    let member = candidates(row, key_of(row), j, keys, end);
-    let itself = member & (four(j) == vec4(row));
-    // No pair outside of N may reach exp: nothing bounds it there.
-    let x = select(vec4(LOWEST), s * inverse, member);
-    let highest = max(state.sums.x, highest_of(x));
-    let e = select(vec4(0.0), exp(x - highest), member);
-    let before = exp(state.sums.x - highest);
-    let sums = state.sums.yz * before + vec2(total(e), total(e * select(vec4(0.0), s, member)));
-    let count = total(select(vec4(0.0), vec4(1.0), member));
-    let positive = total(select(vec4(0.0), s, itself));
-    let rival = highest_of(select(vec4(LOWEST), s, member & !itself));
-    return Online(
-        vec4(highest, sums, state.sums.w + count),
-        vec2(state.peaks.x + positive, max(state.peaks.y, rival)),
-    );
+// Parts of the columns of a tile, which invocations hand over to those that join them: of block of columns c from invocation t.
+fn part_at(c: u32, t: u32) -> u32 {
+    return c * SIZE + t;
+}
+
+// Number y of the HEIGHT parts of column k.
+fn part_of(k: u32, y: u32) -> u32 {
+    return part_at(k / 4u / WIDTH, y * WIDTH + k / 4u % WIDTH);
+}
+
+// Adds a tile to the sums of its columns, which are anchors of the other direction, in `band`. `rivals` are the highest S of other candidates that
+// the invocation's blocks of columns have.
+fn add_columns(s: ptr<function, Sums>, rivals: ptr<function, array<vec4<f32>, 2>>, local: vec2<u32>, band: u32, j0: u32, end: u32, is_first: bool) {
+    let t = local.y * WIDTH + local.x;
+    workgroupBarrier();
+    for (var c = 0u; c < COLUMNS; c++) {
+        var top = vec4(LOWEST);
+        for (var r = 0u; r < ROWS; r++) {
+            let b = block(s, local, r * COLUMNS + c);
+            top = max(max(top, max(b[0], b[1])), max(b[2], b[3]));
+        }
+        left[part_at(c, t)] = top;
+        right[part_at(c, t)] = (*rivals)[c];
+    }
+    workgroupBarrier();
+    // What the exponents of a column are taken from is the same for all its parts.
+    for (var k = t; k < tile_column(1u); k += SIZE) {
+        var top = LOWEST;
+        var rival = LOWEST;
+        for (var y = 0u; y < HEIGHT; y++) {
+            top = max(top, left[part_of(k, y)][k % 4u]);
+            rival = max(rival, right[part_of(k, y)][k % 4u]);
+        }
+        let inverse = 1.0 / tau[min(j0 + k, params.rows - 1u)];
+        others[k] = vec4(inverse, top * inverse, rival, 0.0);
+    }
+    workgroupBarrier();
+    for (var c = 0u; c < COLUMNS; c++) {
+        let theirs = others_at(4u * (local.x + c * WIDTH));
+        var sum = vec4(0.0);
+        var product = vec4(0.0);
+        for (var r = 0u; r < ROWS; r++) {
+            let b = block(s, local, r * COLUMNS + c);
+            for (var i = 0u; i < 4u; i++) {
+                let e = exp(b[i] * theirs[0] - theirs[1]);
+                sum += e;
+                product += e * b[i];
+            }
+        }
+        left[part_at(c, t)] = sum;
+        right[part_at(c, t)] = product;
+    }
+    workgroupBarrier();
+    for (var k = t; k < min(tile_column(1u), end - j0); k += SIZE) {
+        var all = vec4(others[k].y, 0.0, 0.0, others[k].z);
+        for (var y = 0u; y < HEIGHT; y++) {
+            all.y += left[part_of(k, y)][k % 4u];
+            all.z += right[part_of(k, y)][k % 4u];
+        }
+        let at = (params.slices + band) * params.rows + j0 + k;
+        if !is_first {
+            all = joined(sums_out[at], all);
+        }
+        sums_out[at] = all;
+    }
 }
 
 @compute @workgroup_size(WIDTH, HEIGHT)
@@ -224,71 +274,102 @@ fn stats(
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
     let local = id.xy;
+    let t = local.y * WIDTH + local.x;
     let tiles = (params.rows + tile_row(1u) - 1u) / tile_row(1u);
     let flat = group.y * groups.x + group.x;
-    if flat >= tiles * params.directions * params.slices {
+    if flat >= params.bands * params.slices {
         return;
     }
-    let direction = flat / tiles % params.directions;
-    let slice = flat / tiles / params.directions;
-    let side = params.first + direction;
-    let own = tile_row(flat % tiles);
-    // By own rows, of which there are at most four blocks.
-    var states: array<Online, 16>;
-    var inverses: array<f32, 16>; // 1 / tau
-    for (var n = 0u; n < 4u * ROWS; n++) {
-        states[n] = empty();
-        inverses[n] = 1.0 / tau[min(own_row(own, local, n), params.rows - 1u)];
-    }
+    let slice = flat / params.bands;
+    let band = flat % params.bands;
     let end = min((slice + 1u) * params.slice, params.rows);
-    for (var j0 = slice * params.slice; j0 < end; j0 += tile_column(1u)) {
-        var s = scores(side, own, j0, local);
-        if is_plain(own, j0, end) {
+    for (var tile = band * params.band; tile < min((band + 1u) * params.band, tiles); tile++) {
+        let own = tile_row(tile);
+        // By own rows, of which there are at most four blocks.
+        var states: array<vec4<f32>, 16>;
+        var counts: array<f32, 16>;
+        for (var n = 0u; n < 4u * ROWS; n++) {
+            states[n] = empty();
+            counts[n] = 0.0;
+        }
+        // Read behind the barriers of the products, and those of the tile before have been read before a barrier.
+        for (var i = t; i < tile_row(1u); i += SIZE) {
+            owns[i] = vec4(1.0 / tau[min(own + i, params.rows - 1u)], 0.0, 0.0, 0.0);
+        }
+        for (var j0 = slice * params.slice; j0 < end; j0 += tile_column(1u)) {
+            var s = scores(params.first, own, j0, local);
+            let plain = is_plain(own, j0, end);
+            var rivals: array<vec4<f32>, 2>; // by blocks of columns
+            for (var c = 0u; c < COLUMNS; c++) {
+                let j = column_of(j0, local, c);
+                let keys = keys_of(j);
+                var rival = vec4(LOWEST);
+                for (var r = 0u; r < ROWS; r++) {
+                    var b = block(&s, local, r * COLUMNS + c);
+                    for (var i = 0u; i < 4u; i++) {
+                        let n = 4u * r + i;
+                        if plain {
+                            rival = max(rival, b[i]);
+                        } else {
+                            let row = own_row(own, local, n);
+                            let member = candidates(row, key_of(row), j, keys, end) & vec4(row < params.rows);
+                            let itself = member & (four(j) == vec4(row));
+                            counts[n] += total(select(vec4(0.0), vec4(1.0), member));
+                            if any(itself) {
+                                positives_out[row] = total(select(vec4(0.0), b[i], itself));
+                            }
+                            b[i] = select(vec4(LOWEST), b[i], member);
+                            let other = select(b[i], vec4(LOWEST), itself);
+                            states[n].w = max(states[n].w, highest_of(other));
+                            rival = max(rival, other);
+                        }
+                    }
+                    if !plain {
+                        set_block(&s, local, r * COLUMNS + c, b);
+                    }
+                }
+                rivals[c] = rival;
+            }
             for (var r = 0u; r < ROWS; r++) {
                 let s0 = block(&s, local, r * COLUMNS);
                 let s1 = block(&s, local, r * COLUMNS + COLUMNS - 1u);
                 for (var i = 0u; i < 4u; i++) {
                     let n = 4u * r + i;
-                    states[n] = fold_plain(states[n], s0[i], s1[i], inverses[n]);
+                    states[n] = fold(states[n], s0[i], s1[i], owns[own_row(0u, local, n)].x, plain);
                 }
             }
-        } else {
-            for (var c = 0u; c < COLUMNS; c++) {
-                let j = column_of(j0, local, c);
-                let keys = keys_of(j);
-                for (var r = 0u; r < ROWS; r++) {
-                    let own_block = block(&s, local, r * COLUMNS + c);
-                    for (var i = 0u; i < 4u; i++) {
-                        let n = 4u * r + i;
-                        states[n] = fold(states[n], own_block[i], own_row(own, local, n), inverses[n], j, keys, end);
-                    }
+            if params.directions > 1u {
+                add_columns(&s, &rivals, local, band, j0, end, tile == band * params.band);
+            }
+        }
+        // An own row's invocations hand over their parts, of as many rows at once as left holds, and one of them joins these in order. A barrier
+        // a row, which compilers unroll, would cost lavapipe ten seconds.
+        for (var first = 0u; first < 4u * ROWS; first += LEFTS) {
+            workgroupBarrier();
+            for (var n = 0u; n < 4u * ROWS; n++) {
+                // Not states[first + n]: an array that is indexed by more than constants is memory to some compilers, not registers.
+                if n - first < LEFTS {
+                    let at = (local.y * LEFTS + n - first) * WIDTH + local.x;
+                    left[at] = states[n];
+                    right[at] = vec4(counts[n], 0.0, 0.0, 0.0);
                 }
             }
-        }
-    }
-    // An own row's invocations hand over their parts, of as many rows at once as left holds, and one of them joins these in order. A barrier
-    // a row, which compilers unroll, would cost lavapipe ten seconds.
-    for (var first = 0u; first < 4u * ROWS; first += LEFTS) {
-        workgroupBarrier();
-        for (var n = 0u; n < 4u * ROWS; n++) {
-            // Not states[first + n]: an array that is indexed by more than constants is memory to some compilers, not registers.
-            if n - first < LEFTS {
-                let at = (local.y * LEFTS + n - first) * WIDTH + local.x;
-                left[at] = states[n].sums;
-                right[at] = vec4(states[n].peaks, 0.0, 0.0);
+            workgroupBarrier();
+            let row = own_row(own, local, first + local.x);
+            if local.x < LEFTS && row < params.rows {
+                let start = (local.y * LEFTS + local.x) * WIDTH;
+                var all = empty();
+                var count = 0.0;
+                for (var at = start; at < start + WIDTH; at++) {
+                    all = joined(all, left[at]);
+                    count += right[at].x;
+                }
+                let at = slice * params.rows + row;
+                sums_out[at] = all;
+                if params.masked != 0u {
+                    counts_out[at] = count;
+                }
             }
-        }
-        workgroupBarrier();
-        let row = own_row(own, local, first + local.x);
-        if local.x < LEFTS && row < params.rows {
-            let start = (local.y * LEFTS + local.x) * WIDTH;
-            var all = empty();
-            for (var at = start; at < start + WIDTH; at++) {
-                all = joined(all, Online(left[at], right[at].xy));
-            }
-            let at = (slice * params.directions + direction) * params.rows + row;
-            sums_out[at] = all.sums;
-            peaks_out[at] = all.peaks;
         }
     }
 }
@@ -315,21 +396,31 @@ fn finish(
     if i >= params.rows {
         return;
     }
+    var n = f32(select(params.rows, params.offsets + 1u, params.offsets > 0u));
+    if params.masked != 0u {
+        n = 0.0;
+        for (var slice = 0u; slice < params.slices; slice++) {
+            n += counts_in[slice * params.rows + i];
+        }
+    }
+    if params.clicked != 0u && labels[i].x == 0.0 {
+        n = 0.0;
+    }
+    let positive = positives_in[i];
     var loss = 0.0;
     var pair = vec2(0.0);
     for (var d = 0u; d < params.directions; d++) {
-        let at = d * params.rows + i;
-        let apart = params.directions * params.rows;
+        let first = select(0u, params.slices, d > 0u);
+        let parts = select(params.slices, params.bands, d > 0u);
         var all = empty();
-        for (var slice = 0u; slice < params.slices; slice++) {
-            all = joined(all, Online(sums_in[slice * apart + at], peaks_in[slice * apart + at]));
+        for (var part = first; part < first + parts; part++) {
+            all = joined(all, sums_in[part * params.rows + i]);
         }
-        let n = select(all.sums.w, 0.0, params.clicked != 0u && labels[i].x == 0.0);
-        let stat = vec4(all.sums.x + log(all.sums.y), all.sums.z / all.sums.y, n, all.peaks.x);
-        stats_out[at] = stat;
+        let stat = vec4(all.x + log(all.y), all.z / all.y, n, positive);
+        stats_out[d * params.rows + i] = stat;
         loss += loss_of(stat, tau[i]);
         if n > 1.5 {
-            pair += vec2(select(0.0, 1.0, all.peaks.x - all.peaks.y > 0.0), 1.0);
+            pair += vec2(select(0.0, 1.0, positive > all.w), 1.0);
         }
     }
     row_losses[i] = select(loss, 0.5 * loss, params.directions > 1u);

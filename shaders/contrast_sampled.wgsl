@@ -2,7 +2,7 @@
 // [1, rows) for all anchors of a step; rows with the anchor's key are left out as in contrast.wgsl, whose kernels `finish` and
 // `slopes` go with these two.
 //
-// stats     sums and peaks of each anchor and direction, as in contrast.wgsl, of one slice.
+// stats     sums of each anchor and direction, S_ii and, with `masked`, n, as in contrast.wgsl, of one slice and one band.
 // gradient  dz of both sides. Row i of a side gathers as anchor of its direction from j = (i + c) mod rows, and as candidate
 //           of the other direction from the anchors j = (i - c) mod rows, c in {0, c_1, .., c_K}:
 //           G = w (p - [c = 0]) k of the anchor, d(own i) = sum G other_j. No two rows write one place.
@@ -24,11 +24,11 @@ struct Params {
     scale: f32, // gradient: lambda / (rows * directions)
     rho: f32, // unused here
     offsets: u32, // K
-    slice: u32, // unused here, as the next
+    slice: u32, // unused here, as all after it
     slices: u32,
+    band: u32,
+    bands: u32,
     pad0: u32,
-    pad1: u32,
-    pad2: u32,
 }
 
 struct Step {
@@ -49,12 +49,13 @@ const LOWEST: f32 = -1.0e30;
 @group(0) @binding(1) var<storage, read> z: array<f32>; // (rows, 2 * width)
 @group(0) @binding(2) var<storage, read> tau: array<f32>; // (rows)
 @group(0) @binding(3) var<storage, read> keys: array<u32>; // (rows), any buffer without `masked`
-@group(0) @binding(4) var<storage, read_write> sums_out: array<vec4<f32>>; // (directions, rows): h, sums, n
+@group(0) @binding(4) var<storage, read_write> sums_out: array<vec4<f32>>; // (directions, rows): h, sums, highest other S
 @group(0) @binding(5) var<storage, read> stats_in: array<vec4<f32>>; // (directions, rows)
 @group(0) @binding(6) var<storage, read> offsets: array<u32>; // (K)
 @group(0) @binding(7) var<storage, read_write> dz: array<f32>; // (rows, 2 * width)
 @group(0) @binding(8) var<uniform> step: Step;
-@group(0) @binding(9) var<storage, read_write> peaks_out: array<vec2<f32>>; // (directions, rows): S_ii, highest other S
+@group(0) @binding(9) var<storage, read_write> positives_out: array<f32>; // (rows): S_ii
+@group(0) @binding(10) var<storage, read_write> counts_out: array<f32>; // (rows): n; with `masked`
 
 var<workgroup> part: array<f32, 256>; // (own rows, lanes)
 var<workgroup> rows_of: array<u32, 256>; // (own rows, lanes): the other row behind `part`
@@ -158,9 +159,14 @@ fn stats(
     positive = lanes_sum(positive, local.xy);
     rival = lanes_max(rival, local.xy);
     if (local.x == 0u && i < params.rows) {
-        let at = direction * params.rows + i;
-        sums_out[at] = vec4<f32>(top, sum, product, count);
-        peaks_out[at] = vec2<f32>(positive, rival);
+        sums_out[direction * params.rows + i] = vec4<f32>(top, sum, product, rival);
+        // N(i) and S_ii are the same in both directions.
+        if (direction == 0u) {
+            positives_out[i] = positive;
+            if (params.masked != 0u) {
+                counts_out[i] = count;
+            }
+        }
     }
 }
 

@@ -7,8 +7,8 @@
 //! - robust: L_i = tau_i log mean_{N(i)} exp((S_ij - S_ii) / tau_i) + rho tau_i, dL_i/dS_ij = p_ij - \[i=j\],
 //!   dL_i/dtau_i = log mean_j exp((S_ij - S_ii) / tau_i) - (sum_j p_ij S_ij - S_ii) / tau_i + rho.
 //!
-//! The B x B matrix is never stored: `stats` keeps six numbers an anchor and slice of the candidates, `finish` four of them an anchor,
-//! and the gradient computes tiles of S anew.
+//! The B x B matrix is never stored: `stats` goes over its tiles once, and keeps four numbers a row and slice of the columns and, for the other direction, a
+//! column and band of rows; `finish` makes four an anchor of them, and the gradient computes tiles of S anew.
 
 use super::check::{Case, integers, normals};
 use super::product::{Matrix, Threads, product};
@@ -60,9 +60,9 @@ params! {
         offsets: u32,
         slice: u32,
         slices: u32,
+        band: u32,
+        bands: u32,
         pad0: u32,
-        pad1: u32,
-        pad2: u32,
     }
 }
 
@@ -112,26 +112,27 @@ impl Contrast {
             offsets: self.negatives as u32,
             slice: self.rows as u32,
             slices: 1,
+            band: 1,
+            bands: 1,
             pad0: 0,
-            pad1: 0,
-            pad2: 0,
         }
     }
 }
 
 use Access::{Read, Uniform, Update, Write};
-static STATS: Kernel = Params::kernel("contrast", TILED, "stats", &[(1, Read), (2, Read), (3, Read), (4, Write), (5, Write)]);
+static STATS: Kernel =
+    Params::kernel("contrast", TILED, "stats", &[(1, Read), (2, Read), (3, Read), (4, Write), (5, Write), (17, Write)]);
 static STATS_SAMPLED: Kernel = Params::kernel(
     "contrast, sampled",
     SAMPLED,
     "stats",
-    &[(1, Read), (2, Read), (3, Read), (6, Read), (4, Write), (9, Write)],
+    &[(1, Read), (2, Read), (3, Read), (6, Read), (4, Write), (9, Write), (10, Write)],
 );
 static FINISH: Kernel = Params::kernel(
     "contrast losses",
     TILED,
     "finish",
-    &[(2, Read), (6, Read), (7, Read), (8, Read), (9, Write), (10, Write), (11, Write)],
+    &[(2, Read), (6, Read), (7, Read), (18, Read), (8, Read), (9, Write), (10, Write), (11, Write)],
 );
 static SLOPES: Kernel =
     Params::kernel("contrast backward to tau", TILED, "slopes", &[(2, Read), (12, Read), (13, Uniform), (16, Update)]);
@@ -154,6 +155,21 @@ impl Params {
         self.offsets > 0
     }
 
+    /// The same with what `stats` cuts S into: slices of whole tiles of its columns, bands of whole tiles of its rows. A workgroup goes over one slice of one
+    /// band.
+    fn of_stats(self, tiles: &Tiles, chosen: Chosen) -> Params {
+        let rows = self.rows as usize;
+        let [height, width] = chosen.tile.size();
+        let [band, slices] = match self.directions {
+            1 => [1, chosen.slices],
+            _ => tiles.bands_and_slices(chosen, rows),
+        };
+        let slice = rows.div_ceil(slices).next_multiple_of(width);
+        let [slice, slices, band, bands] =
+            [slice, rows.div_ceil(slice), band, rows.div_ceil(height).div_ceil(band)].map(|n| n as u32);
+        Params { slice, slices, band, bands, ..self }
+    }
+
     /// Numbers in z.
     fn numbers(&self) -> f64 {
         2.0 * f64::from(self.rows) * f64::from(self.width)
@@ -172,7 +188,8 @@ impl Params {
 
     fn stats_cost(&self) -> Cost {
         let directions = f64::from(self.directions);
-        let parts = 24.0 * f64::from(self.rows) * directions * f64::from(self.slices);
+        let parts =
+            4.0 * f64::from(self.rows) * ((4 + self.masked) * self.slices + 4 * self.bands * (self.directions - 1) + 1) as f64;
         // A pair's S serves both directions; sampled pairs are others in each.
         let products = if self.sampled() { directions } else { 1.0 };
         let flops = self.pairs() * (2.0 * products * f64::from(self.width) + 8.0 * directions);
@@ -272,14 +289,12 @@ struct Online {
     highest: f32,
     sum: f32,
     product: f32,
-    count: f32,
-    positive: f32,
     /// The highest S of another candidate.
     rival: f32,
 }
 
 impl Online {
-    const EMPTY: Online = Online { highest: LEAST, sum: 0.0, product: 0.0, count: 0.0, positive: LEFT_OUT, rival: LEFT_OUT };
+    const EMPTY: Online = Online { highest: LEAST, sum: 0.0, product: 0.0, rival: LEFT_OUT };
 
     fn add(&mut self, s: f32, inverse: f32, itself: bool) {
         let x = s * inverse;
@@ -290,10 +305,7 @@ impl Online {
         let e = (x - self.highest).exp2();
         self.sum += e;
         self.product += e * s;
-        self.count += 1.0;
-        if itself {
-            self.positive = s;
-        } else {
+        if !itself {
             self.rival = self.rival.max(s);
         }
     }
@@ -308,14 +320,13 @@ impl Online {
     }
 
     /// What `stats` writes of it.
-    fn parts(&self) -> ([f32; 4], [f32; 2]) {
-        ([self.highest * LN_2, self.sum, self.product, self.count], [self.positive, self.rival])
+    fn parts(&self) -> [f32; 4] {
+        [self.highest * LN_2, self.sum, self.product, self.rival]
     }
 }
 
 fn stats_op(params: Params, tile: Tile) -> Variant<Params> {
-    let tiles = (params.rows as usize).div_ceil(tile.size()[0]);
-    let workgroups = fold(tiles * (params.directions * params.slices) as usize);
+    let workgroups = fold((params.slices * params.bands) as usize);
     let dispatch = Dispatch { kernel: &STATS, params, workgroups, cost: params.stats_cost(), twin: stats_tiled };
     Variant::tiled(dispatch, tile, unit(&[params.width as usize]), &SHADERS)
 }
@@ -328,8 +339,13 @@ fn stats_sampled_op(params: Params) -> Dispatch<Params> {
 fn stats_sampled(p: &Params, args: &mut Args) {
     let rows = p.rows as usize;
     let (z, tau, keys, offsets) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<u32>(2), args.read::<u32>(3));
-    let (sums, peaks) = (args.write::<[f32; 4]>(4), args.write::<[f32; 2]>(5));
-    sums.par_iter_mut().zip(peaks).enumerate().for_each(|(at, (sums, peaks))| {
+    let (sums, positives, counts) = (args.write::<[f32; 4]>(4), args.write::<f32>(5), args.write::<f32>(6));
+    positives.par_iter_mut().enumerate().for_each(|(i, positive)| *positive = dot(p, z, 0, i, i));
+    if p.masked != 0 {
+        let others = |i: usize| offsets.iter().filter(|&&c| p.allowed(keys, i, (i + c as usize) % rows)).count();
+        counts.par_iter_mut().enumerate().for_each(|(i, count)| *count = 1.0 + others(i) as f32);
+    }
+    sums.par_iter_mut().enumerate().for_each(|(at, sums)| {
         let (side, i) = (p.first as usize + at / rows, at % rows);
         let inverse = LOG2_E / tau[i];
         let mut online = Online::EMPTY;
@@ -339,37 +355,36 @@ fn stats_sampled(p: &Params, args: &mut Args) {
                 online.add(dot(p, z, side, i, j), inverse, c == 0);
             }
         }
-        (*sums, *peaks) = online.parts();
+        *sums = online.parts();
     });
 }
 
-/// Rows of S are those of one side; where both directions are on, the other's sums are those of the columns. The first slice gets
+/// Rows of S are those of one side; where both directions are on, the other's sums are those of the columns. The first slice and the first band get
 /// all sums.
 fn stats_tiled(p: &Params, args: &mut Args) {
     let rows = p.rows as usize;
     let (z, tau, keys) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<u32>(2));
-    let (sums, peaks) = (args.write::<[f32; 4]>(3), args.write::<[f32; 2]>(4));
-    let (sums, empty) = sums.split_at_mut(p.directions as usize * rows);
-    let (peaks, empty_peaks) = peaks.split_at_mut(sums.len());
-    empty.fill(Online::EMPTY.parts().0);
-    empty_peaks.fill([0.0, LEFT_OUT]);
+    let (sums, positives, counts) = (args.write::<[f32; 4]>(3), args.write::<f32>(4), args.write::<f32>(5));
+    let (sums, of_bands) = sums.split_at_mut(p.slices as usize * rows);
+    let (of_rows, empty) = sums.split_at_mut(rows);
+    empty.fill(Online::EMPTY.parts());
+    counts.fill(0.0);
     let (own, both) = (p.group_rows(), p.directions > 1);
     let groups = rows.div_ceil(own);
     let (inverses, scratch) = args.scratch(rows + groups * (STRIPE * PANEL + 4 * rows)).split_at_mut(rows);
     inverses.iter_mut().zip(tau).for_each(|(inverse, tau)| *inverse = LOG2_E / tau);
     let (tiles, columns) = scratch.split_at_mut(groups * STRIPE * PANEL);
-    let (of_rows, of_columns) = sums.split_at_mut(rows);
-    let (peaks, peaks_of_columns) = peaks.split_at_mut(rows);
-    let of_groups = of_rows.par_chunks_mut(own).zip(peaks.par_chunks_mut(own));
+    let of_groups = of_rows.par_chunks_mut(own).zip(positives.par_chunks_mut(own));
     let tasks = of_groups.zip(tiles.par_chunks_mut(STRIPE * PANEL)).zip(columns.par_chunks_mut(4 * rows));
-    tasks.enumerate().for_each(|(group, (((sums, peaks), s), columns))| {
+    tasks.enumerate().for_each(|(group, (((sums, positives), s), columns))| {
         columns[..rows].fill(LEAST);
         columns[rows..2 * rows].fill(LEFT_OUT);
         columns[2 * rows..].fill(0.0);
-        for (stripe, (sums, peaks)) in sums.chunks_mut(STRIPE).zip(peaks.chunks_mut(STRIPE)).enumerate() {
+        for (stripe, (sums, positives)) in sums.chunks_mut(STRIPE).zip(positives.chunks_mut(STRIPE)).enumerate() {
             let start = group * own + stripe * STRIPE;
             let own = start..start + sums.len();
             let mut online = [Online::EMPTY; STRIPE];
+            positives.fill(LEFT_OUT);
             for from in (0..rows).step_by(PANEL) {
                 let others = from..(from + PANEL).min(rows);
                 p.tile(z, keys, p.first as usize, own.clone(), others.clone(), s);
@@ -377,7 +392,7 @@ fn stats_tiled(p: &Params, args: &mut Args) {
                 let pairs = own.start.max(from)..own.end.min(others.end);
                 for i in pairs.clone() {
                     let s = &mut s[(i - own.start) * PANEL + i - from];
-                    online[i - own.start].positive = std::mem::replace(s, LEFT_OUT);
+                    positives[i - own.start] = std::mem::replace(s, LEFT_OUT);
                 }
                 for (s, online) in s.chunks(PANEL).zip(&mut online[..own.len()]) {
                     add_rival(&mut online.rival, &s[..others.len()]);
@@ -386,42 +401,41 @@ fn stats_tiled(p: &Params, args: &mut Args) {
                     add_rivals(&mut columns[rows..][others.clone()], &s[..own.len() * PANEL]);
                 }
                 for i in pairs.clone() {
-                    s[(i - own.start) * PANEL + i - from] = online[i - own.start].positive;
+                    s[(i - own.start) * PANEL + i - from] = positives[i - own.start];
                 }
-                for ((i, s), online) in own.clone().zip(s.chunks(PANEL)).zip(&mut online) {
-                    let s = &s[..others.len()];
-                    add_to_row(online, s, inverses[i]);
-                    if p.masked != 0 {
-                        online.count += s.iter().filter(|&&s| s != LEFT_OUT).count() as f32;
-                    }
+                for (((i, s), online), &positive) in own.clone().zip(s.chunks(PANEL)).zip(&mut online).zip(&*positives) {
+                    add_to_row(online, &s[..others.len()], inverses[i], positive);
                 }
                 if both {
                     let mut most = [LEFT_OUT; PANEL];
                     most[..others.len()].copy_from_slice(&columns[rows..][others.clone()]);
                     for i in pairs {
-                        most[i - from] = most[i - from].max(online[i - own.start].positive);
+                        most[i - from] = most[i - from].max(positives[i - own.start]);
                     }
                     add_to_columns(columns, &inverses[others.clone()], from, &s[..own.len() * PANEL], &most);
                 }
             }
-            for ((sums, peaks), online) in sums.iter_mut().zip(peaks).zip(&mut online) {
-                if p.masked == 0 {
-                    online.count = rows as f32;
-                }
-                (*sums, *peaks) = online.parts();
+            sums.iter_mut().zip(&online).for_each(|(sums, online)| *sums = online.parts());
+        }
+    });
+    if p.masked != 0 {
+        counts[..rows].par_iter_mut().zip(keys).for_each(|(count, &key)| {
+            let others = keys.iter().map(|&k| u32::from(k != key)).sum::<u32>();
+            *count = if key == 0 { rows as f32 } else { 1.0 + others as f32 };
+        });
+    }
+    if both {
+        let (of_columns, empty) = of_bands.split_at_mut(rows);
+        empty.fill(Online::EMPTY.parts());
+        of_columns.par_iter_mut().enumerate().with_min_len(512).for_each(|(j, sums)| {
+            let mut online = Online::EMPTY;
+            for columns in columns.chunks(4 * rows) {
+                online.rival = online.rival.max(columns[rows + j]);
+                online.join::<false>(columns[j], [columns[2 * rows + j], columns[3 * rows + j]]);
             }
-        }
-    });
-    // With both directions the candidates of an anchor and its own pair are the same.
-    let of_columns = of_columns.par_iter_mut().zip(peaks_of_columns);
-    of_columns.zip(of_rows.par_iter().zip(peaks)).enumerate().with_min_len(512).for_each(|(j, ((sums, peaks), other))| {
-        let mut online = Online { count: other.0[3], positive: other.1[0], ..Online::EMPTY };
-        for columns in columns.chunks(4 * rows) {
-            online.rival = online.rival.max(columns[rows + j]);
-            online.join::<false>(columns[j], [columns[2 * rows + j], columns[3 * rows + j]]);
-        }
-        (*sums, *peaks) = online.parts();
-    });
+            *sums = online.parts();
+        });
+    }
 }
 
 vectorised! {
@@ -452,9 +466,9 @@ vectorised! {
 }
 
 vectorised! {
-    /// Adds the scores `s`, none above the row's rival and positive, to its sums, without counting them.
-    fn add_to_row(online: &mut Online, s: &[f32], inverse: f32) {
-        let most = online.rival.max(online.positive) * inverse;
+    /// Adds the scores `s`, none above the row's rival and `positive`, to its sums.
+    fn add_to_row(online: &mut Online, s: &[f32], inverse: f32, positive: f32) {
+        let most = online.rival.max(positive) * inverse;
         let most = larger(online.highest, most);
         let sums = sums(s, |s| {
             let e = exp2::<FUSED>(multiply_add::<FUSED>(s, inverse, -most));
@@ -503,21 +517,23 @@ fn dot(p: &Params, z: &[f32], side: usize, i: usize, j: usize) -> f32 {
 
 fn finish_op(params: Params) -> Dispatch<Params> {
     let (rows, anchors) = (params.rows as usize, (params.rows * params.directions) as usize);
-    let slices = params.slices as usize;
+    let [slices, masked, clicked] = [params.slices, params.masked, params.clicked].map(|n| n as usize);
+    let parts = slices + params.bands as usize * (params.directions as usize - 1);
     Dispatch {
         kernel: &FINISH,
         params,
         workgroups: fold(rows.div_ceil(64)),
-        cost: cost(rows * (4 + 2 * params.clicked as usize) + anchors * (4 + 6 * slices), anchors * (10 + 8 * slices)),
+        cost: cost(rows * (5 + 2 * clicked + slices * masked + 4 * parts) + anchors * 4, anchors * 10 + rows * 8 * parts),
         twin: finish,
     }
 }
 
 fn finish(p: &Params, args: &mut Args) {
-    let (tau, sums, peaks) = (args.read::<f32>(0), args.read::<[f32; 4]>(1), args.read::<[f32; 2]>(2));
-    let labels = if p.clicked != 0 { args.read::<[f32; 2]>(3) } else { &[] };
-    let (stats, losses, pairing) = (args.write::<[f32; 4]>(4), args.write::<f32>(5), args.write::<[f32; 2]>(6));
-    let (rows, apart) = (p.rows as usize, (p.rows * p.directions) as usize);
+    let (tau, sums, positives) = (args.read::<f32>(0), args.read::<[f32; 4]>(1), args.read::<f32>(2));
+    let counts = if p.masked != 0 { args.read::<f32>(3) } else { &[] };
+    let labels = if p.clicked != 0 { args.read::<[f32; 2]>(4) } else { &[] };
+    let (stats, losses, pairing) = (args.write::<[f32; 4]>(5), args.write::<f32>(6), args.write::<[f32; 2]>(7));
+    let (rows, slices) = (p.rows as usize, p.slices as usize);
     let of = |[lse, _, n, positive]: [f32; 4], tau: f32| {
         let alone = n < 1.5;
         if n == 0.0 {
@@ -531,30 +547,38 @@ fn finish(p: &Params, args: &mut Args) {
             lse - positive / tau
         }
     };
-    let parts = |at: usize| (at..sums.len()).step_by(apart);
+    // Parts of row i in the first direction that is on, or in the other.
+    let parts = |i: usize, second: bool| {
+        let (first, n) = if second { (slices, p.bands as usize) } else { (0, slices) };
+        (first..first + n).map(move |part| sums[part * rows + i])
+    };
     stats.par_iter_mut().enumerate().with_min_len(1024).for_each(|(at, stat)| {
-        let top = parts(at).fold(LEAST, |top, at| top.max(sums[at][0]));
-        let (mut sum, mut product, mut count, mut positive) = (0.0, 0.0, 0.0, 0.0);
-        for at in parts(at) {
-            let keep = (sums[at][0] - top).exp();
-            sum += sums[at][1] * keep;
-            product += sums[at][2] * keep;
-            count += sums[at][3];
-            positive += peaks[at][0];
+        let (i, second) = (at % rows, at >= rows);
+        let top = parts(i, second).fold(LEAST, |top, part| top.max(part[0]));
+        let (mut sum, mut product) = (0.0, 0.0);
+        for part in parts(i, second) {
+            let keep = (part[0] - top).exp();
+            (sum, product) = (sum + part[1] * keep, product + part[2] * keep);
         }
-        if labels.get(at % rows).is_some_and(|label| label[0] == 0.0) {
+        let mut count = match p.masked {
+            0 if p.sampled() => p.offsets as f32 + 1.0,
+            0 => rows as f32,
+            _ => (0..slices).map(|slice| counts[slice * rows + i]).sum(),
+        };
+        if labels.get(i).is_some_and(|label| label[0] == 0.0) {
             count = 0.0;
         }
-        *stat = [top + sum.ln(), product / sum, count, positive];
+        *stat = [top + sum.ln(), product / sum, count, positives[i]];
     });
     losses.par_iter_mut().zip(pairing).enumerate().with_min_len(4096).for_each(|(i, (loss, pairing))| {
         *loss = of(stats[i], tau[i]);
         if p.directions > 1 {
             *loss = 0.5 * (*loss + of(stats[rows + i], tau[i]));
         }
-        let rival = |at| parts(at).fold(LEFT_OUT, |rival, at| rival.max(peaks[at][1]));
-        let pairs = (i..apart).step_by(rows).filter(|&at| stats[at][2] > 1.5);
-        *pairing = pairs.fold([0.0; 2], |[hits, n], at| [hits + if stats[at][3] > rival(at) { 1.0 } else { 0.0 }, n + 1.0]);
+        let rival = |second| parts(i, second).fold(LEFT_OUT, |rival, part| rival.max(part[3]));
+        let anchors = [false, true].into_iter().zip(stats[i..].iter().step_by(rows)).filter(|(_, stat)| stat[2] > 1.5);
+        *pairing = anchors
+            .fold([0.0; 2], |[hits, n], (second, stat)| [hits + if stat[3] > rival(second) { 1.0 } else { 0.0 }, n + 1.0]);
     });
 }
 
@@ -764,7 +788,7 @@ pub fn contrast(g: &mut Graph, z: TensorId, tau: TensorId, spec: Contrast) -> Co
     assert_eq!(g.get(tau).len, rows, "contrast: {} is not [{rows}]", g.get(tau).name);
     assert!(negatives == 0 || negatives < rows, "contrast: {negatives} other rows of {rows} cannot be drawn");
     let params = spec.params();
-    // Without a mask the kernels never read their keys, nor labels unless clicks matter, but something must be bound in their places.
+    // Without a mask the kernels never touch keys and counts, nor labels unless clicks matter, but something must be bound in their places.
     let keys = if spec.masked { g.input(Input::MaskKey, rows) } else { tau };
     let offsets = (negatives > 0).then(|| g.input(Input::Offsets, negatives));
     let anchors = params.directions as usize * rows;
@@ -777,17 +801,23 @@ pub fn contrast(g: &mut Graph, z: TensorId, tau: TensorId, spec: Contrast) -> Co
         }
         _ => (rows, 1),
     };
+    let of_stats = match offsets {
+        Some(_) => params,
+        None => Params::of_stats(params, &g.limits().tiles, chosen),
+    };
+    let parts = of_stats.slices + of_stats.bands * (params.directions - 1);
+    let sums = g.transient("contrast sums", parts as usize * rows * 4);
+    let positives = g.transient("contrast positives", rows);
+    let counts = g.transient("contrast counts", if spec.masked { of_stats.slices as usize * rows } else { 1 });
     let params = Params { slice: slice as u32, slices: slices as u32, ..params };
-    let (sums, peaks) =
-        (g.transient("contrast sums", slices * anchors * 4), g.transient("contrast peaks", slices * anchors * 2));
-    let labels = if spec.clicked_anchors { g.input(Input::Labels, 2 * rows) } else { peaks };
+    let labels = if spec.clicked_anchors { g.input(Input::Labels, 2 * rows) } else { sums };
     let stats = g.transient("contrast statistics", anchors * 4);
     let (losses, pairing) = (g.transient("contrast losses", rows), g.transient("contrast pairing", 2 * rows));
     match offsets {
-        Some(offsets) => g.push(stats_sampled_op(params), &[z, tau, keys, offsets, sums, peaks]),
-        None => g.push(stats_op(params, tile), &[z, tau, keys, sums, peaks]),
+        Some(offsets) => g.push(stats_sampled_op(of_stats), &[z, tau, keys, offsets, sums, positives, counts]),
+        None => g.push(stats_op(of_stats, tile), &[z, tau, keys, sums, positives, counts]),
     }
-    g.push(finish_op(params), &[tau, sums, peaks, labels, stats, losses, pairing]);
+    g.push(finish_op(of_stats), &[tau, sums, positives, counts, labels, stats, losses, pairing]);
     g.on_backward(move |g| {
         let step = g.step();
         let (dz, accumulate) = g.gradient_target(z);
@@ -933,7 +963,7 @@ pub fn cases() -> Vec<Case> {
         }
     }
     // Every tile, the candidates in slices that are longer than a tile: away from the diagonal and without a mask, its pairs are all alike.
-    let sizes = [(150, 70, 2), (420, 16, 4), (300, 36, 2), (300, 72, 2), (420, 16, 2), (300, 33, 2)];
+    let sizes = [(300, 70, 2), (420, 16, 4), (300, 36, 2), (300, 72, 2), (420, 16, 2), (300, 33, 2)];
     for (i, (tile, (rows, width, slices))) in CONTRAST_TILES.into_iter().zip(sizes).enumerate() {
         let accumulate = i % 2 == 0;
         let spec = Contrast { rows, width, masked: i == 0, ..usual };

@@ -366,6 +366,16 @@ impl Tiles {
         Chosen { tile, slices: self.slices_of(tile, shape) }
     }
 
+    /// How S is cut where its rows and its columns are summed in one pass: how many tiles of its rows make a band, and how many slices its columns are cut in. About
+    /// as many workgroups come of it as of two passes of `chosen.slices` over all tiles. Rows have sums of every slice and columns of every band, so both are few, and
+    /// all sums are within WebGPU's 128 MiB of a binding.
+    pub fn bands_and_slices(&self, chosen: Chosen, rows: usize) -> [usize; 2] {
+        let [bands, slices] = if self.kind == Kind::Software { [8, chosen.slices] } else { [32, 16] };
+        let [bands, slices] = [bands, slices].map(|n| n.min((1 << 22) / rows).max(1));
+        let band = rows.div_ceil(chosen.tile.size()[0]).div_ceil(bands);
+        [band, (2 * band * chosen.slices).min(slices).min(rows / SLICE_ROWS).max(1)]
+    }
+
     fn slices_of(&self, tile: Tile, shape: Shape) -> usize {
         let [rows, columns] = shape.result();
         let count = tile.workgroups(rows, columns).iter().product::<usize>() * shape.groups;
@@ -468,6 +478,18 @@ mod tests {
         let of = |kind, rows| Tiles { kind, ..Tiles::SOFTWARE }.choose(Shape::contrast(rows, 64));
         assert_eq!(of(Kind::Software, 256), Chosen { tile: SMALL, slices: 1 });
         assert_eq!(of(Kind::Software, 8192), Chosen { tile: BROAD, slices: 1 });
+        for (kind, rows, cut) in [
+            (Kind::Software, 300, [2, 1]),
+            (Kind::Software, 8192, [16, 1]),
+            (Kind::Integrated, 8192, [4, 8]),
+            (Kind::Discrete, 2048, [1, 16]),
+            (Kind::Discrete, 8192, [4, 16]),
+            (Kind::Discrete, 65536, [32, 16]),
+        ] {
+            let tiles = Tiles { kind, ..Tiles::SOFTWARE };
+            let chosen = tiles.choose(Shape::contrast(rows, 64));
+            assert_eq!(tiles.bands_and_slices(chosen, rows), cut, "{kind:?}, {rows} rows");
+        }
         assert_eq!(of(Kind::Integrated, 2048), Chosen { tile: CROSS, slices: 2 });
         assert_eq!(of(Kind::Discrete, 2048), Chosen { tile: CROSS, slices: 8 });
         assert_eq!(of(Kind::Discrete, 8192), Chosen { tile: CROSS, slices: 2 });
