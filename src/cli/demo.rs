@@ -108,7 +108,7 @@ fn free_folder() -> PathBuf {
 fn tau_correlation(session: &mut Session, source: Arc<dyn RowSource>, path: &Path) -> Result<Option<f64>> {
     let mut tau = Vec::new();
     let layout = session.batch_layout();
-    score(session, source, layout, |scores| {
+    score(session, source, layout, |_, scores| {
         tau.extend_from_slice(scores.tau.unwrap_or_default());
         Ok(())
     })?;

@@ -4,11 +4,16 @@ use crate::data::batch::{BatchBuilder, Minibatch, RowBlock, RowSource};
 use crate::data::encode::{Encoded, Encoding};
 use crate::data::input::{Block, Kind, Reader, for_each_block};
 use crate::data::write::{Column, TableWriter};
+use crate::device::RING;
 use crate::report::progress::Progress;
+use crate::train::evaluate::Scores;
 use crate::train::run::Run;
 use crate::train::session::{Role, Session};
 use crate::{Error, Result};
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 /// Score rows of CSV or Parquet files with a trained model: adds pctr, pcvr, pctcvr and, with an instance temperature, tau to the
 /// columns that are kept, in input order, in bounded memory.
@@ -78,21 +83,42 @@ pub(super) fn predict(args: &Args) -> Result<u64> {
     let mut scorer = Scorer::new(session, encoding)?;
     let total = args.inputs.iter().filter_map(|p| std::fs::metadata(p).ok()).map(|m| m.len()).sum();
     let task = progress.task("predicting", total, "bytes");
-    for_each_block(&args.inputs, &wanted, &task, |block| {
+    let mut write = |block: &Block, rows: Range<usize>, scores: Scores| {
         columns.iter_mut().for_each(Column::clear);
-        for ((column, kind), cells) in columns.iter_mut().zip(&kinds).zip(&block.columns[features.len()..]) {
-            for row in 0..block.rows {
+        let (kept, added) = columns.split_at_mut(kinds.len());
+        for ((column, kind), cells) in kept.iter_mut().zip(&kinds).zip(&block.columns[features.len()..]) {
+            for row in rows.clone() {
                 carry(column, cells.cell(row)).map_err(|()| {
                     let place = block.place(row);
                     Error::user(format!("{place}: `{}` is no value of a column of kind {kind:?}", cells.cell(row)))
                 })?;
             }
         }
-        scorer.score(block, &mut columns[args.keep.len()..])?;
+        add(added, block, rows, scores)?;
         writer.write(&columns)
-    })?;
+    };
+    for_each_block(&args.inputs, &wanted, &task, |block| scorer.send(block, &mut write))?;
+    scorer.finish(&mut write)?;
     drop(task);
     writer.finish()
+}
+
+/// Appends the predictions of rows of a block to the columns of [`ADDED`].
+fn add(added: &mut [Column], block: &Block, rows: Range<usize>, scores: Scores) -> Result<()> {
+    for (i, &[a, b]) in scores.logits.iter().enumerate() {
+        if !a.is_finite() || !b.is_finite() {
+            let place = block.place(rows.start + i);
+            return Err(Error::user(format!("{place}: the prediction is NaN or infinite; look for extreme numbers")));
+        }
+        let (ctr, cvr) = (logistic(a), logistic(b));
+        let tau = scores.tau.map(|tau| tau[i]);
+        for (column, value) in added.iter_mut().zip([Some(ctr), Some(cvr), Some(ctr * cvr), tau]) {
+            if let Column::F32(values) = column {
+                values.push(value);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The kinds of the kept columns: text where the input files differ.
@@ -124,7 +150,7 @@ fn carry(column: &mut Column, cell: &str) -> std::result::Result<(), ()> {
     Ok(())
 }
 
-/// Encodes blocks and scores them in minibatches.
+/// Encodes blocks and scores them in minibatches, of which some are under way while the next ones are encoded.
 struct Scorer {
     session: Session,
     encoding: Encoding,
@@ -134,6 +160,8 @@ struct Scorer {
     batch: Minibatch,
     outputs: Vec<Vec<f32>>,
     encoded: Encoded,
+    /// The rows of each minibatch that is under way.
+    under_way: VecDeque<(Rc<Block>, Range<usize>)>,
 }
 
 /// A block of encoded rows as a source of minibatches; labels are not known.
@@ -162,32 +190,53 @@ impl Scorer {
         let batch_rows = session.model().config().train.evaluate_batch_size;
         let program = session.program(Role::Infer(batch_rows))?;
         let builder = BatchBuilder::new(session.batch_layout(), false);
-        let (batch, encoded) = (Minibatch::default(), Encoded::default());
-        Ok(Scorer { session, encoding, program, batch_rows, builder, batch, outputs: Vec::new(), encoded })
+        Ok(Scorer {
+            session,
+            encoding,
+            program,
+            batch_rows,
+            builder,
+            batch: Minibatch::default(),
+            outputs: Vec::new(),
+            encoded: Encoded::default(),
+            under_way: VecDeque::new(),
+        })
     }
 
-    /// Appends the predictions of a block's rows to the columns of [`ADDED`].
-    fn score(&mut self, block: &Block, added: &mut [Column]) -> Result<()> {
-        self.encoding.encode(block, &mut self.encoded)?;
+    /// Sends the minibatches of a block; `write` gets the scores of those before it that the device has no room for, in order. A block whose last rows
+    /// are among them.
+    fn send(
+        &mut self,
+        block: Block,
+        write: &mut impl FnMut(&Block, Range<usize>, Scores) -> Result<()>,
+    ) -> Result<Option<Block>> {
+        self.encoding.encode(&block, &mut self.encoded)?;
+        let block = Rc::new(block);
         let rows: Vec<usize> = (0..block.rows).collect();
+        let mut done = None;
         for rows in rows.chunks(self.batch_rows) {
+            if self.under_way.len() == RING {
+                done = self.receive(write)?.or(done);
+            }
             self.builder.fill(&Rows(&self.encoded, block.rows), rows, &mut self.batch)?;
             self.session.infer(self.program, &self.batch)?;
-            self.session.receive(self.program, &mut self.outputs)?;
-            for i in 0..rows.len() {
-                let (a, b) = (self.outputs[0][2 * i], self.outputs[0][2 * i + 1]);
-                if !a.is_finite() || !b.is_finite() {
-                    let place = block.place(rows[i]);
-                    return Err(Error::user(format!("{place}: the prediction is NaN or infinite; look for extreme numbers")));
-                }
-                let (ctr, cvr) = (logistic(a), logistic(b));
-                let tau = self.outputs.get(1).map(|tau| tau[i]);
-                for (column, value) in added.iter_mut().zip([Some(ctr), Some(cvr), Some(ctr * cvr), tau]) {
-                    if let Column::F32(values) = column {
-                        values.push(value);
-                    }
-                }
-            }
+            self.under_way.push_back((block.clone(), rows[0]..rows[0] + rows.len()));
+        }
+        Ok(done)
+    }
+
+    /// Hands the scores of the oldest minibatch under way to `write`. Its block, if nothing of that is left.
+    fn receive(&mut self, write: &mut impl FnMut(&Block, Range<usize>, Scores) -> Result<()>) -> Result<Option<Block>> {
+        let Some((block, rows)) = self.under_way.pop_front() else { return Ok(None) };
+        self.session.receive(self.program, &mut self.outputs)?;
+        write(&block, rows.clone(), Scores::of(&self.outputs, rows.len()))?;
+        Ok(Rc::into_inner(block))
+    }
+
+    /// Hands all scores that are left to `write`.
+    fn finish(mut self, write: &mut impl FnMut(&Block, Range<usize>, Scores) -> Result<()>) -> Result<()> {
+        while !self.under_way.is_empty() {
+            self.receive(write)?;
         }
         Ok(())
     }

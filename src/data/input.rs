@@ -211,7 +211,8 @@ pub fn expand(root: &Path, patterns: &[String], what: &str) -> Result<Vec<PathBu
     Ok(files)
 }
 
-/// Reads `files` one after the other on a thread of its own and hands each block to `f` in order; `task` advances by bytes.
+/// Reads `files` one after the other on a thread of its own and hands each block to `f` in order; `task` advances by bytes. A block that `f` gives back,
+/// this one or one of before, is filled anew.
 ///
 /// # Errors
 /// The first error of a file or of `f`; nothing is read on after it.
@@ -219,10 +220,10 @@ pub fn for_each_block(
     files: &[PathBuf],
     wanted: &[String],
     task: &Task,
-    mut f: impl FnMut(&Block) -> Result<()>,
+    mut f: impl FnMut(Block) -> Result<Option<Block>>,
 ) -> Result<()> {
     std::thread::scope(|scope| {
-        // At most two blocks wait and one is read while one is worked on: memory stays bounded. Blocks go back to be filled anew.
+        // At most two blocks wait and one is read while one is worked on: memory stays bounded.
         let (full_sender, full) = sync_channel::<Result<(Block, u64)>>(2);
         let (used, used_receiver) = channel::<Block>();
         let read_all = move || {
@@ -256,10 +257,10 @@ pub fn for_each_block(
             .map_err(|e| Error::system(format!("cannot start the reader thread: {e}")))?;
         for message in full {
             let (block, bytes) = message?;
-            f(&block)?;
+            let done = f(block)?;
             task.advance(bytes);
             // The reader is gone after its last block.
-            let _ = used.send(block);
+            let _ = done.map(|block| used.send(block));
         }
         Ok(())
     })

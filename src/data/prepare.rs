@@ -143,10 +143,10 @@ fn each_kept(
     let mut first = String::new();
     for_each_block(files, &wanted, task, |block| {
         kept.clear();
-        let [.., clicks, conversions] = &block.columns[..] else { return Ok(()) };
+        let [.., clicks, conversions] = &block.columns[..] else { return Ok(None) };
         for row in 0..block.rows {
-            let mut click = label(block, clicks, &data.click, row)?;
-            let conversion = label(block, conversions, &data.conversion, row)?;
+            let mut click = label(&block, clicks, &data.click, row)?;
+            let conversion = label(&block, conversions, &data.conversion, row)?;
             if conversion > click {
                 if invalid == 0 {
                     first = block.place(row);
@@ -161,7 +161,8 @@ fn each_kept(
             }
             kept.push((row, [click, conversion]));
         }
-        f(block, &kept)
+        f(&block, &kept)?;
+        Ok(Some(block))
     })?;
     if invalid > 0 && data.invalid_labels == InvalidLabels::Error {
         let rows = if invalid == 1 { "row of data." } else { "rows of data." };

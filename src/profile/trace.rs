@@ -4,12 +4,17 @@
 use super::{Profile, name};
 use crate::device::timeline::{Activity, Span};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// Process and thread of an activity: the host is one process, the device another.
 const MAIN: (u32, u32) = (1, 1);
 const BUILDER: (u32, u32) = (1, 2);
 const DEVICE: (u32, u32) = (2, 1);
+/// From a thread to the one for what overlaps it.
+const BESIDE: u32 = 10;
+/// Nanoseconds by which an interval may seem to outlast the one that holds it.
+const ROUNDING: u128 = 100;
 
 fn lane(activity: Activity) -> (u32, u32) {
     match activity {
@@ -60,29 +65,44 @@ impl Profile {
         ];
         // An interval before those that it holds.
         spans.sort_by_key(|(span, ..)| (lane(span.activity), span.start, std::cmp::Reverse(span.end)));
-        // Ends of what is open in the lane: an interval that would outlast what holds it is cut, by the nanoseconds of rounding.
-        let (mut current, mut open): (_, Vec<u128>) = (MAIN, Vec::new());
+        let mut lanes = Lanes::default();
         for (span, title, args) in spans {
-            let (pid, tid) = lane(span.activity);
-            if (pid, tid) != current {
-                (current, open) = ((pid, tid), Vec::new());
-            }
-            let at = |t: Instant| (t - zero).as_nanos();
-            let (start, mut end) = (at(span.start), at(span.end));
-            while open.last().is_some_and(|&last| last <= start) {
-                open.pop();
-            }
-            end = open.last().map_or(end, |&last| end.min(last));
-            open.push(end);
+            let [start, end] = [span.start, span.end].map(|t| (t - zero).as_nanos());
+            let ((pid, tid), end) = lanes.place(lane(span.activity), start, end);
             events.push(json!({
-                "name": title, "cat": if current == DEVICE { "device" } else { "host" }, "ph": "X",
+                "name": title, "cat": if pid == DEVICE.0 { "device" } else { "host" }, "ph": "X",
                 "ts": start as f64 / 1e3, "dur": (end - start) as f64 / 1e3, "pid": pid, "tid": tid, "args": args,
             }));
         }
+        let beside = lanes.0.into_keys().filter(|&(_, tid)| tid > BESIDE);
+        events.extend(beside.map(|lane| metadata("thread_name", lane, "beside it")));
         json!({
             "traceEvents": events, "displayTimeUnit": "ms",
             "otherData": { "device": self.device, "clock_error_us": self.clock_error_us, "missing": self.missing },
         })
+    }
+}
+
+/// Ends of what is open in each lane.
+#[derive(Default)]
+struct Lanes(BTreeMap<(u32, u32), Vec<u128>>);
+
+impl Lanes {
+    /// Where an interval goes that begins no earlier than those before it in `lane`, and its end. Intervals of a thread must hold each other: what outlasts the
+    /// one that it begins in by no more than a rounding is cut, and what really ran beside it has a lane beside it.
+    fn place(&mut self, (pid, mut tid): (u32, u32), start: u128, end: u128) -> ((u32, u32), u128) {
+        loop {
+            let open = self.0.entry((pid, tid)).or_default();
+            while open.last().is_some_and(|&last| last <= start) {
+                open.pop();
+            }
+            let most = open.last().copied().unwrap_or(end);
+            if end <= most + ROUNDING {
+                open.push(end.min(most));
+                return ((pid, tid), end.min(most));
+            }
+            tid += BESIDE;
+        }
     }
 }
 
@@ -91,5 +111,26 @@ fn extend(phases: &mut Vec<Span>, span: Span) {
     match phases.last_mut() {
         Some(last) if (last.step, last.activity) == (span.step, span.activity) => last.end = last.end.max(span.end),
         _ => phases.push(span),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_overlaps_has_a_lane_of_its_own() {
+        let beside = (DEVICE.0, DEVICE.1 + BESIDE);
+        let mut lanes = Lanes::default();
+        for (start, end, lane, placed) in [
+            (0, 5000, DEVICE, 5000),
+            (0, 2000, DEVICE, 2000),
+            (1000, 3000, beside, 3000),
+            (1500, 2500, beside, 2500),
+            (3000, 5000 + ROUNDING, DEVICE, 5000),
+            (5000, 6000, DEVICE, 6000),
+        ] {
+            assert_eq!(lanes.place(DEVICE, start, end), (lane, placed), "from {start} to {end}");
+        }
     }
 }

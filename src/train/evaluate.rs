@@ -12,15 +12,20 @@ use std::sync::Arc;
 
 /// The scores of one minibatch.
 pub struct Scores<'a> {
-    /// The minibatch.
-    pub batch: &'a Minibatch,
     /// CTR and CVR logits of its rows.
     pub logits: &'a [[f32; 2]],
     /// Temperatures of its rows, if the model predicts one for each.
     pub tau: Option<&'a [f32]>,
 }
 
-/// Scores all rows of `source` in order; `take` gets one minibatch after the other.
+impl Scores<'_> {
+    /// Those of the first `rows` rows in the outputs of a program of [`Role::Infer`].
+    pub fn of(outputs: &[Vec<f32>], rows: usize) -> Scores<'_> {
+        Scores { logits: &bytemuck::cast_slice(&outputs[0])[..rows], tau: outputs.get(1).map(|tau| &tau[..rows]) }
+    }
+}
+
+/// Scores all rows of `source` in order; `take` gets one minibatch after the other, with its scores.
 ///
 /// # Errors
 ///
@@ -29,33 +34,26 @@ pub fn score(
     session: &mut Session,
     source: Arc<dyn RowSource>,
     layout: BatchLayout,
-    mut take: impl FnMut(Scores) -> Result<()>,
+    mut take: impl FnMut(&Minibatch, Scores) -> Result<()>,
 ) -> Result<()> {
     let rows = session.model().config().train.evaluate_batch_size;
     let program = session.program(Role::Infer(rows))?;
     let mut prefetch = Prefetch::sequential(source, layout, rows)?;
     let mut under_way: VecDeque<Minibatch> = VecDeque::new();
     let mut outputs = Vec::new();
-    let mut more = true;
-    while more || !under_way.is_empty() {
-        if more && under_way.len() < RING {
-            match prefetch.next()? {
-                Some(batch) => {
-                    session.infer(program, &batch)?;
-                    under_way.push_back(batch);
-                }
-                None => more = false,
-            }
-            continue;
+    loop {
+        let next = prefetch.next()?;
+        if next.is_none() || under_way.len() == RING {
+            let Some(oldest) = under_way.pop_front() else { return Ok(()) };
+            session.receive(program, &mut outputs)?;
+            take(&oldest, Scores::of(&outputs, oldest.rows))?;
+            prefetch.recycle(oldest);
         }
-        session.receive(program, &mut outputs)?;
-        let Some(batch) = under_way.pop_front() else { break };
-        let logits: &[[f32; 2]] = bytemuck::cast_slice(&outputs[0]);
-        let tau = outputs.get(1).map(|tau| &tau[..batch.rows]);
-        take(Scores { batch: &batch, logits: &logits[..batch.rows], tau })?;
-        prefetch.recycle(batch);
+        if let Some(batch) = next {
+            session.infer(program, &batch)?;
+            under_way.push_back(batch);
+        }
     }
-    Ok(())
 }
 
 /// Measures the model on all rows of `source`, which is the split called `split`. `advance` gets the rows of each minibatch.
@@ -79,14 +77,14 @@ pub fn evaluate(
     let (mut ctr, mut cvr) = (Vec::with_capacity(n), Vec::with_capacity(n));
     let (mut click, mut conversion) = (Vec::with_capacity(n), Vec::with_capacity(n));
     let (mut tau, mut groups) = (Vec::new(), Vec::new());
-    score(session, source, layout, |scores| {
+    score(session, source, layout, |batch, scores| {
         ctr.extend(scores.logits.iter().map(|l| l[0]));
         cvr.extend(scores.logits.iter().map(|l| l[1]));
-        click.extend(scores.batch.labels.iter().step_by(2).map(|&l| l != 0.0));
-        conversion.extend(scores.batch.labels.iter().skip(1).step_by(2).map(|&l| l != 0.0));
+        click.extend(batch.labels.iter().step_by(2).map(|&l| l != 0.0));
+        conversion.extend(batch.labels.iter().skip(1).step_by(2).map(|&l| l != 0.0));
         tau.extend_from_slice(scores.tau.unwrap_or_default());
-        groups.extend_from_slice(&scores.batch.mask_key);
-        advance(scores.batch.rows as u64);
+        groups.extend_from_slice(&batch.mask_key);
+        advance(batch.rows as u64);
         Ok(())
     })?;
     let contrast = &config.contrast;
