@@ -66,6 +66,9 @@ struct Step {
 
 // Below every S / tau, and far enough from the largest float for differences and products.
 const LOWEST: f32 = -1.0e30;
+// What the highest exponent starts from: below that of any pair, and far above that of one that is left out, whose S is LOWEST, at any temperature. So the e^ of
+// what is left out is 0, rounded once or twice, whether there is another pair or not.
+const LEAST: f32 = -1.0e20;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> tau: array<f32>; // (rows)
@@ -164,7 +167,7 @@ fn highest_of(v: vec4<f32>) -> f32 {
 
 // A running log-sum-exp of an anchor is (highest exponent h, sum exp(x - h), sum exp(x - h) S, highest S of another candidate).
 fn empty() -> vec4<f32> {
-    return vec4(LOWEST, 0.0, 0.0, LOWEST);
+    return vec4(LEAST, 0.0, 0.0, LOWEST);
 }
 
 fn joined(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
@@ -180,8 +183,7 @@ fn is_plain(own: u32, j0: u32, end: u32) -> bool {
     return params.masked == 0u && after <= params.rows && behind <= end && (after <= j0 || behind <= own);
 }
 
-// An anchor's running sums with candidates of a tile: four, and four more where there are two blocks of columns. The e^ of LOWEST is 0, unless all that the
-// anchor has had is left out: what that gives is joined to real sums with a factor of 0.
+// An anchor's running sums with candidates of a tile: four, and four more where there are two blocks of columns.
 fn fold(state: vec4<f32>, s0: vec4<f32>, s1: vec4<f32>, inverse: f32, plain: bool) -> vec4<f32> {
     var top = highest_of(s0);
     if COLUMNS > 1u {
@@ -234,7 +236,7 @@ fn add_columns(s: ptr<function, Sums>, rivals: ptr<function, array<vec4<f32>, 2>
             rival = max(rival, right[part_of(k, y)][k % 4u]);
         }
         let inverse = 1.0 / tau[min(j0 + k, params.rows - 1u)];
-        others[k] = vec4(inverse, top * inverse, rival, 0.0);
+        others[k] = vec4(inverse, max(top * inverse, LEAST), rival, 0.0);
     }
     workgroupBarrier();
     for (var c = 0u; c < COLUMNS; c++) {
@@ -489,7 +491,7 @@ fn plain_weights_of(s: vec4<f32>, mine: vec3<f32>, theirs: mat3x4<f32>) -> vec4<
 
 // G of an own row with four others, of which `member` are its candidates and `one` is 1 where it is the row itself.
 fn weights_of(s: vec4<f32>, mine: vec3<f32>, theirs: mat3x4<f32>, member: vec4<bool>, one: vec4<f32>) -> vec4<f32> {
-    // As in stats. A member's exponent is at most a rounding above 0.
+    // No pair outside of N may reach exp: nothing bounds its exponent. A member's is at most a rounding above 0.
     let mine_x = select(vec4(LOWEST), s * mine.x - mine.y, member & vec4(mine.z != 0.0));
     let their_x = select(vec4(LOWEST), s * theirs[0] - theirs[1], member & (theirs[2] != vec4(0.0)));
     let g = mine.z * (exp(mine_x) - one) + theirs[2] * (exp(their_x) - one);

@@ -3,7 +3,7 @@
 //
 // A workgroup of WIDTH x HEIGHT invocations makes a tile of the result, an invocation ROWS x COLUMNS blocks of 4 x 4 of it, HEIGHT (WIDTH) blocks
 // apart, over chunks of DEPTH of the summed index through workgroup memory. The host chooses these constants by shape and adapter; no
-// element's sum depends on them (but on multiply_matrices.wgsl). They and the arrays in workgroup memory stand before all else that knows them: naga 30 fails on sizes made of constants
+// element of a product depends on them (but on multiply_matrices.wgsl). They and the arrays in workgroup memory stand before all else that knows them: naga 30 fails on sizes made of constants
 // that come after them.
 
 override WIDTH: u32 = 16u;

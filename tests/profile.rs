@@ -9,7 +9,7 @@ mod process;
 use common::for_each_adapter;
 use process::{Ended, command, home, tauten};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use tauten::config::{Config, Loaded};
@@ -59,8 +59,8 @@ fn profile(choice: Choice, steps: usize, mode: Mode) -> (Config, Profile) {
 fn check_trace(trace: &Value) {
     let events = trace["traceEvents"].as_array().unwrap();
     let mut named: BTreeSet<(&str, u64, u64)> = BTreeSet::new();
-    let mut open: Vec<(u64, u64, f64)> = Vec::new();
-    let mut last = (0, 0, 0.0);
+    // By thread: ends of what is open, and the beginning before.
+    let mut threads: BTreeMap<(u64, u64), (Vec<f64>, f64)> = BTreeMap::new();
     for event in events {
         let name = event["name"].as_str().unwrap();
         let (pid, tid) = (event["pid"].as_u64().unwrap(), event["tid"].as_u64().unwrap());
@@ -75,12 +75,13 @@ fn check_trace(trace: &Value) {
                 assert!(start >= 0.0 && length >= 0.0 && event["cat"].is_string(), "{event}");
                 assert!(named.contains(&("thread_name", pid, tid)), "thread {tid} of {pid} has no name");
                 assert!(named.iter().any(|n| n.0 == "process_name" && n.1 == pid), "process {pid} has no name");
-                assert!((pid, tid) != (last.0, last.1) || start >= last.2, "{event} comes before its predecessor");
-                last = (pid, tid, start);
+                let (open, last) = threads.entry((pid, tid)).or_default();
+                assert!(start >= *last, "{event} comes before its predecessor");
+                *last = start;
                 // Times are whole nanoseconds as decimal fractions of microseconds.
-                open.retain(|&(p, t, end)| (p, t) == (pid, tid) && end > start + 1e-4);
-                assert!(open.iter().all(|&(.., end)| start + length <= end + 1e-4), "{event} outlasts what holds it");
-                open.push((pid, tid, start + length));
+                open.retain(|&end| end > start + 1e-4);
+                assert!(open.iter().all(|&end| start + length <= end + 1e-4), "{event} outlasts what holds it");
+                open.push(start + length);
             }
             other => panic!("{other}: no phase of this trace"),
         }

@@ -223,7 +223,7 @@ pub fn for_each_block(
     mut f: impl FnMut(Block) -> Result<Option<Block>>,
 ) -> Result<()> {
     std::thread::scope(|scope| {
-        // At most two blocks wait and one is read while one is worked on: memory stays bounded.
+        // At most two blocks wait and one is read while one is worked on: besides those that `f` keeps, memory stays bounded.
         let (full_sender, full) = sync_channel::<Result<(Block, u64)>>(2);
         let (used, used_receiver) = channel::<Block>();
         let read_all = move || {

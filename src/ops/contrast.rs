@@ -160,10 +160,7 @@ impl Params {
     fn of_stats(self, tiles: &Tiles, chosen: Chosen) -> Params {
         let rows = self.rows as usize;
         let [height, width] = chosen.tile.size();
-        let [band, slices] = match self.directions {
-            1 => [1, chosen.slices],
-            _ => tiles.bands_and_slices(chosen, rows),
-        };
+        let [band, slices] = tiles.bands_and_slices(chosen, rows, self.directions > 1);
         let slice = rows.div_ceil(slices).next_multiple_of(width);
         let [slice, slices, band, bands] =
             [slice, rows.div_ceil(slice), band, rows.div_ceil(height).div_ceil(band)].map(|n| n as u32);
@@ -557,7 +554,8 @@ fn finish(p: &Params, args: &mut Args) {
         let top = parts(i, second).fold(LEAST, |top, part| top.max(part[0]));
         let (mut sum, mut product) = (0.0, 0.0);
         for part in parts(i, second) {
-            let keep = (part[0] - top).exp();
+            // Most parts of a twin are empty.
+            let keep = if part[1] == 0.0 { 0.0 } else { (part[0] - top).exp() };
             (sum, product) = (sum + part[1] * keep, product + part[2] * keep);
         }
         let mut count = match p.masked {
@@ -962,15 +960,29 @@ pub fn cases() -> Vec<Case> {
             }
         }
     }
-    // Every tile, the candidates in slices that are longer than a tile: away from the diagonal and without a mask, its pairs are all alike.
-    let sizes = [(300, 70, 2), (420, 16, 4), (300, 36, 2), (300, 72, 2), (420, 16, 2), (300, 33, 2)];
+    // Every tile, the candidates in slices that are longer than a tile, own rows in bands of two: away from the diagonal and without a mask, a tile's pairs are all alike.
+    let sizes = [(600, 70, 2), (1100, 16, 4), (1100, 36, 2), (600, 12, 2), (1100, 16, 2), (1100, 33, 2)];
     for (i, (tile, (rows, width, slices))) in CONTRAST_TILES.into_iter().zip(sizes).enumerate() {
         let accumulate = i % 2 == 0;
-        let spec = Contrast { rows, width, masked: i == 0, ..usual };
-        assert!(Chosen { tile, slices }.slices(rows).0 > tile.size()[1], "{tile:?}");
-        let name = format!("contrast by tiles of {}, {slices} slices", tile.describe());
-        let tiles = Tiles::always(Chosen { tile, slices });
-        cases.push(case(name, Try { spec, tau: (0.05, 20.0), keys: 9, equal: false, accumulate, tiles }));
+        let chosen = Chosen { tile, slices };
+        let tiles = Tiles::always(chosen);
+        let [band, of_sums] = tiles.bands_and_slices(chosen, rows, true);
+        assert!(band > 1 && rows / of_sums > tile.size()[1] && chosen.slices(rows).0 > tile.size()[1], "{tile:?}");
+        let name = |what: &str| format!("contrast by tiles of {}, {slices} slices{what}", tile.describe());
+        let tried = |spec| Try { spec, tau: (0.05, 20.0), keys: 9, equal: false, accumulate, tiles: tiles.clone() };
+        cases.push(case(name(""), tried(Contrast { rows, width, masked: i % 3 == 0, ..usual })));
+        if i % 3 == 2 {
+            for direction in [Direction::CtrToCvr, Direction::CvrToCtr] {
+                let spec = Contrast { rows: 300, width, direction, masked: true, ..usual };
+                cases.push(case(name(&format!(", {direction:?} masked")), tried(spec)));
+            }
+        }
+    }
+    // All that a tile has of a row or a column is left out, where an exponent is above or below what it is left out by.
+    for (rows, keys) in [(65, 2), (66, 3), (129, 3)] {
+        let spec = Contrast { rows, width: 12, masked: true, ..usual };
+        let tried = Try { spec, tau: (0.05, 2e4), keys, equal: false, accumulate: false, tiles: Tiles::SOFTWARE };
+        cases.push(case(format!("contrast {rows} rows of {keys} keys, tau to 1000"), tried));
     }
     for negatives in [0, 7] {
         for objective in [Objective::Robust, Objective::Infonce] {

@@ -1,6 +1,6 @@
 //! The tiles of matrix products: which there are, and which one a product gets.
 //!
-//! A tile is constants of `shaders/tile.wgsl`, and how a chunk is multiplied ([`Multiply`]). No sum depends on them but by slices: a weight
+//! A tile is constants of `shaders/tile.wgsl`, and how a chunk is multiplied ([`Multiply`]). No element of a product depends on them but by slices: a weight
 //! gradient's rows may be summed in slices side by side, where the result alone is too small to fill a device, and the slices in order
 //! after that. So the same choice gives the same bits. Tiles by cooperative matrices are another thing: they round what they multiply, and are taken
 //! only where the configuration asks for them.
@@ -243,7 +243,7 @@ impl Chosen {
         shape.tiles().contains(&self.tile) && SLICES.contains(&self.slices)
     }
 
-    /// Rows of a slice of `rows`, and how many slices there are.
+    /// Rows of a slice of `rows`, and how many slices there are. (Those of the contrast's gradient; of its sums, [`Tiles::bands_and_slices`].)
     pub fn slices(&self, rows: usize) -> (usize, usize) {
         let slice = rows.div_ceil(self.slices).next_multiple_of(self.tile.depth as usize).min(rows.max(1));
         (slice, rows.div_ceil(slice).max(1))
@@ -366,14 +366,18 @@ impl Tiles {
         Chosen { tile, slices: self.slices_of(tile, shape) }
     }
 
-    /// How S is cut where its rows and its columns are summed in one pass: how many tiles of its rows make a band, and how many slices its columns are cut in. About
-    /// as many workgroups come of it as of two passes of `chosen.slices` over all tiles. Rows have sums of every slice and columns of every band, so both are few, and
-    /// all sums are within WebGPU's 128 MiB of a binding.
-    pub fn bands_and_slices(&self, chosen: Chosen, rows: usize) -> [usize; 2] {
-        let [bands, slices] = if self.kind == Kind::Software { [8, chosen.slices] } else { [32, 16] };
-        let [bands, slices] = [bands, slices].map(|n| n.min((1 << 22) / rows).max(1));
-        let band = rows.div_ceil(chosen.tile.size()[0]).div_ceil(bands);
-        [band, (2 * band * chosen.slices).min(slices).min(rows / SLICE_ROWS).max(1)]
+    /// How the contrast's S is cut where its rows are summed and, with `both`, its columns in the same pass: how many tiles of its rows make a band, and how many
+    /// slices its columns are cut in. Rows have sums of every slice and columns of every band: so both are few, and all sums within WebGPU's 128 MiB of a binding. On
+    /// GPUs up to 512 workgroups come of it, or as many as two passes of `chosen.slices` over all tiles would have.
+    pub fn bands_and_slices(&self, chosen: Chosen, rows: usize, both: bool) -> [usize; 2] {
+        let few = |n: usize| n.min((1 << 22) / rows).max(1);
+        if !both {
+            return [1, few(chosen.slices)];
+        }
+        let [height, width] = chosen.tile.size();
+        let [bands, slices] = if self.kind == Kind::Software { [16, chosen.slices] } else { [32, 16] };
+        let band = rows.div_ceil(height).div_ceil(few(bands));
+        [band, (2 * band * chosen.slices).min(few(slices)).min(rows.div_ceil(width))]
     }
 
     fn slices_of(&self, tile: Tile, shape: Shape) -> usize {
@@ -424,6 +428,9 @@ mod tests {
             let (left, right) = (tile.height * tile.rows, tile.width * tile.columns);
             let vectors = tile.depth * (left + right + 2) + 4 * (left + right);
             assert!(16 * vectors <= 16 << 10, "{tile:?} takes {} bytes", 16 * vectors);
+            // Invocations hand over a vector of each of their blocks of columns.
+            let parts = tile.height * tile.width * tile.columns;
+            assert!(parts <= tile.depth * (left + 1) && parts <= tile.depth * (right + 1), "{tile:?}");
         }
     }
 
@@ -479,16 +486,17 @@ mod tests {
         assert_eq!(of(Kind::Software, 256), Chosen { tile: SMALL, slices: 1 });
         assert_eq!(of(Kind::Software, 8192), Chosen { tile: BROAD, slices: 1 });
         for (kind, rows, cut) in [
-            (Kind::Software, 300, [2, 1]),
-            (Kind::Software, 8192, [16, 1]),
+            (Kind::Software, 300, [1, 1]),
+            (Kind::Software, 8192, [8, 1]),
             (Kind::Integrated, 8192, [4, 8]),
+            (Kind::Discrete, 1024, [1, 16]),
             (Kind::Discrete, 2048, [1, 16]),
             (Kind::Discrete, 8192, [4, 16]),
             (Kind::Discrete, 65536, [32, 16]),
         ] {
             let tiles = Tiles { kind, ..Tiles::SOFTWARE };
             let chosen = tiles.choose(Shape::contrast(rows, 64));
-            assert_eq!(tiles.bands_and_slices(chosen, rows), cut, "{kind:?}, {rows} rows");
+            assert_eq!(tiles.bands_and_slices(chosen, rows, true), cut, "{kind:?}, {rows} rows");
         }
         assert_eq!(of(Kind::Integrated, 2048), Chosen { tile: CROSS, slices: 2 });
         assert_eq!(of(Kind::Discrete, 2048), Chosen { tile: CROSS, slices: 8 });

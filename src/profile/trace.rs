@@ -10,7 +10,8 @@ use std::time::Instant;
 /// Process and thread of an activity: the host is one process, the device another.
 const MAIN: (u32, u32) = (1, 1);
 const BUILDER: (u32, u32) = (1, 2);
-const DEVICE: (u32, u32) = (2, 1);
+const PHASES: (u32, u32) = (2, 1);
+const KERNELS: (u32, u32) = (2, 2);
 /// From a thread to the one for what overlaps it.
 const BESIDE: u32 = 10;
 /// Nanoseconds by which an interval may seem to outlast the one that holds it.
@@ -19,7 +20,8 @@ const ROUNDING: u128 = 100;
 fn lane(activity: Activity) -> (u32, u32) {
     match activity {
         Activity::Build => BUILDER,
-        Activity::Phase(_) | Activity::Node(_) => DEVICE,
+        Activity::Phase(_) => PHASES,
+        Activity::Node(_) => KERNELS,
         _ => MAIN,
     }
 }
@@ -56,26 +58,26 @@ impl Profile {
         }));
         let zero = spans.iter().map(|(span, ..)| span.start).min().unwrap_or_else(Instant::now);
         let metadata = |name: &str, (pid, tid): (u32, u32), value: &str| json!({ "name": name, "ph": "M", "pid": pid, "tid": tid, "args": { "name": value } });
-        let mut events = vec![
-            metadata("process_name", MAIN, "tauten"),
-            metadata("thread_name", MAIN, "training"),
-            metadata("thread_name", BUILDER, "minibatches"),
-            metadata("process_name", DEVICE, &self.device),
-            metadata("thread_name", DEVICE, "queue"),
-        ];
+        let mut events = vec![metadata("process_name", MAIN, "tauten"), metadata("process_name", PHASES, &self.device)];
         // An interval before those that it holds.
         spans.sort_by_key(|(span, ..)| (lane(span.activity), span.start, std::cmp::Reverse(span.end)));
         let mut lanes = Lanes::default();
+        let mut intervals = Vec::new();
         for (span, title, args) in spans {
             let [start, end] = [span.start, span.end].map(|t| (t - zero).as_nanos());
             let ((pid, tid), end) = lanes.place(lane(span.activity), start, end);
-            events.push(json!({
-                "name": title, "cat": if pid == DEVICE.0 { "device" } else { "host" }, "ph": "X",
+            intervals.push(json!({
+                "name": title, "cat": if pid == PHASES.0 { "device" } else { "host" }, "ph": "X",
                 "ts": start as f64 / 1e3, "dur": (end - start) as f64 / 1e3, "pid": pid, "tid": tid, "args": args,
             }));
         }
-        let beside = lanes.0.into_keys().filter(|&(_, tid)| tid > BESIDE);
-        events.extend(beside.map(|lane| metadata("thread_name", lane, "beside it")));
+        let names = [(MAIN, "training"), (BUILDER, "minibatches"), (PHASES, "phases"), (KERNELS, "kernels")];
+        for (pid, tid) in lanes.0.into_keys() {
+            let beside = if tid > BESIDE { ", at the same time" } else { "" };
+            let name = names.iter().find(|(lane, _)| *lane == (pid, tid % BESIDE)).map_or("", |(_, name)| name);
+            events.push(metadata("thread_name", (pid, tid), &format!("{name}{beside}")));
+        }
+        events.extend(intervals);
         json!({
             "traceEvents": events, "displayTimeUnit": "ms",
             "otherData": { "device": self.device, "clock_error_us": self.clock_error_us, "missing": self.missing },
@@ -120,17 +122,17 @@ mod tests {
 
     #[test]
     fn what_overlaps_has_a_lane_of_its_own() {
-        let beside = (DEVICE.0, DEVICE.1 + BESIDE);
+        let beside = (KERNELS.0, KERNELS.1 + BESIDE);
         let mut lanes = Lanes::default();
         for (start, end, lane, placed) in [
-            (0, 5000, DEVICE, 5000),
-            (0, 2000, DEVICE, 2000),
+            (0, 5000, KERNELS, 5000),
+            (0, 2000, KERNELS, 2000),
             (1000, 3000, beside, 3000),
             (1500, 2500, beside, 2500),
-            (3000, 5000 + ROUNDING, DEVICE, 5000),
-            (5000, 6000, DEVICE, 6000),
+            (3000, 5000 + ROUNDING, KERNELS, 5000),
+            (5000, 6000, KERNELS, 6000),
         ] {
-            assert_eq!(lanes.place(DEVICE, start, end), (lane, placed), "from {start} to {end}");
+            assert_eq!(lanes.place(KERNELS, start, end), (lane, placed), "from {start} to {end}");
         }
     }
 }
