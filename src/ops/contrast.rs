@@ -1012,7 +1012,7 @@ mod tests {
     use crate::config::TEMPERATURES;
     use crate::device::Limits;
     use crate::graph::Plan;
-    use crate::ops::tile::SLICES;
+    use crate::ops::tile::{Kind, SLICES};
 
     #[test]
     fn a_row_without_negatives_has_no_loss_and_no_gradient() {
@@ -1050,7 +1050,8 @@ mod tests {
         };
         for slices in SLICES {
             let mut s = crate::ops::check::Setup::default();
-            let tiles = Tiles::always(Chosen { tile: CONTRAST_TILES[0], slices });
+            let kind = if slices == 1 { Kind::Software } else { Kind::Discrete };
+            let tiles = Tiles { kind, ..Tiles::always(Chosen { tile: CONTRAST_TILES[0], slices }) };
             s.graph = Graph::new(Limits { tiles, ..Limits::NONE });
             let (z, tau) = (s.input(&vec![0f32; rows * 2 * width]), s.input(&vec![0f32; rows]));
             contrast(&mut s.graph, z, tau, spec);

@@ -14,6 +14,7 @@ pub(super) fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
 
 /// 2^x for `x` below 127, relative error below 2e-7, for loops that are vectorised: 0 below -126.5, NaN of NaN. (2^n 2^f with a polynomial
 /// for 2^f, |f| at most a half, whose largest relative error is the least.)
+#[allow(clippy::approx_constant, reason = "of all coefficients the error is least, not of ln 2")]
 #[inline(always)]
 pub(super) fn exp2<const FUSED: bool>(x: f32) -> f32 {
     // 1.5 * 2^23, which rounds to an integer what is added to it, and the exponent of 1: the lowest bits then are those of 2^n.
