@@ -121,7 +121,7 @@ impl Contrast {
 
 use Access::{Read, Uniform, Update, Write};
 static STATS: Kernel =
-    Params::kernel("contrast", TILED, "stats", &[(1, Read), (2, Read), (3, Read), (4, Write), (5, Write), (17, Write)]);
+    Params::kernel("contrast", TILED, "stats", &[(1, Read), (2, Read), (3, Read), (4, Update), (5, Write), (17, Write)]);
 static STATS_SAMPLED: Kernel = Params::kernel(
     "contrast, sampled",
     SAMPLED,
