@@ -28,14 +28,19 @@ epochs = 1
 "#
 );
 
-/// A log of 4800, 600 and 600 rows in Parquet and in CSV, a run with an instance temperature, and one without contrast and test.
+/// A log of 4800, 600 and 600 rows in Parquet and in CSV, a run with an instance temperature, one without contrast and test, and one that is
+/// evaluated in small minibatches.
 fn place() -> &'static Path {
     static PLACE: LazyLock<PathBuf> = LazyLock::new(|| {
         let place = home("cli");
         simulate(6000, 3, &place.join("log"), Format::Parquet, &mut |_| ()).unwrap();
         simulate(6000, 3, &place.join("log-csv"), Format::Csv, &mut |_| ()).unwrap();
         std::fs::write(place.join("c.toml"), CONFIG).unwrap();
-        for (run, more) in [("run", &[][..]), ("off", &["--set", "contrast.temperature=off", "--set", "data.test=[]"])] {
+        for (run, more) in [
+            ("run", &[][..]),
+            ("off", &["--set", "contrast.temperature=off", "--set", "data.test=[]"]),
+            ("fine", &["--set", "train.evaluate_batch_size=700"]),
+        ] {
             let (config, run) = (place.join("c.toml").display().to_string(), place.join(run).display().to_string());
             well(tauten(&[&["train", &config, "--out", &run, "--device", "cpu", "-q"], more].concat()));
         }
@@ -358,17 +363,6 @@ fn rows_stay_in_order_over_blocks_and_files() {
     gz.write_all(valid.as_bytes()).unwrap();
     gz.finish().unwrap();
     // Minibatches that are many in some blocks and less than one in others.
-    well(tauten(&[
-        "train",
-        &path("c.toml"),
-        "--out",
-        &path("fine"),
-        "--device",
-        "cpu",
-        "-q",
-        "--set",
-        "train.evaluate_batch_size=700",
-    ]));
     well(predict("fine", &["b.csv", "c.csv", "a.csv.gz"], "ordered.parquet", &["--keep", "row"]));
     let (cells, kinds) = table("ordered.parquet", &["row", "pctr", "pcvr", "tau"]);
     // A column of a CSV file is text.

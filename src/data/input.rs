@@ -259,8 +259,10 @@ pub fn for_each_block(
             let (block, bytes) = message?;
             let done = f(block)?;
             task.advance(bytes);
-            // The reader is gone after its last block.
-            let _ = done.map(|block| used.send(block));
+            if let Some(block) = done {
+                // The reader is gone after its last block.
+                let _ = used.send(block);
+            }
         }
         Ok(())
     })

@@ -801,7 +801,7 @@ pub fn contrast(g: &mut Graph, z: TensorId, tau: TensorId, spec: Contrast) -> Co
     };
     let of_stats = match offsets {
         Some(_) => params,
-        None => Params::of_stats(params, &g.limits().tiles, chosen),
+        None => params.of_stats(&g.limits().tiles, chosen),
     };
     let parts = of_stats.slices + of_stats.bands * (params.directions - 1);
     let sums = g.transient("contrast sums", parts as usize * rows * 4);
