@@ -18,7 +18,7 @@ use tauten::data::prepare::prepare;
 use tauten::data::simulate::simulate;
 use tauten::data::write::Format;
 use tauten::device::Choice;
-use tauten::device::gpu::tuned;
+use tauten::device::gpu::tuned::{self, Choices};
 use tauten::device::timeline::{Activity, Clock, Mode};
 use tauten::ops::check::Setup;
 use tauten::ops::tile::{Product, Tiles};
@@ -376,12 +376,24 @@ fn tiles_are_measured_kept_and_taken() {
         for f in &found {
             assert!(f.tuned.chosen.is_possible(f.tuned.shape) && f.best_us > 0.0 && f.best_us <= f.fixed_us, "{f:?}");
         }
-        let choices: Vec<_> = found.iter().map(|f| f.tuned).collect();
+        let choices = Choices { driver: adapter.driver(), tiles: found.iter().map(|f| f.tuned).collect() };
         tuned::write(&file, &choices).unwrap();
-        let kept = tuned::read(&file).unwrap();
-        assert_eq!(*kept, *choices);
-        let tiles = Tiles { tuned: Some(kept), ..adapter.limits().tiles };
-        assert_eq!(tiles.choose(choices[2].shape), choices[2].chosen);
+        assert_eq!(tuned::read(&file).unwrap(), choices);
+        let tiles = Tiles { tuned: Some(choices.tiles.clone().into()), ..adapter.limits().tiles };
+        assert_eq!(tiles.choose(choices.tiles[2].shape), choices.tiles[2].chosen);
+
+        let settings = place().join(format!("settings of {}", adapter.name()));
+        let own = settings.join(adapter.tuned_file().unwrap().file_name().unwrap());
+        let line = |driver: String| {
+            tuned::write(&own, &Choices { driver, ..choices.clone() }).unwrap();
+            let args = ["profile", "--kernel", "probe_copy", "--shape", "64", "--steps", "1", "--device", adapter.name()];
+            let output = command(&args).env("XDG_CONFIG_HOME", &settings).output().unwrap();
+            let err = String::from_utf8(output.stderr).unwrap();
+            let after = err.split(&format!("; tiles: {}", own.display())).nth(1).and_then(|after| after.lines().next());
+            after.unwrap_or_else(|| panic!("{err}")).to_string()
+        };
+        assert_eq!(line(adapter.driver()), "");
+        assert_eq!(line("of 1999".into()), " (measured with driver of 1999; `tauten tune` measures them with this one)");
     });
     // The layers of a model need no data: experts, hidden layers, towers, heads.
     let work = work(&loaded(place()).config, Choice::Cpu.limits()).unwrap();
@@ -401,7 +413,7 @@ fn a_damaged_choice_of_tiles_is_the_users_error() {
     insta::assert_snapshot!(failure("{"), @"PLACE/damaged.json: no choice of tiles (invalid type: map, expected a sequence at line 1 column 0); delete it, or run `tauten tune` again");
     let shape = r#"{ "product": "forward", "rows": 1, "groups": 1, "inputs": 1, "outputs": 1 }"#;
     let tile = r#"{ "height": 9, "width": 9, "rows": 1, "columns": 1, "depth": 16 }"#;
-    let text = format!(r#"[{{ "shape": {shape}, "chosen": {{ "tile": {tile}, "slices": 1 }} }}]"#);
+    let text = format!(r#"{{ "driver": "", "tiles": [{{ "shape": {shape}, "chosen": {{ "tile": {tile}, "slices": 1 }} }}] }}"#);
     insta::assert_snapshot!(failure(&text), @"PLACE/damaged.json: there is no tile of 9 x 9 invocations, 1 x 1 blocks, depth 16 in 1 slices; delete the file, or run `tauten tune` again");
     let cpu = tauten(&["tune", "--device", "cpu", "-q"]);
     insta::assert_snapshot!(error(cpu), @"2: error: the CPU has no tiles to choose; name an adapter with --device");

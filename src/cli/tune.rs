@@ -2,7 +2,7 @@
 
 use crate::config::Loaded;
 use crate::device::Choice;
-use crate::device::gpu::tuned;
+use crate::device::gpu::tuned::{self, Choices};
 use crate::profile::tune::{COMMON, Finding, tune, work};
 use crate::report::columns::columns;
 use crate::report::progress::Progress;
@@ -55,8 +55,8 @@ pub fn run(args: &Args) -> Result<()> {
         None => COMMON.to_vec(),
     };
     let findings = tune(adapter, &work, args.steps as usize, &progress)?;
-    let choices: Vec<_> = findings.iter().map(|f| f.tuned).collect();
-    tuned::write(&file, &choices)?;
+    let tiles = findings.iter().map(|f| f.tuned).collect();
+    tuned::write(&file, &Choices { driver: adapter.driver(), tiles })?;
     progress.line(format!("tiles: {}", file.display()));
     if args.json { super::print_json(&findings) } else { super::print(&table(&findings)) }
 }

@@ -111,7 +111,6 @@ impl Choice {
         let (choice, line) = Choice::untuned(wanted)?;
         let Choice::Gpu(adapter) = choice else { return Ok((choice, line)) };
         let (adapter, tuned) = adapter.with_tuned()?;
-        let tuned = tuned.map_or(String::new(), |file| format!("; tiles: {}", file.display()));
         Ok((Choice::Gpu(Box::new(adapter)), line + &tuned))
     }
 

@@ -148,11 +148,15 @@ impl<'a> Args<'a> {
         bytemuck::pod_read_unaligned(bytemuck::cast_slice(unsafe { std::slice::from_raw_parts(view.words, words) }))
     }
 
-    /// `len` floats of scratch memory with unspecified contents, kept from op to op and step to step; no part of the plan's memory.
+    /// `len` floats of scratch memory with unspecified contents, from the start of a line of the cache on, kept from op to op and step to step; no part of
+    /// the plan's memory.
     pub fn scratch(&mut self, len: usize) -> &mut [f32] {
-        if self.scratch.len() < len {
-            self.scratch.resize(len, 0.0);
+        const LINE: usize = 64;
+        let needed = len + LINE / size_of::<f32>();
+        if self.scratch.len() < needed {
+            self.scratch.resize(needed, 0.0);
         }
-        &mut self.scratch[..len]
+        let start = self.scratch.as_ptr().align_offset(LINE);
+        &mut self.scratch[start..][..len]
     }
 }

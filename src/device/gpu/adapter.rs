@@ -1,6 +1,6 @@
 //! Adapters: what there is, what it can do, and opening one with exactly what a run needs.
 
-use super::tuned;
+use super::tuned::{self, Choices};
 use crate::device::{Limits, without_matrices};
 use crate::ops::tile::{Kind, MATRICES, Tile, Tiles, Tuned};
 use crate::{Error, Result};
@@ -208,15 +208,20 @@ impl Adapter {
         }
     }
 
-    /// The same adapter with the tiles that `tauten tune` has chosen on it; also the file that they stand in, if there is one.
+    /// The same adapter with the tiles that `tauten tune` has chosen on it, if it has; also the file that they stand in, and the driver they were
+    /// measured with where that is another.
     ///
     /// # Errors
     ///
     /// A file that is damaged.
-    pub fn with_tuned(self) -> Result<(Adapter, Option<std::path::PathBuf>)> {
-        let Some(file) = self.tuned_file().filter(|file| file.exists()) else { return Ok((self, None)) };
-        let tuned = Some(tuned::read(&file)?);
-        Ok((Adapter { tuned, ..self }, Some(file)))
+    pub fn with_tuned(self) -> Result<(Adapter, String)> {
+        let Some(file) = self.tuned_file().filter(|file| file.exists()) else { return Ok((self, String::new())) };
+        let Choices { driver, tiles } = tuned::read(&file)?;
+        let mut line = format!("; tiles: {}", file.display());
+        if driver != self.driver() {
+            line += &format!(" (measured with driver {driver}; `tauten tune` measures them with this one)");
+        }
+        Ok((Adapter { tuned: Some(tiles.into()), ..self }, line))
     }
 
     /// Where the choice of tiles for this adapter is kept; none where the user has no folder for settings.

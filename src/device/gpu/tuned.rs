@@ -6,11 +6,21 @@ use crate::data::write::replace;
 use crate::error::io;
 use crate::ops::tile::Tuned;
 use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 /// Names of files that are being written begin with this.
 const ASIDE: &str = ".tauten-tiles-";
+
+/// What the file holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Choices {
+    /// The driver that the tiles were measured with: another may compile them otherwise.
+    pub driver: String,
+    /// The tiles.
+    pub tiles: Vec<Tuned>,
+}
 
 /// The file of the adapter of this name.
 pub(super) fn file(adapter: &str) -> Option<PathBuf> {
@@ -26,12 +36,12 @@ pub(super) fn file(adapter: &str) -> Option<PathBuf> {
 /// # Errors
 ///
 /// A file that cannot be read, or is no such file.
-pub fn read(file: &Path) -> Result<Arc<[Tuned]>> {
+pub fn read(file: &Path) -> Result<Choices> {
     let text = std::fs::read_to_string(file).map_err(io(file))?;
-    let tuned: Vec<Tuned> = serde_json::from_str(&text).map_err(|e| {
+    let choices: Choices = serde_json::from_str(&text).map_err(|e| {
         Error::user(format!("{}: no choice of tiles ({e}); delete it, or run `tauten tune` again", file.display()))
     })?;
-    if let Some(wrong) = tuned.iter().find(|t| !t.chosen.is_possible(t.shape)) {
+    if let Some(wrong) = choices.tiles.iter().find(|t| !t.chosen.is_possible(t.shape)) {
         let (file, tile, slices) = (file.display(), wrong.chosen.tile, wrong.chosen.slices);
         return Err(Error::user(format!(
             "{file}: there is no tile of {} x {} invocations, {} x {} blocks, depth {} in {slices} slices; delete the file, or run \
@@ -39,18 +49,18 @@ pub fn read(file: &Path) -> Result<Arc<[Tuned]>> {
             tile.height, tile.width, tile.rows, tile.columns, tile.depth
         )));
     }
-    Ok(tuned.into())
+    Ok(choices)
 }
 
-/// Keeps `tuned` in `file`.
+/// Keeps `choices` in `file`.
 ///
 /// # Errors
 ///
 /// What the file system reports.
-pub fn write(file: &Path, tuned: &[Tuned]) -> Result<()> {
+pub fn write(file: &Path, choices: &Choices) -> Result<()> {
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder).map_err(io(folder))?;
     }
-    let text = serde_json::to_string_pretty(tuned).map_err(|e| Error::system(format!("{}: {e}", file.display())))?;
+    let text = serde_json::to_string_pretty(choices).map_err(|e| Error::system(format!("{}: {e}", file.display())))?;
     replace(file, ASIDE, (text + "\n").as_bytes())
 }

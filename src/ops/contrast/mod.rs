@@ -10,10 +10,12 @@
 //! The B x B matrix is never stored: `stats` goes over its tiles once, and keeps four numbers a row and slice of the columns and, for the other direction, a
 //! column and band of rows; `finish` makes four an anchor of them, and the gradient computes tiles of S anew.
 
+mod tiles;
+
 use super::check::{Case, integers, normals};
 use super::product::{Matrix, Threads, product};
 use super::tile::{CONTRAST_TILES, Chosen, Shape, Tile, Tiles};
-use super::vector::{exp2, highest, larger, multiply_add, sums};
+use super::vector::{exp2, multiply_add};
 use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Shaders, Variant, add_parts, cost, fold, params, shader, unit};
 use crate::config::{Direction, Objective};
 use crate::graph::{Graph, Input, Step, TensorId};
@@ -33,10 +35,10 @@ static SHADERS: Shaders = [
 ];
 const SAMPLED: Shader = shader!("contrast_sampled");
 
-/// The CPU twins compute S in tiles of so many rows and columns; groups of rows sum over columns side by side. Fixed, so that
-/// results do not depend on the number of threads.
+/// The gradient's twin computes S in tiles of so many rows and columns.
 const STRIPE: usize = 128;
 const PANEL: usize = 256;
+/// Groups of rows that the twins work on side by side, at most. Fixed, so that results do not depend on the number of threads.
 const GROUPS: usize = 16;
 /// Words that dz may take in all slices of the candidates together: where more would be asked for, there is one slice.
 const SLICED_WORDS: usize = 6 << 20;
@@ -219,31 +221,22 @@ impl Params {
         (block, 3 * rows + rows.div_ceil(block) * STRIPE * PANEL + 2 * rows * width)
     }
 
-    /// Rows that a group owns: whole stripes.
-    fn group_rows(&self) -> usize {
-        (self.rows as usize).div_ceil(STRIPE).div_ceil(GROUPS) * STRIPE
-    }
-
     /// The rows of `side` from row `from` on, as a matrix inside z.
     fn side(&self, from: usize, side: usize) -> Matrix {
         Matrix { at: self.offset(from, side), row: 2 * self.width as usize, column: 1 }
     }
 
-    /// S of the rows `own` of `side` with the rows `others` of the other side, into `s` with rows of [`PANEL`]; [`LEFT_OUT`] where
-    /// a mask leaves a pair out.
-    fn tile(&self, z: &[f32], keys: &[u32], side: usize, own: Range<usize>, others: Range<usize>, s: &mut [f32]) {
-        let shape = [own.len(), others.len(), self.width as usize];
-        let (a, b) = (self.side(own.start, side), self.side(others.start, 1 - side).transposed());
-        product(shape, (z, a), (z, b), (&mut *s, Matrix { at: 0, row: PANEL, column: 1 }), false, Threads::One);
-        if self.masked == 0 {
-            return;
-        }
-        for (i, s) in own.zip(s.chunks_mut(PANEL)) {
-            let key = keys[i];
-            let itself = others.contains(&i).then(|| s[i - others.start]);
-            if key != 0 {
-                s.iter_mut().zip(&keys[others.clone()]).for_each(|(s, &k)| *s = if k == key { LEFT_OUT } else { *s });
+    /// Puts [`LEFT_OUT`] where a mask leaves a pair of the rows `own` and the columns `others` out of the tile `s`, whose rows are `across` apart; in
+    /// columns behind `others` as well.
+    fn leave_out(&self, keys: &[u32], own: Range<usize>, others: Range<usize>, s: &mut [f32], across: usize) {
+        for (i, s) in own.zip(s.chunks_mut(across)) {
+            let (s, behind) = s.split_at_mut(others.len());
+            behind.fill(LEFT_OUT);
+            if self.masked == 0 || keys[i] == 0 {
+                continue;
             }
+            let itself = others.contains(&i).then(|| s[i - others.start]);
+            s.iter_mut().zip(&keys[others.clone()]).for_each(|(s, &k)| *s = if k == keys[i] { LEFT_OUT } else { *s });
             if let Some(itself) = itself {
                 s[i - others.start] = itself;
             }
@@ -307,13 +300,13 @@ impl Online {
         }
     }
 
-    /// Joins sums of 2^ and of 2^ S that were made with `highest` taken from the exponents.
-    #[inline(always)]
-    fn join<const FUSED: bool>(&mut self, highest: f32, [sum, product]: [f32; 2]) {
-        let most = larger(self.highest, highest);
-        let (mine, theirs) = (exp2::<FUSED>(self.highest - most), exp2::<FUSED>(highest - most));
-        (self.sum, self.product) = (self.sum * mine + sum * theirs, self.product * mine + product * theirs);
-        self.highest = most;
+    /// Joins another's.
+    fn join(&mut self, other: Online) {
+        let highest = self.highest.max(other.highest);
+        let [mine, theirs] = [self.highest, other.highest].map(|x| (x - highest).exp2());
+        self.sum = self.sum * mine + other.sum * theirs;
+        self.product = self.product * mine + other.product * theirs;
+        (self.highest, self.rival) = (highest, self.rival.max(other.rival));
     }
 
     /// What `stats` writes of it.
@@ -324,7 +317,7 @@ impl Online {
 
 fn stats_op(params: Params, tile: Tile) -> Variant<Params> {
     let workgroups = fold((params.slices * params.bands) as usize);
-    let dispatch = Dispatch { kernel: &STATS, params, workgroups, cost: params.stats_cost(), twin: stats_tiled };
+    let dispatch = Dispatch { kernel: &STATS, params, workgroups, cost: params.stats_cost(), twin: tiles::stats };
     Variant::tiled(dispatch, tile, unit(&[params.width as usize]), &SHADERS)
 }
 
@@ -354,155 +347,6 @@ fn stats_sampled(p: &Params, args: &mut Args) {
         }
         *sums = online.parts();
     });
-}
-
-/// Rows of S are those of one side; where both directions are on, the other's sums are those of the columns. The first slice and the first band get
-/// all sums.
-fn stats_tiled(p: &Params, args: &mut Args) {
-    let rows = p.rows as usize;
-    let (z, tau, keys) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<u32>(2));
-    let (sums, positives, counts) = (args.write::<[f32; 4]>(3), args.write::<f32>(4), args.write::<f32>(5));
-    let (sums, of_bands) = sums.split_at_mut(p.slices as usize * rows);
-    let (of_rows, empty) = sums.split_at_mut(rows);
-    empty.fill(Online::EMPTY.parts());
-    counts.fill(0.0);
-    let (own, both) = (p.group_rows(), p.directions > 1);
-    let groups = rows.div_ceil(own);
-    let (inverses, scratch) = args.scratch(rows + groups * (STRIPE * PANEL + 4 * rows)).split_at_mut(rows);
-    inverses.iter_mut().zip(tau).for_each(|(inverse, tau)| *inverse = LOG2_E / tau);
-    let (tiles, columns) = scratch.split_at_mut(groups * STRIPE * PANEL);
-    let of_groups = of_rows.par_chunks_mut(own).zip(positives.par_chunks_mut(own));
-    let tasks = of_groups.zip(tiles.par_chunks_mut(STRIPE * PANEL)).zip(columns.par_chunks_mut(4 * rows));
-    tasks.enumerate().for_each(|(group, (((sums, positives), s), columns))| {
-        columns[..rows].fill(LEAST);
-        columns[rows..2 * rows].fill(LEFT_OUT);
-        columns[2 * rows..].fill(0.0);
-        for (stripe, (sums, positives)) in sums.chunks_mut(STRIPE).zip(positives.chunks_mut(STRIPE)).enumerate() {
-            let start = group * own + stripe * STRIPE;
-            let own = start..start + sums.len();
-            let mut online = [Online::EMPTY; STRIPE];
-            positives.fill(LEFT_OUT);
-            for from in (0..rows).step_by(PANEL) {
-                let others = from..(from + PANEL).min(rows);
-                p.tile(z, keys, p.first as usize, own.clone(), others.clone(), s);
-                // Positive pairs are left out until the rivals of each are known.
-                let pairs = own.start.max(from)..own.end.min(others.end);
-                for i in pairs.clone() {
-                    let s = &mut s[(i - own.start) * PANEL + i - from];
-                    positives[i - own.start] = std::mem::replace(s, LEFT_OUT);
-                }
-                for (s, online) in s.chunks(PANEL).zip(&mut online[..own.len()]) {
-                    add_rival(&mut online.rival, &s[..others.len()]);
-                }
-                if both {
-                    add_rivals(&mut columns[rows..][others.clone()], &s[..own.len() * PANEL]);
-                }
-                for i in pairs.clone() {
-                    s[(i - own.start) * PANEL + i - from] = positives[i - own.start];
-                }
-                for (((i, s), online), &positive) in own.clone().zip(s.chunks(PANEL)).zip(&mut online).zip(&*positives) {
-                    add_to_row(online, &s[..others.len()], inverses[i], positive);
-                }
-                if both {
-                    let mut most = [LEFT_OUT; PANEL];
-                    most[..others.len()].copy_from_slice(&columns[rows..][others.clone()]);
-                    for i in pairs {
-                        most[i - from] = most[i - from].max(positives[i - own.start]);
-                    }
-                    add_to_columns(columns, &inverses[others.clone()], from, &s[..own.len() * PANEL], &most);
-                }
-            }
-            sums.iter_mut().zip(&online).for_each(|(sums, online)| *sums = online.parts());
-        }
-    });
-    if p.masked != 0 {
-        counts[..rows].par_iter_mut().zip(keys).for_each(|(count, &key)| {
-            let others = keys.iter().map(|&k| u32::from(k != key)).sum::<u32>();
-            *count = if key == 0 { rows as f32 } else { 1.0 + others as f32 };
-        });
-    }
-    if both {
-        let (of_columns, empty) = of_bands.split_at_mut(rows);
-        empty.fill(Online::EMPTY.parts());
-        of_columns.par_iter_mut().enumerate().with_min_len(512).for_each(|(j, sums)| {
-            let mut online = Online::EMPTY;
-            for columns in columns.chunks(4 * rows) {
-                online.rival = online.rival.max(columns[rows + j]);
-                online.join::<false>(columns[j], [columns[2 * rows + j], columns[3 * rows + j]]);
-            }
-            *sums = online.parts();
-        });
-    }
-}
-
-vectorised! {
-    /// Raises `rival` to the highest of the scores `s` of a row.
-    fn add_rival(rival: &mut f32, s: &[f32]) {
-        *rival = highest(s, *rival);
-    }
-}
-
-vectorised! {
-    /// Raises `rivals` to the highest score of each column of a tile.
-    #[allow(clippy::needless_range_loop, reason = "chains of zips are not inlined, which costs the vectors")]
-    fn add_rivals(rivals: &mut [f32], s: &[f32]) {
-        // Columns that are kept in registers over all rows. (Raised in memory, they would be stored where they rise only, by an instruction that is slow.)
-        const TOGETHER: usize = 64;
-        for (at, rivals) in (0..).step_by(TOGETHER).zip(rivals.chunks_mut(TOGETHER)) {
-            let mut most = [LEFT_OUT; TOGETHER];
-            most[..rivals.len()].copy_from_slice(rivals);
-            for s in s.chunks_exact(PANEL) {
-                let s = &s[at..][..TOGETHER];
-                for c in 0..TOGETHER {
-                    most[c] = larger(most[c], s[c]);
-                }
-            }
-            rivals.copy_from_slice(&most[..rivals.len()]);
-        }
-    }
-}
-
-vectorised! {
-    /// Adds the scores `s`, none above the row's rival and `positive`, to its sums.
-    fn add_to_row(online: &mut Online, s: &[f32], inverse: f32, positive: f32) {
-        let most = online.rival.max(positive) * inverse;
-        let most = larger(online.highest, most);
-        let sums = sums(s, |s| {
-            let e = exp2::<FUSED>(multiply_add::<FUSED>(s, inverse, -most));
-            [e, e * s]
-        });
-        online.join::<FUSED>(most, sums);
-    }
-}
-
-vectorised! {
-    /// Adds the rows of a tile, none of whose scores is above `most` of its column, to the highest exponent, the sum of 2^ and the
-    /// sum of 2^ S of each column, of which `from` is the first. Behind the exponents stand rivals.
-    #[allow(clippy::needless_range_loop, reason = "as above")]
-    fn add_to_columns(columns: &mut [f32], inverses: &[f32], from: usize, s: &[f32], most: &[f32]) {
-        let n = inverses.len();
-        let rows = columns.len() / 4;
-        let (highest, sums) = columns.split_at_mut(2 * rows);
-        let (sum, product) = sums.split_at_mut(rows);
-        let (highest, sum, product) = (&mut highest[from..][..n], &mut sum[from..][..n], &mut product[from..][..n]);
-        let most = &most[..n];
-        for c in 0..n {
-            let x = most[c] * inverses[c];
-            let x = larger(highest[c], x);
-            let keep = exp2::<FUSED>(highest[c] - x);
-            sum[c] *= keep;
-            product[c] *= keep;
-            highest[c] = x;
-        }
-        for s in s.chunks_exact(PANEL) {
-            let s = &s[..n];
-            for c in 0..n {
-                let e = exp2::<FUSED>(multiply_add::<FUSED>(s[c], inverses[c], -highest[c]));
-                sum[c] += e;
-                product[c] = multiply_add::<FUSED>(e, s[c], product[c]);
-            }
-        }
-    }
 }
 
 /// <row i of `side`, row j of the other side>.
@@ -685,6 +529,7 @@ fn gradient_tiled(p: &Params, args: &mut Args) {
         let of_others = after.par_chunks_mut(block * width).chain(before.par_chunks_mut(block * width));
         let tasks = of_ctr.par_chunks_mut(block * width).zip(of_others).zip(tiles.par_chunks_mut(STRIPE * PANEL));
         tasks.enumerate().for_each(|(group, ((of_own, of_others), s))| {
+            let g = Matrix { at: 0, row: PANEL, column: 1 };
             let theirs = (group + round) % groups * block;
             for (stripe, of_own) in of_own.chunks_mut(STRIPE * width).enumerate() {
                 let start = group * block + stripe * STRIPE;
@@ -692,7 +537,10 @@ fn gradient_tiled(p: &Params, args: &mut Args) {
                 for (panel, of_others) in of_others.chunks_mut(PANEL * width).enumerate() {
                     let from = theirs + panel * PANEL;
                     let others = from..from + of_others.len() / width;
-                    p.tile(z, keys, 0, own.clone(), others.clone(), s);
+                    let shape = [own.len(), others.len(), width];
+                    let (a, b) = (p.side(start, 0), p.side(from, 1).transposed());
+                    product(shape, (z, a), (z, b), (&mut *s, g), false, Threads::One);
+                    p.leave_out(keys, own.clone(), others.clone(), &mut s[..own.len() * PANEL], PANEL);
                     for (i, s) in own.clone().zip(s.chunks_mut(PANEL)) {
                         let mine = p.anchor(tau, stats, factor, i, 0);
                         let theirs = [inverses, lses, weights].map(|of| &of[others.clone()]);
@@ -701,7 +549,6 @@ fn gradient_tiled(p: &Params, args: &mut Args) {
                             s[i - from] -= mine.weight + weights[i];
                         }
                     }
-                    let g = Matrix { at: 0, row: PANEL, column: 1 };
                     let to = Matrix { at: 0, row: width, column: 1 };
                     let shape = [own.len(), width, others.len()];
                     product(shape, (s, g), (z, p.side(from, 1)), (&mut *of_own, to), round + panel > 0, Threads::One);
@@ -745,7 +592,7 @@ fn merge(p: &Params, args: &mut Args) {
 
 vectorised! {
     /// Replaces the scores `s` of a row by the slopes of both losses that they stand in, positive pairs aside.
-    #[allow(clippy::needless_range_loop, reason = "as above")]
+    #[allow(clippy::needless_range_loop, reason = "chains of zips are not inlined, which costs the vectors")]
     fn slopes_of_row(s: &mut [f32], mine: Anchor, theirs: [&[f32]; 3]) {
         let Anchor { inverse, lse, weight } = mine;
         let n = s.len();
@@ -1058,7 +905,8 @@ mod tests {
             s.graph.backward();
             // Beyond dz, all that the kernels hand on to each other and what the twin takes besides.
             let handed_on = Plan::new(s.graph).transient_words - rows * 2 * width;
-            let bytes = 4 * (handed_on + spec.params().gradient_blocks().1);
+            let scratch = tiles::words(rows, width).max(spec.params().gradient_blocks().1);
+            let bytes = 4 * (handed_on + scratch);
             assert!(bytes < 32 << 20, "{slices} slices: {bytes} bytes");
         }
     }
