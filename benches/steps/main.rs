@@ -33,7 +33,7 @@ struct Options {
     /// `cpu`, `gpu`, `auto` or part of an adapter's name.
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// Threads of the CPU twins; 0: one a core.
+    /// Threads of the CPU twins; 0: one a core. Of the loader; 0: one.
     #[arg(long, default_value_t = 0)]
     threads: usize,
     /// Seconds that a figure may take.
@@ -396,7 +396,7 @@ fn kernels(options: &Options) -> Result<Value> {
     serde_json::to_value(&profile).map_err(|e| Error::system(format!("kernels: {e}")))
 }
 
-/// Rows a second of shuffled minibatches from a dataset on disk, by the one thread that builds them ahead of a device.
+/// Rows a second of shuffled minibatches from a dataset on disk, by the threads that build them ahead of a device.
 fn loader(shape: &Shape, options: &Options) -> Result<Value> {
     const ROWS: usize = 1 << 19;
     let failed = |e: std::io::Error| Error::system(format!("{}: the log on disk: {e}", shape.name));
@@ -420,7 +420,8 @@ fn loader(shape: &Shape, options: &Options) -> Result<Value> {
     let dataset = prepare(&loaded, &folder.path().join("dataset"), &Progress::new(true))?;
     let schema = schema(dataset.encoding());
     let layout = batch_layout(&Model::new(&loaded.config, &schema, Choice::Cpu.limits())?);
-    let mut prefetch = Prefetch::train(dataset.split(Split::Train), layout, shape.rows, 1, Position::default())?;
+    let mut prefetch =
+        Prefetch::train(dataset.split(Split::Train), layout, shape.rows, 1, Position::default(), options.threads.max(1))?;
     let mut seconds = Vec::new();
     let end = Instant::now() + Duration::from_secs_f64(options.seconds.min(5.0));
     while seconds.len() < 5 || Instant::now() < end {

@@ -1,15 +1,17 @@
-//! Builds minibatches ahead of the device, in a thread of its own, over a bounded channel.
+//! Builds minibatches ahead of the device, in threads of their own, over bounded channels. Threads take turns, so that minibatches come in order however many
+//! there are.
 
 use super::batch::{BatchBuilder, BatchLayout, Minibatch, RowSource};
 use crate::random::{Permutation, Purpose, Stream};
 use crate::{Error, Result};
+use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-/// Minibatches that wait ready at most.
+/// Minibatches that wait ready, at most; one a thread where there are more threads.
 const DEPTH: usize = 3;
 
 /// A place in the endless sequence of training minibatches.
@@ -26,14 +28,23 @@ pub fn batches_per_epoch(rows: usize, batch_size: usize) -> u64 {
     rows.div_ceil(batch_size.max(1)) as u64
 }
 
-/// The receiving end of a thread that builds minibatches ahead. Dropping it ends the thread.
+/// The receiving end of threads that build minibatches ahead. Dropping it ends them.
 #[derive(Debug)]
 pub struct Prefetch {
     /// None once the sequence has ended.
-    ready: Option<Receiver<Built>>,
-    used: Sender<Minibatch>,
-    thread: Option<JoinHandle<()>>,
+    builders: Vec<Builder>,
+    /// Minibatches that were taken, and given back.
+    taken: usize,
+    returned: usize,
     built: Range<Instant>,
+}
+
+/// A thread, and the channels from and to it.
+#[derive(Debug)]
+struct Builder {
+    ready: Receiver<Built>,
+    used: Sender<Minibatch>,
+    thread: JoinHandle<()>,
 }
 
 /// A minibatch, and from when to when it was built.
@@ -43,7 +54,7 @@ impl Prefetch {
     /// Endless minibatches for training, from `start` on. Each epoch is a permutation of the rows of its own, drawn from `seed`,
     /// cut into minibatches of `batch_size` rows and a last one of what is left.
     ///
-    /// What a minibatch holds depends on the seed and its position alone, so a run that stopped goes on where it was. Fails if
+    /// What a minibatch holds depends on the seed and its position alone, so a run that stopped goes on where it was, and `threads` may be any number. Fails if
     /// there are no rows or if `start` lies beyond its epoch, as after a change of the batch size.
     pub fn train(
         source: Arc<dyn RowSource>,
@@ -51,6 +62,7 @@ impl Prefetch {
         batch_size: usize,
         seed: u64,
         start: Position,
+        threads: usize,
     ) -> Result<Prefetch> {
         let batch_size = positive(batch_size)?;
         let batches = batches_per_epoch(source.len(), batch_size);
@@ -72,14 +84,15 @@ impl Prefetch {
             let permutation = Permutation::new(n, Stream::new(seed, Purpose::Shuffle, epoch));
             move |rows: &mut [usize]| permutation.apply(rows)
         };
-        Prefetch::spawn(source, BatchBuilder::new(layout, true), batch_size, positions, order)
+        Prefetch::spawn(source, || BatchBuilder::new(layout.clone(), true), batch_size, positions, order, threads)
     }
 
     /// All rows once in their order, as minibatches without segments: for evaluation and prediction.
-    pub fn sequential(source: Arc<dyn RowSource>, layout: BatchLayout, batch_size: usize) -> Result<Prefetch> {
+    pub fn sequential(source: Arc<dyn RowSource>, layout: BatchLayout, batch_size: usize, threads: usize) -> Result<Prefetch> {
         let batch_size = positive(batch_size)?;
         let positions = (0..batches_per_epoch(source.len(), batch_size)).map(|batch| Position { epoch: 0, batch });
-        Prefetch::spawn(source, BatchBuilder::new(layout, false), batch_size, positions, |_| |_| ())
+        let builder = || BatchBuilder::new(layout.clone(), false);
+        Prefetch::spawn(source, builder, batch_size, positions, |_| |_: &mut [usize]| (), threads)
     }
 
     /// The next minibatch, waiting for it if need be; None after the last. An error ends the sequence.
@@ -88,51 +101,90 @@ impl Prefetch {
         reason = "`?` comes before the end: an iterator would have it the other way round"
     )]
     pub fn next(&mut self) -> Result<Option<Minibatch>> {
-        let Some(ready) = &self.ready else { return Ok(None) };
-        match ready.recv() {
+        if self.builders.is_empty() {
+            return Ok(None);
+        }
+        let turn = self.taken % self.builders.len();
+        match self.builders[turn].ready.recv() {
             Ok((Ok(batch), built)) => {
+                self.taken += 1;
                 self.built = built;
                 Ok(Some(batch))
             }
             Ok((Err(e), _)) => {
-                self.ready = None;
+                self.end();
                 Err(e)
             }
-            // The thread is gone: at its end, or by a panic.
-            Err(_) => {
-                self.ready = None;
-                match self.thread.take().map(JoinHandle::join) {
-                    Some(Err(panic)) => {
-                        let message = panic.downcast_ref::<String>().map(String::as_str);
-                        let message = message.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-                        Err(Error::system(format!("the thread that builds minibatches stopped: {message}")))
-                    }
-                    _ => Ok(None),
+            // The thread is gone: at the end of the sequence, or by a panic.
+            Err(_) => match self.end() {
+                Some(panic) => {
+                    let message = panic.downcast_ref::<String>().map(String::as_str);
+                    let message = message.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+                    Err(Error::system(format!("the thread that builds minibatches stopped: {message}")))
                 }
-            }
+                None => Ok(None),
+            },
         }
     }
 
-    /// From when to when the thread built the minibatch that [`Prefetch::next`] gave last.
+    /// From when to when its thread built the minibatch that [`Prefetch::next`] gave last.
     pub fn built(&self) -> Range<Instant> {
         self.built.clone()
     }
 
     /// Gives a minibatch back, so that its memory is used again.
-    pub fn recycle(&self, batch: Minibatch) {
+    pub fn recycle(&mut self, batch: Minibatch) {
         // No one takes it after the end: then it is simply freed.
-        let _ = self.used.send(batch);
+        if let Some(turn) = self.returned.checked_rem(self.builders.len()) {
+            let _ = self.builders[turn].used.send(batch);
+            self.returned += 1;
+        }
     }
 
-    /// Starts the thread. `order(epoch)` puts rows in place of their places in the epoch.
+    /// Ends the threads: closing the channels wakes those that wait to send, which end with the minibatch they are at. What one of them panicked with.
+    fn end(&mut self) -> Option<Box<dyn Any + Send>> {
+        let threads: Vec<_> = self.builders.drain(..).map(|builder| builder.thread).collect();
+        let ended: Vec<_> = threads.into_iter().map(JoinHandle::join).collect();
+        ended.into_iter().find_map(|ended| ended.err())
+    }
+
+    /// Starts the threads. `order(epoch)` puts rows in place of their places in the epoch.
     fn spawn<O: Fn(&mut [usize])>(
+        source: Arc<dyn RowSource>,
+        builder: impl Fn() -> BatchBuilder,
+        batch_size: usize,
+        positions: impl Iterator<Item = Position> + Clone + Send + 'static,
+        order: impl Fn(u64) -> O + Clone + Send + 'static,
+        threads: usize,
+    ) -> Result<Prefetch> {
+        let now = Instant::now();
+        let mut prefetch = Prefetch { builders: Vec::new(), taken: 0, returned: 0, built: now..now };
+        for thread in 0..threads {
+            let positions = positions.clone().skip(thread).step_by(threads);
+            let depth = DEPTH.div_ceil(threads);
+            prefetch.builders.push(Builder::start(
+                Arc::clone(&source),
+                builder(),
+                batch_size,
+                positions,
+                order.clone(),
+                depth,
+            )?);
+        }
+        Ok(prefetch)
+    }
+}
+
+impl Builder {
+    fn start<O: Fn(&mut [usize])>(
         source: Arc<dyn RowSource>,
         mut builder: BatchBuilder,
         batch_size: usize,
         positions: impl Iterator<Item = Position> + Send + 'static,
         order: impl Fn(u64) -> O + Send + 'static,
-    ) -> Result<Prefetch> {
-        let (sender, ready): (SyncSender<Built>, _) = sync_channel(DEPTH);
+        depth: usize,
+    ) -> Result<Builder> {
+        let (sender, ready): (SyncSender<Built>, _) = sync_channel(depth);
         let (used, recycled) = channel::<Minibatch>();
         let work = move || {
             let mut rows = Vec::with_capacity(batch_size.min(source.len()));
@@ -159,18 +211,13 @@ impl Prefetch {
             .name("prefetch".into())
             .spawn(work)
             .map_err(|e| Error::system(format!("cannot start the thread that builds minibatches: {e}")))?;
-        let now = Instant::now();
-        Ok(Prefetch { ready: Some(ready), used, thread: Some(thread), built: now..now })
+        Ok(Builder { ready, used, thread })
     }
 }
 
 impl Drop for Prefetch {
     fn drop(&mut self) {
-        // Closing the channel wakes the thread if it waits to send; it ends with the minibatch it is at.
-        self.ready = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.end();
     }
 }
 
@@ -193,6 +240,9 @@ mod tests {
         BatchLayout { tables: table_layouts(&[4, 8], &SIZES, usize::MAX).unwrap(), numeric: 1, mask: None }
     }
 
+    /// Numbers of threads: one, two, more than minibatches wait.
+    const THREADS: [usize; 3] = [1, 2, 5];
+
     fn take(prefetch: &mut Prefetch, count: usize) -> Vec<Minibatch> {
         let mut batches = Vec::new();
         for _ in 0..count {
@@ -210,8 +260,8 @@ mod tests {
 
     #[test]
     fn an_epoch_holds_every_row_once() {
-        for (n, size) in [(1, 1), (1, 8), (64, 64), (1001, 100), (1000, 100), (3, 1000)] {
-            let mut prefetch = Prefetch::train(source(n), layout(), size, 1, Position::default()).unwrap();
+        for (n, size, threads) in [(1, 1, 1), (1, 8, 2), (64, 64, 1), (1001, 100, 2), (1000, 100, 5), (3, 1000, 1)] {
+            let mut prefetch = Prefetch::train(source(n), layout(), size, 1, Position::default(), threads).unwrap();
             let batches = batches_per_epoch(n, size) as usize;
             let mut orders = Vec::new();
             for epoch in 0..3 {
@@ -232,22 +282,25 @@ mod tests {
 
     #[test]
     fn the_middle_is_the_same_from_wherever_it_is_reached() {
-        let all = take(&mut Prefetch::train(source(205), layout(), 50, 9, Position::default()).unwrap(), 15);
-        for start in 0..=10 {
-            let position = Position { epoch: start / 5, batch: start % 5 };
-            let some = take(&mut Prefetch::train(source(205), layout(), 50, 9, position).unwrap(), 4);
-            assert_eq!(some, all[start as usize..start as usize + 4]);
+        let from = |start, threads| Prefetch::train(source(205), layout(), 50, 9, start, threads);
+        let all = take(&mut from(Position::default(), 1).unwrap(), 15);
+        for threads in THREADS {
+            for start in 0..=10 {
+                let position = Position { epoch: start / 5, batch: start % 5 };
+                let some = take(&mut from(position, threads).unwrap(), 4);
+                assert_eq!(some, all[start as usize..start as usize + 4]);
+            }
+            // The end of an epoch is the start of the next.
+            let some = take(&mut from(Position { epoch: 0, batch: 5 }, threads).unwrap(), 1);
+            assert_eq!(some, all[5..6]);
         }
-        // The end of an epoch is the start of the next.
-        let some = take(&mut Prefetch::train(source(205), layout(), 50, 9, Position { epoch: 0, batch: 5 }).unwrap(), 1);
-        assert_eq!(some, all[5..6]);
-        assert!(Prefetch::train(source(205), layout(), 50, 9, Position { epoch: 0, batch: 6 }).is_err());
+        assert!(from(Position { epoch: 0, batch: 6 }, 1).is_err());
     }
 
     #[test]
     fn evaluation_reads_in_order_and_ends() {
-        for n in [0, 1, 10, 11] {
-            let mut prefetch = Prefetch::sequential(source(n), layout(), 5).unwrap();
+        for (n, threads) in [0, 1, 10, 11].into_iter().flat_map(|n| THREADS.map(|threads| (n, threads))) {
+            let mut prefetch = Prefetch::sequential(source(n), layout(), 5, threads).unwrap();
             let batches = take(&mut prefetch, n.div_ceil(5));
             assert_eq!(rows(&batches), (0..n).collect::<Vec<_>>());
             assert!(batches.iter().flat_map(|b| &b.tables).all(|t| t.segments.is_empty() && t.occurrences.is_empty()));
@@ -257,10 +310,11 @@ mod tests {
     }
 
     #[test]
-    fn dropping_in_mid_stream_ends_the_thread() {
-        for taken in 0..6 {
+    fn dropping_in_mid_stream_ends_the_threads() {
+        for (taken, threads) in (0..6).flat_map(|taken| THREADS.map(|threads| (taken, threads))) {
             let source = source(1000);
-            let mut prefetch = Prefetch::train(Arc::clone(&source), layout(), 10, 1, Position::default()).unwrap();
+            let start = Position::default();
+            let mut prefetch = Prefetch::train(Arc::clone(&source), layout(), 10, 1, start, threads).unwrap();
             take(&mut prefetch, taken);
             drop(prefetch);
             assert_eq!(Arc::strong_count(&source), 1);
@@ -278,18 +332,21 @@ mod tests {
                 assert!(rows.iter().all(|&row| row < 50), "page gone");
             }
         }
-        let mut prefetch = Prefetch::sequential(Arc::new(Broken), layout(), 25).unwrap();
-        take(&mut prefetch, 2);
-        let e = prefetch.next().unwrap_err();
-        assert!(e.to_string().contains("page gone"), "{e}");
-        assert_eq!(prefetch.next().unwrap(), None);
+        for threads in THREADS {
+            let mut prefetch = Prefetch::sequential(Arc::new(Broken), layout(), 25, threads).unwrap();
+            take(&mut prefetch, 2);
+            let e = prefetch.next().unwrap_err();
+            assert!(e.to_string().contains("page gone"), "{e}");
+            assert_eq!(prefetch.next().unwrap(), None);
+            prefetch.recycle(Minibatch::default());
 
-        let narrow = BatchLayout { tables: table_layouts(&[4, 8], &[7, 2], usize::MAX).unwrap(), ..layout() };
-        let mut prefetch = Prefetch::train(source(1000), narrow, 100, 1, Position::default()).unwrap();
-        assert!(prefetch.next().unwrap_err().to_string().contains("beyond its vocabulary"));
-        assert_eq!(prefetch.next().unwrap(), None);
+            let narrow = BatchLayout { tables: table_layouts(&[4, 8], &[7, 2], usize::MAX).unwrap(), ..layout() };
+            let mut prefetch = Prefetch::train(source(1000), narrow, 100, 1, Position::default(), threads).unwrap();
+            assert!(prefetch.next().unwrap_err().to_string().contains("beyond its vocabulary"));
+            assert_eq!(prefetch.next().unwrap(), None);
+        }
 
-        assert!(Prefetch::train(source(0), layout(), 10, 1, Position::default()).is_err());
-        assert!(Prefetch::train(source(10), layout(), 0, 1, Position::default()).is_err());
+        assert!(Prefetch::train(source(0), layout(), 10, 1, Position::default(), 1).is_err());
+        assert!(Prefetch::train(source(10), layout(), 0, 1, Position::default(), 1).is_err());
     }
 }

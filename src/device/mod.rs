@@ -114,6 +114,17 @@ impl Choice {
         Ok((Choice::Gpu(Box::new(adapter)), line + &tuned))
     }
 
+    /// Threads that build minibatches for it: beside a GPU up to four, of half the cores. What computes on the CPU leaves none to others.
+    pub fn builders(&self) -> usize {
+        match self {
+            Choice::Gpu(adapter) if adapter.rank().is_some() => {
+                let cores = std::thread::available_parallelism().map_or(1, usize::from);
+                (cores / 2).clamp(1, 4)
+            }
+            _ => 1,
+        }
+    }
+
     /// The same without the tiles that `tauten tune` has chosen, whatever stands in their file.
     ///
     /// # Errors

@@ -72,6 +72,8 @@ pub struct Step {
     pub steps: usize,
     /// Dispatches of a step.
     pub dispatches: usize,
+    /// Threads that build minibatches.
+    pub builders: usize,
     /// Of a recorded step, from one to the next.
     pub recorded: Times,
     /// Of a plain step, in the same run.
@@ -228,6 +230,7 @@ pub fn train(
         rows,
         steps,
         dispatches: recorded.nodes.len(),
+        builders: trained.session().builders(),
         recorded: recorded_times,
         plain,
         overhead: ratios[ratios.len() / 2],
@@ -350,7 +353,11 @@ fn advice(step: &Step, kernels: &[Line], mode: Mode, stored: f64) -> String {
             ),
             known => {
                 let who = if known.is_some() { "the host holds" } else { "the host or the disk holds" };
-                format!("{who} the step back: {waits}, which one thread builds; leave a core to it")
+                let builders = match step.builders {
+                    1 => "one thread builds; leave a core to it".to_string(),
+                    n => format!("{n} threads build; leave them cores"),
+                };
+                format!("{who} the step back: {waits}, which {builders}")
             }
         };
     }
@@ -375,6 +382,7 @@ mod tests {
             rows: 1,
             steps: 1,
             dispatches: 42,
+            builders: 1,
             recorded: times,
             plain: times,
             overhead: 0.0,
@@ -420,6 +428,7 @@ mod tests {
         let waits = |disk| step(Some(0.2), &[(Activity::Data, 0.6), (Activity::Encode, 0.1), (Activity::Submit, 0.1)], disk);
         insta::assert_snapshot!(of(waits(Some(0.0)), 1e5, detailed), @"the host holds the step back: the step waits 60 % of its time for minibatches, which one thread builds; leave a core to it");
         insta::assert_snapshot!(of(waits(None), 1e5, detailed), @"the host or the disk holds the step back: the step waits 60 % of its time for minibatches, which one thread builds; leave a core to it");
+        insta::assert_snapshot!(of(Step { builders: 4, ..waits(Some(0.0)) }, 1e5, detailed), @"the host holds the step back: the step waits 60 % of its time for minibatches, which 4 threads build; leave them cores");
         insta::assert_snapshot!(of(waits(Some(3e6)), 1e5, detailed), @"the disk holds the step back: the step waits 60 % of its time for minibatches, and 2.9 MiB of each are read from it; put the dataset on a faster disk or leave it more memory to stay in");
         let encodes = step(Some(0.2), &[(Activity::Data, 0.1), (Activity::Encode, 0.4), (Activity::Submit, 0.3)], Some(3e6));
         insta::assert_snapshot!(of(encodes, 1e5, detailed), @"the host holds the step back: 70 % of it goes into uploading, encoding and submitting 42 dispatches; a larger train.batch_size gives the device more to do in each");

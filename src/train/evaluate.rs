@@ -38,7 +38,7 @@ pub fn score(
 ) -> Result<()> {
     let rows = session.model().config().train.evaluate_batch_size;
     let program = session.program(Role::Infer(rows))?;
-    let mut prefetch = Prefetch::sequential(source, layout, rows)?;
+    let mut prefetch = Prefetch::sequential(source, layout, rows, session.builders())?;
     let mut under_way: VecDeque<Minibatch> = VecDeque::new();
     let mut outputs = Vec::new();
     loop {

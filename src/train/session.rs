@@ -31,6 +31,7 @@ pub struct Session {
     memory: Memory,
     offsets: Vec<u32>,
     training_steps: u64,
+    builders: usize,
 }
 
 struct Program {
@@ -117,8 +118,9 @@ impl Session {
             )));
         }
         let programs = roles.iter().zip(&plans).map(|(&role, p)| Program { role, inputs: p.inputs.clone() }).collect();
+        let builders = choice.builders();
         let device = choice.open(&model.state().buffers, plans)?;
-        Ok(Session { model, device, programs, memory, offsets: Vec::new(), training_steps: u64::MAX })
+        Ok(Session { model, device, programs, memory, offsets: Vec::new(), training_steps: u64::MAX, builders })
     }
 
     /// Says how many steps training has at most: where `optimizer.schedule` ends unless it says so itself. Until this is said it
@@ -135,6 +137,11 @@ impl Session {
     /// The device in words.
     pub fn device_name(&self) -> &str {
         self.device.name()
+    }
+
+    /// Threads that are to build minibatches for the device, as [`Choice::builders`].
+    pub fn builders(&self) -> usize {
+        self.builders
     }
 
     /// The device's memory that the session takes.

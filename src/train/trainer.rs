@@ -46,7 +46,8 @@ impl Steps {
         let mut session = Session::open(config, &schema(dataset.encoding()), choice, &[Role::Train(rows)], line)?;
         session.set_training_steps(training_steps(config, source.len())?);
         session.initialize()?;
-        let prefetch = Prefetch::train(source, session.batch_layout(), rows, config.seed, Position::default())?;
+        let (layout, builders) = (session.batch_layout(), session.builders());
+        let prefetch = Prefetch::train(source, layout, rows, config.seed, Position::default(), builders)?;
         let program = session.program(Role::Train(rows))?;
         Ok(Steps { session, prefetch, program, rows, started: 0, under_way: VecDeque::new(), outputs: Vec::new() })
     }
@@ -296,7 +297,8 @@ pub fn train(
     }
     let source = dataset.split(Split::Train);
     let rows = source.len();
-    let prefetch = Prefetch::train(source, session.batch_layout(), config.train.batch_size, config.seed, state.position)?;
+    let (layout, builders) = (session.batch_layout(), session.builders());
+    let prefetch = Prefetch::train(source, layout, config.train.batch_size, config.seed, state.position, builders)?;
     let mut trainer = Trainer {
         run,
         batches: batches_per_epoch(rows, config.train.batch_size),
