@@ -307,7 +307,8 @@ fn stats(
                 let keys = keys_of(j);
                 var rival = vec4(LOWEST);
                 for (var r = 0u; r < ROWS; r++) {
-                    var b = block(&s, local, r * COLUMNS + c);
+                    let b = block(&s, local, r * COLUMNS + c);
+                    var kept = array<vec4<f32>, 4>();
                     for (var i = 0u; i < 4u; i++) {
                         let n = 4u * r + i;
                         if plain {
@@ -320,14 +321,14 @@ fn stats(
                             if any(itself) {
                                 positives_out[row] = total(select(vec4(0.0), b[i], itself));
                             }
-                            b[i] = select(vec4(LOWEST), b[i], member);
-                            let other = select(b[i], vec4(LOWEST), itself);
+                            kept[i] = select(vec4(LOWEST), b[i], member);
+                            let other = select(kept[i], vec4(LOWEST), itself);
                             states[n].w = max(states[n].w, highest_of(other));
                             rival = max(rival, other);
                         }
                     }
                     if !plain {
-                        set_block(&s, local, r * COLUMNS + c, b);
+                        set_block(&s, local, r * COLUMNS + c, mat4x4(kept[0], kept[1], kept[2], kept[3]));
                     }
                 }
                 rivals[c] = rival;
@@ -533,20 +534,21 @@ fn gradient(
             let theirs = others_at(j - j0);
             let their_keys = keys_of(j);
             for (var r = 0u; r < ROWS; r++) {
-                var g = block(&s, local, r * COLUMNS + c);
+                let b = block(&s, local, r * COLUMNS + c);
+                var g = array<vec4<f32>, 4>();
                 for (var i = 0u; i < 4u; i++) {
                     let n = own_row(0u, local, 4u * r + i);
                     let mine = owns[n].xyz;
                     if plain {
-                        g[i] = plain_weights_of(g[i], mine, theirs);
+                        g[i] = plain_weights_of(b[i], mine, theirs);
                     } else {
                         let row = own + n;
                         let member = candidates(row, key_of(row), j, their_keys, end);
                         let one = select(vec4(0.0), vec4(1.0), four(j) == vec4(row));
-                        g[i] = weights_of(g[i], mine, theirs, member, one);
+                        g[i] = weights_of(b[i], mine, theirs, member, one);
                     }
                 }
-                set_block(&s, local, r * COLUMNS + c, g);
+                set_block(&s, local, r * COLUMNS + c, mat4x4(g[0], g[1], g[2], g[3]));
             }
         }
         for (var part = 0u; part < min(tile_column(1u), end - j0); part += DEPTH) {

@@ -197,7 +197,7 @@ fn gradient(
     let i = ((flat / chunks) % tiles) * 16u + local.y;
     let column = (flat % chunks) * 64u + local.x;
     let roles = params.offsets + 1u;
-    var sum = vec4<f32>(0.0);
+    var sum = array<f32, 4>();
     for (var e0 = 0u; e0 < 2u * roles; e0 += 16u) {
         // Lane local.x finds G of one pair ...
         let e = e0 + local.x;

@@ -147,13 +147,13 @@ fn biases(g: u32, n: u32) -> vec4<f32> {
     if is_gate(n) {
         return gate_biases(n);
     }
-    var all = vec4<f32>();
+    var all = array<f32, 4>();
     for (var j = 0u; j < 4u; j++) {
         if (params.flags & 1u) != 0u && n + j < params.outputs {
             all[j] = bias[g * params.outputs + n + j];
         }
     }
-    return all;
+    return vec4(all[0], all[1], all[2], all[3]);
 }
 
 @compute @workgroup_size(WIDTH, HEIGHT)
@@ -258,11 +258,11 @@ fn weight_gradient(
         for (var c = 0u; c < COLUMNS; c++) {
             let n = column_of(column, id.xy, c);
             for (var r = 0u; r < ROWS; r++) {
-                var own = mat4x4<f32>();
+                var own = array<vec4<f32>, 4>();
                 for (var i = 0u; i < 4u; i++) {
                     own[i] = dw_before(out, row_of(row, id.xy, r) + i, n);
                 }
-                set_block(&sums, id.xy, r * COLUMNS + c, own);
+                set_block(&sums, id.xy, r * COLUMNS + c, mat4x4(own[0], own[1], own[2], own[3]));
             }
         }
         if sums_bias {
@@ -312,13 +312,13 @@ fn dbias_before(out: u32, n: u32) -> vec4<f32> {
     if is_gate(n) {
         return gate_dbias_four(out, n);
     }
-    var before = vec4<f32>();
+    var all = array<f32, 4>();
     for (var j = 0u; j < 4u; j++) {
         if n + j < params.outputs {
-            before[j] = dbias[out * params.outputs + n + j];
+            all[j] = dbias[out * params.outputs + n + j];
         }
     }
-    return before;
+    return vec4(all[0], all[1], all[2], all[3]);
 }
 
 fn put_sums(out: u32, k: u32, n: u32, value: vec4<f32>) {

@@ -72,13 +72,13 @@ fn put_dx(g: u32, b: u32, k: u32, value: vec4<f32>) {
 
 // Columns n .. + 3 of row k of dw's group (and slice) `out`.
 fn dw_four(out: u32, k: u32, n: u32) -> vec4<f32> {
-    var value = vec4<f32>();
+    var all = array<f32, 4>();
     for (var j = 0u; j < 4u; j++) {
         if k < params.inputs && n + j < params.outputs {
-            value[j] = dw[(out * params.inputs + k) * params.outputs + n + j];
+            all[j] = dw[(out * params.inputs + k) * params.outputs + n + j];
         }
     }
-    return value;
+    return vec4(all[0], all[1], all[2], all[3]);
 }
 
 fn put_dw(out: u32, k: u32, n: u32, value: vec4<f32>) {

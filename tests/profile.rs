@@ -383,12 +383,13 @@ fn tiles_are_measured_kept_and_taken() {
         assert_eq!(tiles.choose(choices.tiles[2].shape), choices.tiles[2].chosen);
 
         let settings = place().join(format!("settings of {}", adapter.name()));
-        let own = settings.join(adapter.tuned_file().unwrap().file_name().unwrap());
+        let own = settings.join("tauten").join(adapter.tuned_file().unwrap().file_name().unwrap());
         let line = |driver: String| {
             tuned::write(&own, &Choices { driver, ..choices.clone() }).unwrap();
             let args = ["profile", "--kernel", "probe_copy", "--shape", "64", "--steps", "1", "--device", adapter.name()];
             let output = command(&args).env("XDG_CONFIG_HOME", &settings).output().unwrap();
             let err = String::from_utf8(output.stderr).unwrap();
+            assert!(output.status.success(), "{err}");
             let after = err.split(&format!("; tiles: {}", own.display())).nth(1).and_then(|after| after.lines().next());
             after.unwrap_or_else(|| panic!("{err}")).to_string()
         };
@@ -410,7 +411,7 @@ fn a_damaged_choice_of_tiles_is_the_users_error() {
         assert_eq!(e.exit_code(), 2);
         e.to_string().replace(&place().display().to_string(), "PLACE")
     };
-    insta::assert_snapshot!(failure("{"), @"PLACE/damaged.json: no choice of tiles (invalid type: map, expected a sequence at line 1 column 0); delete it, or run `tauten tune` again");
+    insta::assert_snapshot!(failure("{"), @"PLACE/damaged.json: no choice of tiles (EOF while parsing an object at line 1 column 1); delete it, or run `tauten tune` again");
     let shape = r#"{ "product": "forward", "rows": 1, "groups": 1, "inputs": 1, "outputs": 1 }"#;
     let tile = r#"{ "height": 9, "width": 9, "rows": 1, "columns": 1, "depth": 16 }"#;
     let text = format!(r#"{{ "driver": "", "tiles": [{{ "shape": {shape}, "chosen": {{ "tile": {tile}, "slices": 1 }} }}] }}"#);

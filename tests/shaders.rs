@@ -3,7 +3,7 @@
 
 use naga::back::{self, PipelineConstants};
 use naga::valid::{Capabilities, GlobalUse, ModuleInfo, ValidationFlags, Validator};
-use naga::{AddressSpace, Module, ShaderStage, StorageAccess, TypeInner};
+use naga::{AddressSpace, Block, Expression, Function, Handle, Module, ShaderStage, Statement, StorageAccess, TypeInner};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -235,6 +235,55 @@ fn translate(used: &Used, validator: bool) -> Result<(), String> {
     let mut text = String::new();
     back::hlsl::Writer::new(&mut text, &options, &pipeline).write(&module, &info, None).map_err(|e| format!("HLSL: {e}"))?;
     Ok(())
+}
+
+/// DX12's older compiler, which Windows has where nobody has installed the newer one, cannot write a number of a vector or a row of a matrix that is named by
+/// a variable, but by writing the loop out, which it cannot either as naga puts loops. Arrays it can.
+#[test]
+fn no_part_of_a_vector_is_written_by_a_variable_index() {
+    let mut failures = BTreeSet::new();
+    for used in used() {
+        if by_matrices(&used.source.text()) {
+            continue;
+        }
+        let Ok((module, info)) = used.module() else { continue };
+        let named = module.functions.iter().map(|(handle, f)| (f.name.as_deref().unwrap_or("?"), f, &info[handle]));
+        let entries = module.entry_points.iter().enumerate();
+        let entries = entries.map(|(i, e)| (e.name.as_str(), &e.function, info.get_entry_point(i)));
+        for (name, function, info) in named.chain(entries) {
+            let part = |pointer: Handle<Expression>| {
+                let TypeInner::Pointer { base, space } = *info[pointer].ty.inner_with(&module.types) else { return false };
+                let vector = matches!(module.types[base].inner, TypeInner::Vector { .. } | TypeInner::Matrix { .. });
+                vector && !matches!(space, AddressSpace::Storage { .. })
+            };
+            if writes_by_index(function, &function.body, &part) {
+                failures.insert(format!("{}: {name}", used.source.name()));
+            }
+        }
+    }
+    report(&failures.into_iter().collect::<Vec<_>>());
+}
+
+/// Whether a block of a function writes by a variable index to what one of the pointers that are `part` points at.
+fn writes_by_index(function: &Function, block: &Block, part: &dyn Fn(Handle<Expression>) -> bool) -> bool {
+    let inside = |block: &Block| writes_by_index(function, block, part);
+    block.iter().any(|statement| match statement {
+        Statement::Store { pointer, .. } => {
+            let mut pointer = *pointer;
+            loop {
+                match function.expressions[pointer] {
+                    Expression::Access { base, .. } if part(base) => return true,
+                    Expression::Access { base, .. } | Expression::AccessIndex { base, .. } => pointer = base,
+                    _ => return false,
+                }
+            }
+        }
+        Statement::Block(block) => inside(block),
+        Statement::If { accept, reject, .. } => inside(accept) || inside(reject),
+        Statement::Switch { cases, .. } => cases.iter().any(|case| inside(&case.body)),
+        Statement::Loop { body, continuing, .. } => inside(body) || inside(continuing),
+        _ => false,
+    })
 }
 
 #[test]

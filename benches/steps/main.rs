@@ -33,9 +33,12 @@ struct Options {
     /// `cpu`, `gpu`, `auto` or part of an adapter's name.
     #[arg(long, default_value = "cpu")]
     device: String,
-    /// Threads of the CPU twins; 0: one a core. Of the loader; 0: one.
+    /// Threads of the CPU twins; 0: one a core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
+    /// Threads of the loader.
+    #[arg(long, default_value_t = 1)]
+    builders: usize,
     /// Seconds that a figure may take.
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
@@ -421,7 +424,7 @@ fn loader(shape: &Shape, options: &Options) -> Result<Value> {
     let schema = schema(dataset.encoding());
     let layout = batch_layout(&Model::new(&loaded.config, &schema, Choice::Cpu.limits())?);
     let mut prefetch =
-        Prefetch::train(dataset.split(Split::Train), layout, shape.rows, 1, Position::default(), options.threads.max(1))?;
+        Prefetch::train(dataset.split(Split::Train), layout, shape.rows, 1, Position::default(), options.builders)?;
     let mut seconds = Vec::new();
     let end = Instant::now() + Duration::from_secs_f64(options.seconds.min(5.0));
     while seconds.len() < 5 || Instant::now() < end {
@@ -435,8 +438,14 @@ fn loader(shape: &Shape, options: &Options) -> Result<Value> {
     }
     let (best, median) = best_and_median(&mut seconds);
     let [best, median] = [best, median].map(|s| (ROWS / shape.rows * shape.rows) as f64 / s);
-    println!("loader, {}: median {:.2}, best {:.2} million rows/s from disk", shape.name, median / 1e6, best / 1e6);
-    Ok(json!({ "name": shape.name, "rows_per_second": median, "best_rows_per_second": best }))
+    println!(
+        "loader, {}, {} threads: median {:.2}, best {:.2} million rows/s from disk",
+        shape.name,
+        options.builders,
+        median / 1e6,
+        best / 1e6
+    );
+    Ok(json!({ "name": shape.name, "builders": options.builders, "rows_per_second": median, "best_rows_per_second": best }))
 }
 
 /// Rows a second that one thread makes minibatches of.

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-/// Minibatches that wait ready, at most; one a thread where there are more threads.
+/// Minibatches that wait ready: so many of one thread, of each of several their part, rounded up.
 const DEPTH: usize = 3;
 
 /// A place in the endless sequence of training minibatches.
@@ -31,7 +31,7 @@ pub fn batches_per_epoch(rows: usize, batch_size: usize) -> u64 {
 /// The receiving end of threads that build minibatches ahead. Dropping it ends them.
 #[derive(Debug)]
 pub struct Prefetch {
-    /// None once the sequence has ended.
+    /// Empty once the sequence has ended.
     builders: Vec<Builder>,
     /// Minibatches that were taken, and given back.
     taken: usize,
@@ -54,7 +54,7 @@ impl Prefetch {
     /// Endless minibatches for training, from `start` on. Each epoch is a permutation of the rows of its own, drawn from `seed`,
     /// cut into minibatches of `batch_size` rows and a last one of what is left.
     ///
-    /// What a minibatch holds depends on the seed and its position alone, so a run that stopped goes on where it was, and `threads` may be any number. Fails if
+    /// What a minibatch holds depends on the seed and its position alone, so a run that stopped goes on where it was, with any number of threads (0 counts as 1). Fails if
     /// there are no rows or if `start` lies beyond its epoch, as after a change of the batch size.
     pub fn train(
         source: Arc<dyn RowSource>,
@@ -112,11 +112,11 @@ impl Prefetch {
                 Ok(Some(batch))
             }
             Ok((Err(e), _)) => {
-                self.end();
+                self.end(turn);
                 Err(e)
             }
             // The thread is gone: at the end of the sequence, or by a panic.
-            Err(_) => match self.end() {
+            Err(_) => match self.end(turn) {
                 Some(panic) => {
                     let message = panic.downcast_ref::<String>().map(String::as_str);
                     let message = message.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
@@ -141,11 +141,12 @@ impl Prefetch {
         }
     }
 
-    /// Ends the threads: closing the channels wakes those that wait to send, which end with the minibatch they are at. What one of them panicked with.
-    fn end(&mut self) -> Option<Box<dyn Any + Send>> {
+    /// Ends the threads: closing the channels wakes those that wait to send, which end with the minibatch they are at. What the thread whose turn it is
+    /// panicked with.
+    fn end(&mut self, turn: usize) -> Option<Box<dyn Any + Send>> {
         let threads: Vec<_> = self.builders.drain(..).map(|builder| builder.thread).collect();
         let ended: Vec<_> = threads.into_iter().map(JoinHandle::join).collect();
-        ended.into_iter().find_map(|ended| ended.err())
+        ended.into_iter().nth(turn)?.err()
     }
 
     /// Starts the threads. `order(epoch)` puts rows in place of their places in the epoch.
@@ -157,7 +158,7 @@ impl Prefetch {
         order: impl Fn(u64) -> O + Clone + Send + 'static,
         threads: usize,
     ) -> Result<Prefetch> {
-        let now = Instant::now();
+        let (threads, now) = (threads.max(1), Instant::now());
         let mut prefetch = Prefetch { builders: Vec::new(), taken: 0, returned: 0, built: now..now };
         for thread in 0..threads {
             let positions = positions.clone().skip(thread).step_by(threads);
@@ -217,7 +218,7 @@ impl Builder {
 
 impl Drop for Prefetch {
     fn drop(&mut self) {
-        self.end();
+        self.end(0);
     }
 }
 
@@ -343,6 +344,26 @@ mod tests {
             let narrow = BatchLayout { tables: table_layouts(&[4, 8], &[7, 2], usize::MAX).unwrap(), ..layout() };
             let mut prefetch = Prefetch::train(source(1000), narrow, 100, 1, Position::default(), threads).unwrap();
             assert!(prefetch.next().unwrap_err().to_string().contains("beyond its vocabulary"));
+            assert_eq!(prefetch.next().unwrap(), None);
+        }
+
+        // One thread fails while the others wait to send what comes after; all that comes before arrives.
+        struct WithoutOneRow;
+        impl RowSource for WithoutOneRow {
+            fn len(&self) -> usize {
+                100
+            }
+            fn read(&self, rows: &[usize], _: &mut RowBlock) {
+                assert!(!rows.contains(&77), "row 77 gone");
+            }
+        }
+        for threads in THREADS {
+            let mut prefetch = Prefetch::sequential(Arc::new(WithoutOneRow), layout(), 5, threads).unwrap();
+            for index in 0..15 {
+                assert_eq!(prefetch.next().unwrap().unwrap().index, index);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            assert!(prefetch.next().unwrap_err().to_string().contains("row 77 gone"));
             assert_eq!(prefetch.next().unwrap(), None);
         }
 

@@ -16,7 +16,7 @@ pub enum Mode {
 /// What an interval of a step was spent on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Activity {
-    /// The thread that builds minibatches builds one.
+    /// A thread that builds minibatches builds one.
     Build,
     /// The host waits for a minibatch.
     Data,

@@ -104,7 +104,7 @@ pub struct HostLine {
     /// Time of a step.
     #[serde(flatten)]
     pub times: Times,
-    /// Part of a recorded step; the thread that builds minibatches works beside it.
+    /// Part of a recorded step; threads that build minibatches work beside it, together more than all of it where there are several.
     pub share: f64,
     #[serde(skip)]
     activity: Activity,

@@ -197,7 +197,8 @@ impl Adapter {
             wgpu::DeviceType::Cpu => Kind::Software,
         };
         Limits {
-            binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
+            // Kernels count words in 32 bits.
+            binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(16 << 30),
             tiles: Tiles {
                 kind,
                 subgroup: self.subgroup(),

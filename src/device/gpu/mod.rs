@@ -80,9 +80,16 @@ struct Program {
     /// Ranges of nodes, each one submit; found by measuring the first step.
     cuts: Vec<Range<usize>>,
     upload: Ring,
-    /// Where each input starts in an upload buffer.
+    /// Where each input starts in an upload buffer, and the step's number.
     upload_offsets: Vec<u64>,
     readback: Ring,
+    /// Holds the number of a step, which comes with its inputs. Each submit of the step copies it to where the outputs are read from, behind them: not every
+    /// back end says when a driver gave up work, and this is how it is missed.
+    number: wgpu::Buffer,
+    /// Where the first copy goes.
+    copies_at: u64,
+    /// For each buffer of the rings how many there are.
+    copies: [usize; RING],
     /// Where the device was opened with timestamps and has them.
     timestamps: Option<Timestamps>,
     /// For each buffer of the rings the submission that ends its step: later steps need not end for it.
@@ -214,16 +221,28 @@ impl Gpu {
         }
     }
 
+    /// Has wgpu look after the device, until this submission has ended or a second is over. wgpu panics where the device is lost; here that is the device's fault.
+    fn poll(&self, submission: Option<&wgpu::SubmissionIndex>) -> Result<()> {
+        let poll = || {
+            let timeout = Some(Duration::from_secs(1));
+            self.device.poll(wgpu::PollType::Wait { submission_index: submission.cloned(), timeout })
+        };
+        let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(poll));
+        self.check()?;
+        match polled {
+            Ok(Err(wgpu::PollError::WrongSubmissionIndex(..))) => {
+                Err(Error::system(format!("{}: lost count of its submissions", self.name)))
+            }
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::system(format!("{}: the driver failed; resume the run with --resume", self.name))),
+        }
+    }
+
     /// Waits until `done`, or the device's fault, or the time is up: for this submission, or for all where none is named.
     fn wait(&self, what: &str, submission: Option<&wgpu::SubmissionIndex>, done: impl Fn() -> bool) -> Result<()> {
         let start = Instant::now();
         while !done() {
-            let timeout = Some(Duration::from_secs(1));
-            let polled = self.device.poll(wgpu::PollType::Wait { submission_index: submission.cloned(), timeout });
-            self.check()?;
-            if let Err(wgpu::PollError::WrongSubmissionIndex(..)) = polled {
-                return Err(Error::system(format!("{}: lost count of its submissions", self.name)));
-            }
+            self.poll(submission)?;
             if !done() && start.elapsed() > TIMEOUT {
                 let (device, seconds) = (&self.name, TIMEOUT.as_secs());
                 return Err(Error::system(format!("{device}: {what} did not end within {seconds} s; is the driver hung?")));
@@ -264,7 +283,9 @@ impl Gpu {
         let (buffer, _) = &p.upload.buffers[turn];
         let mut encoder = self.encoder("inputs");
         assert_eq!(inputs.len(), p.inputs.len());
-        for ((bytes, target), &offset) in inputs.iter().zip(&p.inputs).zip(&p.upload_offsets) {
+        let number = number_of(p.submitted).to_ne_bytes();
+        let all = inputs.iter().copied().chain([&number[..]]).zip(p.inputs.iter().chain([&p.number]));
+        for ((bytes, target), &offset) in all.zip(&p.upload_offsets) {
             if bytes.is_empty() {
                 continue;
             }
@@ -363,7 +384,7 @@ impl Gpu {
         Ok(())
     }
 
-    /// A moment on the host's clock and the device's, by the fastest of some round trips of an empty pass; none where there are no
+    /// A moment on the host's clock and the device's, by the fastest of some round trips of a pass that does nothing; none where there are no
     /// timestamps, and why.
     fn moment(&self, period: f64) -> Result<std::result::Result<Moment, String>> {
         let Some(t) = self.programs.first().and_then(|p| p.timestamps.as_ref()) else { return Ok(Err(NO_FEATURE.into())) };
@@ -372,11 +393,15 @@ impl Gpu {
         for _ in 0..ROUND_TRIPS {
             let mut encoder = self.encoder("clock");
             let descriptor = wgpu::ComputePassDescriptor { label: Some("clock"), timestamp_writes: Some(t.writes(0)) };
-            drop(encoder.begin_compute_pass(&descriptor));
+            // Metal writes no time for a pass of nothing.
+            let mut pass = encoder.begin_compute_pass(&descriptor);
+            pass.set_pipeline(&t.nothing);
+            pass.dispatch_workgroups(1, 1, 1);
+            drop(pass);
             let commands = encoder.finish();
             let before = Instant::now();
             self.queue.submit([commands]);
-            self.drain("an empty pass")?;
+            self.drain("a pass of nothing")?;
             let after = Instant::now();
             let mut encoder = self.encoder("clock");
             let resolved = t.resolve(&mut encoder, 1);
@@ -421,8 +446,8 @@ impl Gpu {
 /// What the run needs of the device, with room for each node's bindings.
 fn needs(state: &[StateBuffer], plans: &[Plan]) -> Needs {
     let bytes = |words: usize| words as u64 * 4;
-    let input_bytes = |p: &Plan| p.inputs.iter().map(|&(_, len)| bytes(len).next_multiple_of(ALIGN)).sum::<u64>();
-    let output_bytes = |p: &Plan| p.outputs.iter().map(|&(_, len)| bytes(len)).sum::<u64>();
+    let input_bytes = |p: &Plan| p.inputs.iter().map(|&(_, len)| bytes(len).next_multiple_of(ALIGN)).sum::<u64>() + ALIGN;
+    let output_bytes = |p: &Plan| p.outputs.iter().map(|&(_, len)| bytes(len)).sum::<u64>() + bytes(p.nodes.len());
     let largest = |sizes: &mut dyn Iterator<Item = u64>| sizes.max().unwrap_or(0);
     let buffers = [
         largest(&mut state.iter().map(|b| bytes(b.len))),
@@ -457,7 +482,19 @@ fn locate<'a>(
     }
 }
 
+/// What stands for a step, counted from 0, where its submits have ended: never 0, as memory starts.
+fn number_of(step: usize) -> u32 {
+    step as u32 % u32::MAX + 1
+}
+
 impl Program {
+    /// Has the step's number copied behind its outputs, as the last of a submit.
+    fn copy_number(&mut self, encoder: &mut wgpu::CommandEncoder, turn: usize) {
+        let to = self.copies_at + 4 * self.copies[turn] as u64;
+        encoder.copy_buffer_to_buffer(&self.number, 0, &self.readback.buffers[turn].0, to, 4);
+        self.copies[turn] += 1;
+    }
+
     fn new(
         device: &wgpu::Device,
         queue: &wgpu::Queue,
@@ -514,10 +551,21 @@ impl Program {
             upload_offsets.push(upload_bytes);
             upload_bytes += (words as u64 * 4).next_multiple_of(ALIGN);
         }
-        let readback_bytes = plan.outputs.iter().map(|&(_, words)| words as u64 * 4).sum();
+        upload_offsets.push(upload_bytes);
+        let copies_at = plan.outputs.iter().map(|&(_, words)| words as u64 * 4).sum();
+        // A submit has one node at least.
+        let readback_bytes = copies_at + 4 * plan.nodes.len().max(1) as u64;
         Program {
-            upload: Ring::new(device, "upload", upload_bytes, wgpu::MapMode::Write),
+            upload: Ring::new(device, "upload", upload_bytes + ALIGN, wgpu::MapMode::Write),
             readback: Ring::new(device, "readback", readback_bytes, wgpu::MapMode::Read),
+            number: device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("number of the step"),
+                size: 4,
+                usage: wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            }),
+            copies_at,
+            copies: [0; RING],
             timestamps: device
                 .features()
                 .contains(wgpu::Features::TIMESTAMP_QUERY)
@@ -547,6 +595,7 @@ impl Device for Gpu {
         let start = Instant::now();
         let mut encoder = self.upload(program, inputs)?;
         let mut start = self.recorder.mark(step, Activity::Upload, start);
+        self.programs[program].copies[turn] = 0;
         let mode = self.recording.as_ref().and_then(|r| self.recorder.mode.filter(|_| r.first.is_ok()));
         let timestamps = &mut self.programs[program].timestamps;
         let mut passes = timestamps.as_mut().map(|t| std::mem::take(&mut t.passes[turn])).unwrap_or_default();
@@ -562,6 +611,7 @@ impl Device for Gpu {
                 let timed = mode.zip(p.timestamps.as_ref()).map(|(mode, timestamps)| (mode, timestamps, &mut passes));
                 self.encode(program, p.cuts[i].clone(), &mut encoder, timed);
                 if i + 1 < cuts {
+                    self.programs[program].copy_number(&mut encoder, turn);
                     let commands = encoder.finish();
                     start = self.recorder.mark(step, Activity::Encode, start);
                     self.queue.submit([commands]);
@@ -582,16 +632,17 @@ impl Device for Gpu {
             let resolved = t.resolve(&mut encoder, passes.len());
             encoder.copy_buffer_to_buffer(resolved, 0, &t.readback.buffers[turn].0, 0, Timestamps::bytes(passes.len()));
         }
+        if let Some(t) = timestamps {
+            t.passes[turn] = passes;
+        }
+        p.copy_number(&mut encoder, turn);
         let commands = encoder.finish();
         start = self.recorder.mark(step, Activity::Encode, start);
         p.ends[turn] = Some(self.queue.submit([commands]));
         p.upload.map(turn);
-        if !p.plan.outputs.is_empty() {
-            p.readback.map(turn);
-        }
-        if let Some(t) = timestamps {
+        p.readback.map(turn);
+        if let Some(t) = p.timestamps.as_ref().filter(|t| !t.passes[turn].is_empty()) {
             t.readback.map(turn);
-            t.passes[turn] = passes;
         }
         self.recorder.mark(step, Activity::Submit, start);
         self.programs[program].submitted += 1;
@@ -610,20 +661,26 @@ impl Device for Gpu {
         let (step, turn) = (p.received, p.received % RING);
         outputs.resize_with(p.plan.outputs.len(), Vec::new);
         let start = Instant::now();
-        let done = if p.plan.outputs.is_empty() { &p.upload } else { &p.readback };
-        self.wait("a step", p.ends[turn].as_ref(), || done.is_mapped(turn))?;
+        self.wait("a step", p.ends[turn].as_ref(), || p.readback.is_mapped(turn))?;
         let start = self.recorder.mark(step, Activity::Wait, start);
-        if !p.plan.outputs.is_empty() {
-            let view = p.readback.view(turn, p.readback.buffers[turn].0.size(), &self.name)?;
-            let mut bytes: &[u8] = &view;
-            for (to, &(_, words)) in outputs.iter_mut().zip(&p.plan.outputs) {
-                let (mine, rest) = bytes.split_at(words * 4);
-                to.clear();
-                to.extend_from_slice(bytemuck::cast_slice(mine));
-                bytes = rest;
-            }
-            drop(view);
-            p.readback.unmap(turn);
+        let view = p.readback.view(turn, p.readback.buffers[turn].0.size(), &self.name)?;
+        let mut bytes: &[u8] = &view;
+        for (to, &(_, words)) in outputs.iter_mut().zip(&p.plan.outputs) {
+            let (mine, rest) = bytes.split_at(words * 4);
+            to.clear();
+            to.extend_from_slice(bytemuck::cast_slice(mine));
+            bytes = rest;
+        }
+        let numbers = bytes.chunks_exact(4).take(p.copies[turn]);
+        let all_ended = numbers.into_iter().all(|number| number == number_of(step).to_ne_bytes());
+        drop(view);
+        p.readback.unmap(turn);
+        if !all_ended {
+            return Err(Error::system(format!(
+                "{}: the driver gave up work of a step without saying so (it took too long, or memory is gone); resume the run with --resume, \
+                 with a smaller train.batch_size if it happens again",
+                self.name
+            )));
         }
         self.recorder.mark(step, Activity::Readback, start);
         self.receive_timestamps(program, step)?;
@@ -687,5 +744,34 @@ impl Device for Gpu {
         let (device, clock) = recording.spans(last);
         spans.extend(device);
         Ok(Timeline { spans, clock })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::check::cases;
+
+    #[test]
+    fn work_that_the_driver_gave_up_is_missed() {
+        for adapter in Adapter::all() {
+            let case = cases().into_iter().find(|case| case.runs_on(&adapter)).unwrap();
+            let setup = case.setup();
+            let (state, plan) = (setup.state.buffers, Plan::new(setup.graph));
+            let inputs: Vec<Vec<u8>> = plan.inputs.iter().map(|&(_, words)| vec![0; 4 * words]).collect();
+            let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
+            let mut gpu = Gpu::new(adapter, Checks::default(), &state, vec![plan]).unwrap();
+            let mut outputs = Vec::new();
+            for _ in 0..2 * RING {
+                gpu.submit(0, &inputs).unwrap();
+                gpu.receive(0, &mut outputs).unwrap();
+            }
+            // The number of the next step comes with inputs that never arrive.
+            gpu.submit(0, &inputs).unwrap();
+            gpu.programs[0].received += RING;
+            gpu.programs[0].submitted += RING;
+            let e = gpu.receive(0, &mut outputs).unwrap_err();
+            assert!(e.to_string().contains("gave up work of a step"), "{e}");
+        }
     }
 }

@@ -13,6 +13,8 @@ const PASSES: usize = wgpu::QUERY_SET_MAX_QUERIES as usize / 2;
 /// The timestamps of one program's steps: made with the device, for as many passes as the program has nodes.
 pub(super) struct Timestamps {
     sets: Vec<wgpu::QuerySet>,
+    /// What a pass may do that is there for its time alone.
+    pub nothing: wgpu::ComputePipeline,
     resolved: wgpu::Buffer,
     pub readback: Ring,
     /// For each buffer of the ring what the passes of its step did; empty where nothing was recorded.
@@ -29,8 +31,21 @@ impl Timestamps {
                 count: 2 * PASSES.min(passes.max(1) - first) as u32,
             })
         };
+        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            label: Some("nothing"),
+            source: wgpu::ShaderSource::Wgsl("@compute @workgroup_size(1) fn nothing() {}".into()),
+        });
+        let nothing = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some("nothing"),
+            layout: None,
+            module: &module,
+            entry_point: Some("nothing"),
+            compilation_options: Default::default(),
+            cache: None,
+        });
         let bytes = Timestamps::bytes(passes).max(ALIGN);
         Timestamps {
+            nothing,
             sets: (0..passes.max(1)).step_by(PASSES).map(set).collect(),
             resolved: device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("resolved timestamps"),

@@ -948,11 +948,13 @@ mod tests {
 
     #[test]
     fn losses_and_pairing_are_as_defined() {
-        // More rows than a tile and a stripe of each group hold.
-        let (rows, width) = (STRIPE * GROUPS + PANEL + 3, 5);
+        // Groups of several stripes, of which the last group's last is not whole, nor the last panel.
+        let (rows, width) = ((12 * 4 + 1) * tiles::STRIPE + 2, 5);
+        let [_, own, _] = tiles::cut(rows);
+        assert!(own > tiles::STRIPE && rows % own == tiles::STRIPE + 2 && !rows.is_multiple_of(tiles::PANEL));
         let (mut z, mut keys) = (units(1, rows, width), integers(3, rows, 4));
         // All of a tile is left out for some row, and for some column, before any of their candidates is seen.
-        keys[..PANEL].fill(2);
+        keys[..2 * tiles::PANEL].fill(2);
         keys[rows - 3..].fill(1);
         // The sides of the first rows are near each other, so that some pairs are hits.
         for row in z.chunks_mut(2 * width).take(rows / 2) {

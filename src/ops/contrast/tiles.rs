@@ -12,8 +12,8 @@ use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 use std::f32::consts::LOG2_E;
 
-/// Rows of a tile: no more than the matrix product takes without copying the other side first.
-const STRIPE: usize = 48;
+/// Rows of a tile: no more than the matrix product takes without copying the other side first (on x86-64 with FMA).
+pub(super) const STRIPE: usize = 48;
 /// Columns of a tile.
 pub(super) const PANEL: usize = 128;
 /// From a row to the next of the other side's transposed panels: a line of the cache more than a panel has, since at distances of a power of two all of a
@@ -77,7 +77,7 @@ impl Columns {
 }
 
 /// Groups of rows that sum over columns side by side, rows of each, and panels.
-fn cut(rows: usize) -> [usize; 3] {
+pub(super) fn cut(rows: usize) -> [usize; 3] {
     let own = rows.div_ceil(STRIPE).div_ceil(GROUPS) * STRIPE;
     [rows.div_ceil(own), own, rows.div_ceil(PANEL)]
 }
@@ -169,7 +169,7 @@ pub(super) fn stats(p: &Params, args: &mut Args) {
 }
 
 vectorised! {
-    /// Raises the rivals of a tile's rows and columns to the highest of its scores `s`.
+    /// Raises the rivals of a tile's rows and columns to the highest of its scores `s`. (Columns' as well where rows alone count: next to their product that is nothing.)
     fn raise_rivals(s: &[f32], rows: &mut Rows, columns: &mut Columns) {
         let (of_columns, _) = columns.rivals.as_chunks_mut::<LANES>();
         for (s, rival) in s.chunks_exact(PANEL).zip(&mut rows.rivals) {
