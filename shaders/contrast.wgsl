@@ -133,6 +133,24 @@ fn scores(side: u32, own: u32, other: u32, local: vec2<u32>) -> Sums {
     return s;
 }
 
+// z of DEPTH other rows from `first` on, columns of the tile from `column` on.
+fn others_chunk(first: u32, side: u32, column: u32, t: u32) -> Chunk {
+    var chunk: Chunk;
+    chunk.right0 = z_across(first, side, column, t);
+    if RIGHTS > 1u {
+        chunk.right1 = z_across(first, side, column, t + SIZE);
+    }
+    if RIGHTS > 2u {
+        chunk.right2 = z_across(first, side, column, t + 2u * SIZE);
+        chunk.right3 = z_across(first, side, column, t + 3u * SIZE);
+    }
+    return chunk;
+}
+
+fn z_across(first: u32, side: u32, column: u32, i: u32) -> vec4<f32> {
+    return z_four(first + i / (WIDTH * COLUMNS), side, column + across(i, WIDTH * COLUMNS));
+}
+
 // Columns first .. + 3, those that there are.
 fn within(v: vec4<f32>, first: u32) -> vec4<f32> {
     return select(vec4(0.0), v, four(first) < vec4(params.width));
@@ -552,6 +570,7 @@ fn gradient(
             }
         }
         for (var part = 0u; part < min(tile_column(1u), end - j0); part += DEPTH) {
+            let chunk = others_chunk(j0 + part, 1u - side, column, t);
             workgroupBarrier();
             for (var c = 0u; c < COLUMNS; c++) {
                 // Where this block's others lie in the part; far outside if they do not.
@@ -565,10 +584,7 @@ fn gradient(
                     }
                 }
             }
-            for (var i = t; i < DEPTH * WIDTH * COLUMNS; i += SIZE) {
-                let row = j0 + part + i / (WIDTH * COLUMNS);
-                right[right_at(i)] = z_four(row, 1u - side, column + across(i, WIDTH * COLUMNS));
-            }
+            store_right_across(chunk, t);
             workgroupBarrier();
             multiply(local, &sums);
         }
