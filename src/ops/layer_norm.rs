@@ -26,7 +26,7 @@ params! {
         width: u32,
         accumulate: u32,
         eps: f32,
-        pad0: u32,
+        chunk: u32,
         pad1: u32,
         pad2: u32,
     }
@@ -45,15 +45,24 @@ static INPUT_GRADIENT: Kernel = Params::kernel(
     "input_gradient",
     &[(1, Access::Read), (2, Access::Read), (6, Access::Read), (7, Access::Read), (8, Access::Update)],
 );
+// Blocks of rows write some chunks of the parts each.
+static PARAMETER_SUMS: Kernel = Params::kernel(
+    "layer_norm_parameter_sums",
+    SOURCE,
+    "parameter_sums",
+    &[(1, Access::Read), (6, Access::Read), (7, Access::Read), (11, Access::Update)],
+);
 static PARAMETER_GRADIENT: Kernel = Params::kernel(
     "layer_norm_parameter_gradient",
     SOURCE,
     "parameter_gradient",
-    &[(1, Access::Read), (6, Access::Read), (7, Access::Read), (9, Access::Update), (10, Access::Update)],
+    &[(12, Access::Read), (9, Access::Update), (10, Access::Update)],
 );
 
-/// Columns that one task of the twin of `parameter_gradient` handles.
-const BLOCK: usize = 64;
+/// Rows of a chunk, whose sums are one part of the gradients of gain and offset.
+const CHUNK: usize = 64;
+/// Vectors that one task of a twin handles, at least.
+const VECTORS: usize = 64;
 
 /// y = gain (x - mean) / sqrt(variance + [`EPS`]) + offset, mean and variance of each group's columns: x and y [B, G * N], gain and
 /// offset [G * N].
@@ -62,7 +71,7 @@ pub fn layer_norm(g: &mut Graph, x: TensorId, gain: TensorId, offset: TensorId, 
     let columns = groups * width;
     let y = g.transient("normed", rows * columns);
     let moments = g.transient("moments", rows * groups * 2);
-    let op = move |kernel, block: Block, accumulate: bool, owners: usize, twin| Dispatch {
+    let op = move |kernel, block: Block, accumulate: bool, workgroups: usize, [words, flops]: [usize; 2], twin| Dispatch {
         kernel,
         params: Params {
             rows: block.rows as u32,
@@ -70,26 +79,40 @@ pub fn layer_norm(g: &mut Graph, x: TensorId, gain: TensorId, offset: TensorId, 
             width: width as u32,
             accumulate: accumulate.into(),
             eps: EPS,
-            pad0: 0,
+            chunk: (block.first / CHUNK) as u32,
             pad1: 0,
             pad2: 0,
         },
-        workgroups: fold(owners.div_ceil(16)),
-        cost: cost(3 * block.rows * columns, 8 * block.rows * columns),
+        workgroups: fold(workgroups),
+        cost: cost(words * columns, flops * columns),
         twin,
     };
+    let vectors = move |block: Block| (block.rows * groups).div_ceil(16);
     let args = [Arg::Rows(x), Arg::Whole(gain), Arg::Whole(offset), Arg::Rows(y), Arg::Rows(moments)];
-    g.push_rows(rows, &args, |block| op(&FORWARD, block, false, block.rows * groups, forward));
+    g.push_rows(rows, &args, |block| op(&FORWARD, block, false, vectors(block), [2 * block.rows, 8 * block.rows], forward));
     g.on_backward(move |g| {
         let Some(dy) = g.gradient(y) else { return };
-        let ((dgain, accumulate), (doffset, _)) = (g.gradient_target(gain), g.gradient_target(offset));
-        let args = [Arg::Rows(x), Arg::Rows(moments), Arg::Rows(dy), Arg::Whole(dgain), Arg::Whole(doffset)];
+        let (chunks, tiles) = (rows.div_ceil(CHUNK), columns.div_ceil(16));
+        let parts = g.transient("sums of chunks", chunks * columns * 2);
+        let args = [Arg::Rows(x), Arg::Rows(moments), Arg::Rows(dy), Arg::Whole(parts)];
         g.push_rows(rows, &args, |block| {
-            op(&PARAMETER_GRADIENT, block, accumulate || block.first > 0, columns, parameter_gradient)
+            op(
+                &PARAMETER_SUMS,
+                block,
+                false,
+                block.rows.div_ceil(CHUNK) * tiles,
+                [2 * block.rows, 5 * block.rows],
+                parameter_sums,
+            )
         });
+        let ((dgain, accumulate), (doffset, _)) = (g.gradient_target(gain), g.gradient_target(offset));
+        let all = Block { first: 0, rows };
+        g.push(op(&PARAMETER_GRADIENT, all, accumulate, tiles, [2 * chunks; 2], parameter_gradient), &[parts, dgain, doffset]);
         let (dx, accumulate) = g.gradient_target(x);
         let args = [Arg::Rows(x), Arg::Whole(gain), Arg::Rows(moments), Arg::Rows(dy), Arg::Rows(dx)];
-        g.push_rows(rows, &args, |block| op(&INPUT_GRADIENT, block, accumulate, block.rows * groups, input_gradient));
+        g.push_rows(rows, &args, |block| {
+            op(&INPUT_GRADIENT, block, accumulate, vectors(block), [3 * block.rows, 14 * block.rows], input_gradient)
+        });
     });
     y
 }
@@ -99,7 +122,7 @@ fn forward(p: &Params, args: &mut Args) {
     let (x, gain, offset) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<f32>(2));
     let (y, moments) = (args.write::<f32>(3), args.write::<[f32; 2]>(4));
     let vectors = y.par_chunks_mut(width).zip(x.par_chunks(width)).zip(moments).enumerate();
-    vectors.with_min_len(BLOCK).for_each(|(vector, ((y, x), moments))| {
+    vectors.with_min_len(VECTORS).for_each(|(vector, ((y, x), moments))| {
         let mean = x.iter().sum::<f32>() / width as f32;
         let variance = x.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / width as f32;
         let inverse = 1.0 / (variance + p.eps).sqrt();
@@ -116,7 +139,7 @@ fn input_gradient(p: &Params, args: &mut Args) {
     let (x, gain, moments, dy) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<[f32; 2]>(2), args.read::<f32>(3));
     let dx = args.write::<f32>(4);
     let vectors = dx.par_chunks_mut(width).zip(x.par_chunks(width)).zip(dy.par_chunks(width)).zip(moments).enumerate();
-    vectors.with_min_len(BLOCK).for_each(|(vector, (((dx, x), dy), &[mean, inverse]))| {
+    vectors.with_min_len(VECTORS).for_each(|(vector, (((dx, x), dy), &[mean, inverse]))| {
         let gain = &gain[vector % groups * width..][..width];
         let (mut sum, mut along) = (0.0, 0.0);
         for ((x, dy), gain) in x.iter().zip(dy).zip(gain) {
@@ -131,26 +154,40 @@ fn input_gradient(p: &Params, args: &mut Args) {
     });
 }
 
-fn parameter_gradient(p: &Params, args: &mut Args) {
+fn parameter_sums(p: &Params, args: &mut Args) {
     let (groups, width) = (p.groups as usize, p.width as usize);
     let columns = groups * width;
     let (x, moments, dy) = (args.read::<f32>(0), args.read::<[f32; 2]>(1), args.read::<f32>(2));
-    let (dgain, doffset) = (args.write::<f32>(3), args.write::<f32>(4));
-    dgain.par_chunks_mut(BLOCK).zip(doffset.par_chunks_mut(BLOCK)).enumerate().for_each(|(block, (dgain, doffset))| {
-        if p.accumulate == 0 {
-            dgain.fill(0.0);
-            doffset.fill(0.0);
-        }
-        let first = block * BLOCK;
+    let parts = args.write::<[f32; 2]>(3)[p.chunk as usize * columns..].par_chunks_mut(columns);
+    let rows = x.par_chunks(CHUNK * columns).zip(dy.par_chunks(CHUNK * columns)).zip(moments.par_chunks(CHUNK * groups));
+    parts.zip(rows).for_each(|(parts, ((x, dy), moments))| {
+        parts.fill([0.0; 2]);
         for ((x, dy), moments) in x.chunks_exact(columns).zip(dy.chunks_exact(columns)).zip(moments.chunks_exact(groups)) {
-            for (i, (dgain, doffset)) in dgain.iter_mut().zip(doffset.iter_mut()).enumerate() {
-                let c = first + i;
-                let [mean, inverse] = moments[c / width];
-                *dgain += dy[c] * ((x[c] - mean) * inverse);
-                *doffset += dy[c];
+            let vectors = parts.chunks_mut(width).zip(x.chunks(width)).zip(dy.chunks(width)).zip(moments);
+            for (((parts, x), dy), [mean, inverse]) in vectors {
+                for (([along, sum], x), dy) in parts.iter_mut().zip(x).zip(dy) {
+                    *along += dy * ((x - mean) * inverse);
+                    *sum += dy;
+                }
             }
         }
     });
+}
+
+fn parameter_gradient(p: &Params, args: &mut Args) {
+    let columns = p.groups as usize * p.width as usize;
+    let parts = args.read::<[f32; 2]>(0);
+    let (dgain, doffset) = (args.write::<f32>(1), args.write::<f32>(2));
+    if p.accumulate == 0 {
+        dgain.fill(0.0);
+        doffset.fill(0.0);
+    }
+    for parts in parts.chunks_exact(columns) {
+        for (([along, sum], dgain), doffset) in parts.iter().zip(dgain.iter_mut()).zip(doffset.iter_mut()) {
+            *dgain += along;
+            *doffset += sum;
+        }
+    }
 }
 
 /// Ragged shapes, one column, a second use of input and parameters; rows of equal numbers and of several magnitudes.
