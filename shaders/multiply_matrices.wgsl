@@ -109,12 +109,12 @@ fn block(sums: ptr<function, Sums>, local: vec2<u32>, n: u32) -> mat4x4<f32> {
         default: { put_stripe(column, (*sums).first3, (*sums).second3); }
     }
     workgroupBarrier();
-    var own: mat4x4<f32>;
+    var own = array<vec4<f32>, 4>();
     for (var i = 0u; i < 4u; i++) {
         let at = (4u * local.y + i) * 8u * SIDE + 4u * local.x;
         own[i] = vec4(stripe[at], stripe[at + 1u], stripe[at + 2u], stripe[at + 3u]) * UNSCALE;
     }
-    return own;
+    return mat4x4(own[0], own[1], own[2], own[3]);
 }
 
 fn put_stripe(column: u32, first: Sum, second: Sum) {

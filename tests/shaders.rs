@@ -243,17 +243,20 @@ fn translate(used: &Used, validator: bool) -> Result<(), String> {
 fn no_part_of_a_vector_is_written_by_a_variable_index() {
     let mut failures = BTreeSet::new();
     for used in used() {
-        if by_matrices(&used.source.text()) {
-            continue;
-        }
         let Ok((module, info)) = used.module() else { continue };
         let named = module.functions.iter().map(|(handle, f)| (f.name.as_deref().unwrap_or("?"), f, &info[handle]));
         let entries = module.entry_points.iter().enumerate();
         let entries = entries.map(|(i, e)| (e.name.as_str(), &e.function, info.get_entry_point(i)));
         for (name, function, info) in named.chain(entries) {
             let part = |pointer: Handle<Expression>| {
-                let TypeInner::Pointer { base, space } = *info[pointer].ty.inner_with(&module.types) else { return false };
-                let vector = matches!(module.types[base].inner, TypeInner::Vector { .. } | TypeInner::Matrix { .. });
+                let (vector, space) = match *info[pointer].ty.inner_with(&module.types) {
+                    TypeInner::Pointer { base, space } => {
+                        (matches!(module.types[base].inner, TypeInner::Vector { .. } | TypeInner::Matrix { .. }), space)
+                    }
+                    // Of a matrix's column.
+                    TypeInner::ValuePointer { size, space, .. } => (size.is_some(), space),
+                    _ => return false,
+                };
                 vector && !matches!(space, AddressSpace::Storage { .. })
             };
             if writes_by_index(function, &function.body, &part) {

@@ -37,8 +37,8 @@ struct Options {
     #[arg(long, default_value_t = 0)]
     threads: usize,
     /// Threads of the loader.
-    #[arg(long, default_value_t = 1)]
-    builders: usize,
+    #[arg(long, default_value = "1")]
+    builders: std::num::NonZeroUsize,
     /// Seconds that a figure may take.
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
@@ -424,7 +424,7 @@ fn loader(shape: &Shape, options: &Options) -> Result<Value> {
     let schema = schema(dataset.encoding());
     let layout = batch_layout(&Model::new(&loaded.config, &schema, Choice::Cpu.limits())?);
     let mut prefetch =
-        Prefetch::train(dataset.split(Split::Train), layout, shape.rows, 1, Position::default(), options.builders)?;
+        Prefetch::train(dataset.split(Split::Train), layout, shape.rows, 1, Position::default(), options.builders.get())?;
     let mut seconds = Vec::new();
     let end = Instant::now() + Duration::from_secs_f64(options.seconds.min(5.0));
     while seconds.len() < 5 || Instant::now() < end {

@@ -174,7 +174,7 @@ type Backward = Box<dyn FnOnce(&mut Graph)>;
 
 /// Rows of a block are a multiple of this, so that a block of any tensor starts at a multiple of 256 bytes, WebGPU's alignment of
 /// bindings, whatever its format.
-const BLOCK_ROWS: usize = 128;
+pub(crate) const BLOCK_ROWS: usize = 128;
 
 /// A graph under construction, for one minibatch size.
 pub struct Graph {

@@ -2,7 +2,7 @@
 
 use super::check::{Case, normals};
 use super::{Access, Args, Dispatch, Kernel, Shader, cost, fold, params, shader};
-use crate::graph::{Arg, Block, Graph, TensorId};
+use crate::graph::{Arg, BLOCK_ROWS, Block, Graph, TensorId};
 use rayon::prelude::*;
 
 /// What is added to the variance before its root.
@@ -61,6 +61,7 @@ static PARAMETER_GRADIENT: Kernel = Params::kernel(
 
 /// Rows of a chunk, whose sums are one part of the gradients of gain and offset.
 const CHUNK: usize = 64;
+const _: () = assert!(BLOCK_ROWS.is_multiple_of(CHUNK), "blocks of rows begin with a chunk");
 /// Vectors that one task of a twin handles, at least.
 const VECTORS: usize = 64;
 

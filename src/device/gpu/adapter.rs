@@ -148,6 +148,11 @@ impl Adapter {
         if least >= 4 && self.adapter.features().contains(wgpu::Features::SUBGROUP) { most } else { 0 }
     }
 
+    /// Whether work that the driver gives up counts as done: wgpu does not look at what became of Metal's command buffers, of which each pass is one.
+    pub(super) fn gives_up_silently(&self) -> bool {
+        self.info.backend == wgpu::Backend::Metal
+    }
+
     /// Whether its shaders have 16-bit numbers.
     pub fn has_f16(&self) -> bool {
         self.adapter.features().contains(wgpu::Features::SHADER_F16)
@@ -198,7 +203,7 @@ impl Adapter {
         };
         Limits {
             // Kernels count words in 32 bits.
-            binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(16 << 30),
+            binding_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(u64::from(u32::MAX) * 4),
             tiles: Tiles {
                 kind,
                 subgroup: self.subgroup(),

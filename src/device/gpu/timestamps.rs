@@ -1,6 +1,6 @@
 //! Timestamps of compute passes: query sets, their readback, and the device's clock held against the host's.
 
-use super::{ALIGN, Ring};
+use super::{ALIGN, NOTHING, Ring, small_pipeline};
 use crate::device::RING;
 use crate::device::timeline::{Activity, Clock, Span};
 use std::time::{Duration, Instant};
@@ -31,21 +31,9 @@ impl Timestamps {
                 count: 2 * PASSES.min(passes.max(1) - first) as u32,
             })
         };
-        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: Some("nothing"),
-            source: wgpu::ShaderSource::Wgsl("@compute @workgroup_size(1) fn nothing() {}".into()),
-        });
-        let nothing = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some("nothing"),
-            layout: None,
-            module: &module,
-            entry_point: Some("nothing"),
-            compilation_options: Default::default(),
-            cache: None,
-        });
         let bytes = Timestamps::bytes(passes).max(ALIGN);
         Timestamps {
-            nothing,
+            nothing: small_pipeline(device, NOTHING),
             sets: (0..passes.max(1)).step_by(PASSES).map(set).collect(),
             resolved: device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("resolved timestamps"),
