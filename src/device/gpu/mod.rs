@@ -199,7 +199,7 @@ impl Gpu {
         let slots = Arc::new(slots);
         let nodes = plans.iter().flat_map(|p| &p.nodes);
         let pipelines = Pipelines::new(&device, adapter.info(), checks, nodes)?;
-        let count = counts.then(|| small_pipeline(&device, COUNT));
+        let count = counts.then(|| small_pipeline(&device, "count", COUNT));
         let programs = plans
             .into_iter()
             .map(|plan| {
@@ -509,17 +509,17 @@ fn number_of(step: usize) -> u32 {
     step as u32 % u32::MAX + 1
 }
 
-/// A pipeline of a shader of one kernel of its own, which has no parameters.
-fn small_pipeline(device: &wgpu::Device, source: &str) -> wgpu::ComputePipeline {
+/// The pipeline of a shader that is one kernel, `name`, without parameters.
+fn small_pipeline(device: &wgpu::Device, name: &str, source: &str) -> wgpu::ComputePipeline {
     let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-        label: Some("tauten"),
+        label: Some(name),
         source: wgpu::ShaderSource::Wgsl(source.into()),
     });
     device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-        label: Some("tauten"),
+        label: Some(name),
         layout: None,
         module: &module,
-        entry_point: None,
+        entry_point: Some(name),
         compilation_options: Default::default(),
         cache: None,
     })

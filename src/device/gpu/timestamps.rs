@@ -33,7 +33,7 @@ impl Timestamps {
         };
         let bytes = Timestamps::bytes(passes).max(ALIGN);
         Timestamps {
-            nothing: small_pipeline(device, NOTHING),
+            nothing: small_pipeline(device, "nothing", NOTHING),
             sets: (0..passes.max(1)).step_by(PASSES).map(set).collect(),
             resolved: device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("resolved timestamps"),
