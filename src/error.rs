@@ -52,6 +52,12 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// What a panic said.
+pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let message = panic.downcast_ref::<String>().map(String::as_str);
+    message.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}
+
 /// Turns an I/O error on `path` into an [`Error`]: a missing file or refused access is the user's to mend.
 pub fn io(path: &std::path::Path) -> impl Fn(std::io::Error) -> Error + '_ {
     move |e| {

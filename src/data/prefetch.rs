@@ -2,6 +2,7 @@
 //! there are.
 
 use super::batch::{BatchBuilder, BatchLayout, Minibatch, RowSource};
+use crate::error::panic_message;
 use crate::random::{Permutation, Purpose, Stream};
 use crate::{Error, Result};
 use std::any::Any;
@@ -118,8 +119,7 @@ impl Prefetch {
             // The thread is gone: at the end of the sequence, or by a panic.
             Err(_) => match self.end(turn) {
                 Some(panic) => {
-                    let message = panic.downcast_ref::<String>().map(String::as_str);
-                    let message = message.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+                    let message = panic_message(&*panic);
                     Err(Error::system(format!("the thread that builds minibatches stopped: {message}")))
                 }
                 None => Ok(None),

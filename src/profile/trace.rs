@@ -65,9 +65,7 @@ impl Profile {
         let mut intervals = Vec::new();
         for (span, title, args) in spans {
             let [start, end] = [span.start, span.end].map(|t| (t - zero).as_nanos());
-            // Minibatches are built by several threads: one within another's time is none of its parts.
-            let holds = span.activity != Activity::Build;
-            let ((pid, tid), end) = lanes.place(lane(span.activity), start, end, holds);
+            let ((pid, tid), end) = lanes.place(lane(span.activity), start, end);
             intervals.push(json!({
                 "name": title, "cat": if pid == PHASES.0 { "device" } else { "host" }, "ph": "X",
                 "ts": start as f64 / 1e3, "dur": (end - start) as f64 / 1e3, "pid": pid, "tid": tid, "args": args,
@@ -93,9 +91,10 @@ struct Lanes(BTreeMap<(u32, u32), Vec<u128>>);
 
 impl Lanes {
     /// Where an interval goes that begins no earlier than those before it in `lane`, and its end. Intervals of a thread must hold each other: what outlasts the
-    /// one that it begins in by no more than a rounding is cut, and what really ran beside it has a lane beside it, as has all that begins in another where
-    /// none `holds` another.
-    fn place(&mut self, (pid, mut tid): (u32, u32), start: u128, end: u128, holds: bool) -> ((u32, u32), u128) {
+    /// one that it begins in by no more than a rounding is cut, and what really ran beside it has a lane beside it. Minibatches are
+    /// built by several threads: one within another's time is none of its parts.
+    fn place(&mut self, (pid, mut tid): (u32, u32), start: u128, end: u128) -> ((u32, u32), u128) {
+        let holds = (pid, tid) != BUILDER;
         loop {
             let open = self.0.entry((pid, tid)).or_default();
             while open.last().is_some_and(|&last| last <= start) {
@@ -135,11 +134,11 @@ mod tests {
             (3000, 5000 + ROUNDING, KERNELS, 5000),
             (5000, 6000, KERNELS, 6000),
         ] {
-            assert_eq!(lanes.place(KERNELS, start, end, true), (lane, placed), "from {start} to {end}");
+            assert_eq!(lanes.place(KERNELS, start, end), (lane, placed), "from {start} to {end}");
         }
         let beside = (BUILDER.0, BUILDER.1 + BESIDE);
         for (start, end, lane) in [(0, 5000, BUILDER), (1000, 2000, beside), (3000, 6000, beside), (5000, 7000, BUILDER)] {
-            assert_eq!(lanes.place(BUILDER, start, end, false), (lane, end), "from {start} to {end}");
+            assert_eq!(lanes.place(BUILDER, start, end), (lane, end), "from {start} to {end}");
         }
     }
 }

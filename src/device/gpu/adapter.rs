@@ -1,5 +1,6 @@
 //! Adapters: what there is, what it can do, and opening one with exactly what a run needs.
 
+use super::pipelines::one_line;
 use super::tuned::{self, Choices};
 use crate::device::{Limits, without_matrices};
 use crate::ops::tile::{Kind, MATRICES, Tile, Tiles, Tuned};
@@ -366,16 +367,15 @@ fn note(fault: &Fault, error: Error) {
 
 /// One line for an error of wgpu.
 pub(super) fn report(device: &str, error: &wgpu::Error) -> Error {
-    let line = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
     match error {
         wgpu::Error::OutOfMemory { .. } => Error::user(format!(
             "{device}: out of memory; lower train.batch_size or features.dim, raise features.min_count, or use --device cpu"
         )),
         wgpu::Error::Validation { description, .. } => {
-            Error::system(format!("{device}: refused by validation (a bug of tauten's): {}", line(description.clone())))
+            Error::system(format!("{device}: refused by validation (a bug of tauten's): {}", one_line(description)))
         }
         wgpu::Error::Internal { description, .. } => {
-            Error::system(format!("{device}: the driver failed: {}", line(description.clone())))
+            Error::system(format!("{device}: the driver failed: {}", one_line(description)))
         }
     }
 }

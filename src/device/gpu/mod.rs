@@ -11,10 +11,11 @@ pub(super) use pipelines::note as shaders_note;
 
 use super::timeline::{Activity, Mode, Recorder, Timeline};
 use super::{Device, RING, cpu};
+use crate::error::panic_message;
 use crate::graph::{Format, Input, Place, Plan, PlannedArg, StateBuffer, StateId, shared_slots};
 use crate::{Error, Result};
 use adapter::{Fault, Needs, report};
-use pipelines::Pipelines;
+use pipelines::{Pipelines, one_line};
 use std::cell::Cell;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -33,12 +34,6 @@ const TRANSFER: usize = 16 << 20;
 const ROUND_TRIPS: usize = 8;
 /// Bytes of a tally.
 const TALLY: u64 = 8;
-/// Counts a pass in a tally.
-const COUNT: &str = "
-@group(0) @binding(0) var<storage, read_write> tally: array<u32, 2>;
-@compute @workgroup_size(1) fn count() { tally[1] += 1u; }";
-/// What a pass does that is there for its time alone: Metal writes no time for one without a dispatch.
-const NOTHING: &str = "@compute @workgroup_size(1) fn nothing() {}";
 /// WebGPU's guarantee for the offset of a binding.
 const ALIGN: u64 = 256;
 
@@ -198,8 +193,7 @@ impl Gpu {
             slots.iter().enumerate().map(|(i, &words)| buffer(&format!("slot {i}"), words, storage)).collect();
         let slots = Arc::new(slots);
         let nodes = plans.iter().flat_map(|p| &p.nodes);
-        let pipelines = Pipelines::new(&device, adapter.info(), checks, nodes)?;
-        let count = counts.then(|| small_pipeline(&device, "count", COUNT));
+        let pipelines = Pipelines::new(&device, adapter.info(), checks, nodes, counts)?;
         let programs = plans
             .into_iter()
             .map(|plan| {
@@ -211,9 +205,7 @@ impl Gpu {
                         buffer(&format!("{input:?}"), words, usage)
                     })
                     .collect();
-                let tally = buffer("tally", 2, storage);
-                let count = count.as_ref().map(|pipeline| Dispatch::count(&device, pipeline, &tally));
-                Program::new(&device, &queue, &pipelines, plan, &state, inputs, slots.clone(), (tally, count))
+                Program::new(&device, &queue, &pipelines, plan, &state, inputs, slots.clone())
             })
             .collect();
         let transfer = device.create_buffer(&wgpu::BufferDescriptor {
@@ -509,22 +501,6 @@ fn number_of(step: usize) -> u32 {
     step as u32 % u32::MAX + 1
 }
 
-/// The pipeline of a shader that is one kernel, `name`, without parameters.
-fn small_pipeline(device: &wgpu::Device, name: &str, source: &str) -> wgpu::ComputePipeline {
-    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-        label: Some(name),
-        source: wgpu::ShaderSource::Wgsl(source.into()),
-    });
-    device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-        label: Some(name),
-        layout: None,
-        module: &module,
-        entry_point: Some(name),
-        compilation_options: Default::default(),
-        cache: None,
-    })
-}
-
 /// What `f` gives, or what it panicked with, of which nothing is printed.
 fn without_panic<R>(f: impl FnOnce() -> R) -> std::result::Result<R, String> {
     thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });
@@ -540,10 +516,7 @@ fn without_panic<R>(f: impl FnOnce() -> R) -> std::result::Result<R, String> {
     QUIET.set(true);
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
     QUIET.set(false);
-    result.map_err(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        text.unwrap_or("no message").split_whitespace().collect::<Vec<_>>().join(" ")
-    })
+    result.map_err(|panic| one_line(panic_message(&*panic)))
 }
 
 impl Dispatch {
@@ -559,7 +532,6 @@ impl Dispatch {
 }
 
 impl Program {
-    #[allow(clippy::too_many_arguments, reason = "what a program is made of")]
     fn new(
         device: &wgpu::Device,
         queue: &wgpu::Queue,
@@ -568,7 +540,6 @@ impl Program {
         state: &[wgpu::Buffer],
         inputs: Vec<wgpu::Buffer>,
         slots: Arc<Vec<wgpu::Buffer>>,
-        (tally, count): (wgpu::Buffer, Option<Dispatch>),
     ) -> Program {
         let params = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("params"),
@@ -619,11 +590,17 @@ impl Program {
         }
         upload_offsets.push(upload_bytes);
         let readback_bytes = plan.outputs.iter().map(|&(_, words)| words as u64 * 4).sum::<u64>() + TALLY;
+        let tally = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("tally"),
+            size: TALLY,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
         Program {
+            count: pipelines.count.as_ref().map(|pipeline| Dispatch::count(device, pipeline, &tally)),
             upload: Ring::new(device, "upload", upload_bytes + ALIGN, wgpu::MapMode::Write),
             readback: Ring::new(device, "readback", readback_bytes, wgpu::MapMode::Read),
             tally,
-            count,
             passes: [0; RING],
             timestamps: device
                 .features()

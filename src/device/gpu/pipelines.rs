@@ -13,6 +13,12 @@ use std::path::{Path, PathBuf};
 /// The variable that names a folder: a build with debug assertions reads its shaders from there.
 const FOLDER: &str = "TAUTEN_SHADERS";
 
+/// Counts a pass in a tally.
+const COUNT: &str = "
+@group(0) @binding(0) var<storage, read_write> tally: array<u32, 2>;
+@compute @workgroup_size(1) fn count() { tally[1] += 1u; }";
+/// What a pass does that is there for its time alone: Metal writes no time for one without a dispatch.
+const NOTHING: &str = "@compute @workgroup_size(1) fn nothing() {}";
 /// The folder that shaders are read from in place of the build's own; none in a release build.
 fn folder() -> Option<PathBuf> {
     std::env::var_os(FOLDER).filter(|folder| cfg!(debug_assertions) && !folder.is_empty()).map(PathBuf::from)
@@ -46,10 +52,12 @@ fn key(PlannedNode { op, module, .. }: &PlannedNode) -> Key {
 /// All pipelines of a device.
 pub(super) struct Pipelines {
     pipelines: HashMap<Key, Pipeline>,
+    /// Counts a pass, where it is wanted.
+    pub count: Option<wgpu::ComputePipeline>,
 }
 
 impl Pipelines {
-    /// Compiles what `nodes` need.
+    /// Compiles what `nodes` need, and what counts their passes with `counts`.
     ///
     /// # Errors
     ///
@@ -59,6 +67,7 @@ impl Pipelines {
         info: &wgpu::AdapterInfo,
         checks: Checks,
         nodes: impl Iterator<Item = &'a PlannedNode>,
+        counts: bool,
     ) -> Result<Pipelines> {
         let mut wanted: HashMap<Key, &PlannedNode> = HashMap::new();
         for node in nodes {
@@ -92,13 +101,34 @@ impl Pipelines {
         if let Some(cache) = cache {
             cache.save();
         }
-        Ok(Pipelines { pipelines })
+        Ok(Pipelines { pipelines, count: counts.then(|| small(device, "count", COUNT)) })
     }
 
     /// The pipeline of `node`, which was among those given to [`Pipelines::new`].
     pub fn get(&self, node: &PlannedNode) -> &Pipeline {
         &self.pipelines[&key(node)]
     }
+}
+
+/// The pipeline that does nothing.
+pub(super) fn nothing(device: &wgpu::Device) -> wgpu::ComputePipeline {
+    small(device, "nothing", NOTHING)
+}
+
+/// The pipeline of a shader that is one kernel, `name`, without parameters.
+fn small(device: &wgpu::Device, name: &str, source: &str) -> wgpu::ComputePipeline {
+    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
+        label: Some(name),
+        source: wgpu::ShaderSource::Wgsl(source.into()),
+    });
+    device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some(name),
+        layout: None,
+        module: &module,
+        entry_point: Some(name),
+        compilation_options: Default::default(),
+        cache: None,
+    })
 }
 
 #[expect(unsafe_code, reason = "leaves out the checks that naga injects")]
@@ -149,7 +179,8 @@ fn read(device: &wgpu::Device, module: &Module, folder: &Path) -> Result<wgpu::S
     Err(Error::user(format!("{}:{line}{}", file.display(), one_line(words))))
 }
 
-fn one_line(text: &str) -> String {
+/// The text with its lines and spaces made one each.
+pub(super) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 

@@ -1,6 +1,7 @@
 //! Timestamps of compute passes: query sets, their readback, and the device's clock held against the host's.
 
-use super::{ALIGN, NOTHING, Ring, small_pipeline};
+use super::pipelines::nothing;
+use super::{ALIGN, Ring};
 use crate::device::RING;
 use crate::device::timeline::{Activity, Clock, Span};
 use std::time::{Duration, Instant};
@@ -33,7 +34,7 @@ impl Timestamps {
         };
         let bytes = Timestamps::bytes(passes).max(ALIGN);
         Timestamps {
-            nothing: small_pipeline(device, "nothing", NOTHING),
+            nothing: nothing(device),
             sets: (0..passes.max(1)).step_by(PASSES).map(set).collect(),
             resolved: device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("resolved timestamps"),
