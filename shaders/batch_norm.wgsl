@@ -8,22 +8,22 @@
 //                   moments, or with running ones
 //   running         running_mean += momentum (mean - running_mean), running_variance likewise by variance B / (B - 1); nothing
 //                   where health is not 0. Needs B > 1.
-//   sums            parts[k, c] = (sum_b dy[b, c] unit[b, c], sum_b dy[b, c]) over the rows of each chunk
-//   merge_sums      of all rows: sums[c] = (p, q),  dgain[c] (+)= p,  doffset[c] (+)= q
+//   sums            parts[k, c] = (sum_b dy[b, c] unit[b, c], sum_b dy[b, c]) over the rows of each chunk, of which norm_sums.wgsl makes the gradients of gain and
+//                   offset, and (p, q) of all rows
 //   input_gradient  dx[b, c] (+)= gain[c] (dy[b, c] - q[c] / B - unit[b, c] p[c] / B) / sqrt(variance[c] + eps)
 //
 // Activations are [B, C] row-major. moments, forward, sums and input_gradient may run on blocks of rows that begin with a chunk.
 // Workgroup: 256. moments and sums: 32 columns (local x) x 8 lanes (local y), lane l takes rows l, l + 8, ... of the chunk;
-// ceil(rows / 64) ceil(C / 32) workgroups, a chunk's together. merge_moments and merge_sums: 32 columns x 8 lanes, lane l takes
+// ceil(rows / 64) ceil(C / 32) workgroups, a chunk's together. merge_moments: 32 columns x 8 lanes, lane l takes
 // chunks l, l + 8, ...; ceil(C / 32) workgroups. forward and input_gradient: an invocation an element; running: one a column. All
 // folded into x and y.
 // Deterministic: one owner an element; lanes go in order, then a tree of fixed shape over the 8 lanes. Blocks of rows change nothing.
 
 struct Params {
-    rows: u32,       // of this dispatch; B in merge_moments, merge_sums and running
+    rows: u32,       // of this dispatch; B in merge_moments and running
     columns: u32,    // C
     chunk: u32,      // number of the first chunk of this dispatch
-    accumulate: u32, // 1: add to what dx, or dgain and doffset, hold
+    accumulate: u32, // 1: add to what dx holds
     batch: u32,      // B
     eps: f32,
     momentum: f32,
@@ -45,11 +45,8 @@ struct Params {
 @group(0) @binding(12) var<storage, read_write> running_mean: array<f32>;          // (C)
 @group(0) @binding(13) var<storage, read_write> running_variance: array<f32>;      // (C)
 @group(0) @binding(14) var<storage, read> dy: array<f32>;                          // (rows, C)
-@group(0) @binding(15) var<storage, read_write> column_sums: array<vec2<f32>>;     // (C)
-@group(0) @binding(16) var<storage, read> column_sums_in: array<vec2<f32>>;        // (C)
-@group(0) @binding(17) var<storage, read_write> dgain: array<f32>;                 // (C)
-@group(0) @binding(18) var<storage, read_write> doffset: array<f32>;               // (C)
-@group(0) @binding(19) var<storage, read_write> dx: array<f32>;                    // (rows, C)
+@group(0) @binding(15) var<storage, read> column_sums: array<vec2<f32>>;           // (C): p, q
+@group(0) @binding(16) var<storage, read_write> dx: array<f32>;                    // (rows, C)
 
 const CHUNK = 64u;
 const COLUMNS = 32u;
@@ -217,30 +214,6 @@ fn sums(
     }
 }
 
-@compute @workgroup_size(32, 8)
-fn merge_sums(
-    @builtin(local_invocation_id) local: vec3<u32>,
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) count: vec3<u32>,
-) {
-    let column = (group.y * count.x + group.x) * COLUMNS + local.x;
-    let here = column < params.columns;
-    let chunks = select(0u, (params.rows + CHUNK - 1u) / CHUNK, here);
-    var both = vec2<f32>();
-    for (var k = local.y; k < chunks; k += LANES) {
-        both += parts_in[k * params.columns + column];
-    }
-    both = lanes_sum(both, local.x, local.y);
-    if here && local.y == 0u {
-        column_sums[column] = both;
-        if params.accumulate != 0u {
-            both += vec2(dgain[column], doffset[column]);
-        }
-        dgain[column] = both.x;
-        doffset[column] = both.y;
-    }
-}
-
 @compute @workgroup_size(256)
 fn input_gradient(
     @builtin(local_invocation_index) t: u32,
@@ -253,7 +226,7 @@ fn input_gradient(
     }
     let c = i % params.columns;
     let inverse = inverse_deviation(c);
-    let means = column_sums_in[c] / f32(params.batch);
+    let means = column_sums[c] / f32(params.batch);
     var gradient = gain[c] * inverse * (dy[i] - means.y - (x[i] - mean_in[c]) * inverse * means.x);
     if params.accumulate != 0u {
         gradient += dx[i];

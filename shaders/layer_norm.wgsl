@@ -3,21 +3,21 @@
 //   forward             mean = sum_n x[b, g, n] / N,  inverse = 1 / sqrt(sum_n (x[b, g, n] - mean)^2 / N + eps)
 //                       y[b, g, n] = gain[g, n] unit[b, g, n] + offset[g, n],  unit = (x - mean) inverse
 //   input_gradient      dx[b, g, n] (+)= inverse (d[n] - sum_m d[m] / N - unit[n] sum_m d[m] unit[m] / N),  d = gain dy
-//   parameter_sums      of the rows b of each chunk of 64: parts[k, g, n] = (sum_b dy[b, g, n] unit[b, g, n], sum_b dy[b, g, n])
-//   parameter_gradient  of all rows: dgain[g, n] (+)= sum_k parts[k, g, n].x,  doffset[g, n] (+)= sum_k parts[k, g, n].y
+//   parameter_sums      of the rows b of each chunk of 64: parts[k, g, n] = (sum_b dy[b, g, n] unit[b, g, n], sum_b dy[b, g, n]), of which norm_sums.wgsl makes the
+//                       gradients of gain and offset
 //
 // Activations are [B, columns] row-major with a group's columns together; a row of a group is a vector, number b G + g.
 // Workgroup: 256. forward and input_gradient: 16 vectors (local y) x 16 lanes (local x), lane l takes columns l, l + 16, ... of its
 // vector; ceil(B G / 16) workgroups. parameter_sums: 16 columns (local x) x 16 lanes (local y), lane l takes rows l, l + 16, ... of the chunk;
-// ceil(B / 64) ceil(G N / 16) workgroups, a chunk's together. parameter_gradient: the same of chunks; ceil(G N / 16) workgroups. All folded into x and y.
-// All but parameter_gradient may run on blocks of rows, parameter_sums on those that begin with a chunk.
+// ceil(B / 64) ceil(G N / 16) workgroups, a chunk's together. All folded into x and y. All may run on blocks of rows, parameter_sums on those that begin with a
+// chunk.
 // Deterministic: one owner an element; lanes sum in order, then a tree of fixed shape over the 16 lanes.
 
 struct Params {
-    rows: u32,       // of this dispatch; B in parameter_gradient
+    rows: u32,       // of this dispatch
     groups: u32,     // G
     width: u32,      // N
-    accumulate: u32, // 1: add to what dx, or dgain and doffset, hold
+    accumulate: u32, // 1: add to what dx holds
     eps: f32,
     chunk: u32,      // number of the first chunk of this dispatch
     pad1: u32,
@@ -33,10 +33,7 @@ struct Params {
 @group(0) @binding(6) var<storage, read> moments_in: array<vec2<f32>>;     // (B, G)
 @group(0) @binding(7) var<storage, read> dy: array<f32>;                   // (B, G, N)
 @group(0) @binding(8) var<storage, read_write> dx: array<f32>;             // (B, G, N)
-@group(0) @binding(9) var<storage, read_write> dgain: array<f32>;          // (G, N)
-@group(0) @binding(10) var<storage, read_write> doffset: array<f32>;       // (G, N)
-@group(0) @binding(11) var<storage, read_write> parts: array<vec2<f32>>;   // (ceil(B / 64), G, N)
-@group(0) @binding(12) var<storage, read> parts_in: array<vec2<f32>>;      // (ceil(B / 64), G, N)
+@group(0) @binding(9) var<storage, read_write> parts: array<vec2<f32>>;    // (ceil(B / 64), G, N)
 
 const CHUNK = 64u;
 
@@ -146,29 +143,5 @@ fn parameter_sums(
     sums = lanes_sum(sums, local.x, local.y);
     if chunk * CHUNK < end && local.y == 0u {
         parts[(params.chunk + chunk) * columns + column] = sums;
-    }
-}
-
-@compute @workgroup_size(16, 16)
-fn parameter_gradient(
-    @builtin(local_invocation_id) local: vec3<u32>,
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) count: vec3<u32>,
-) {
-    let columns = params.groups * params.width;
-    let column = (group.y * count.x + group.x) * 16u + local.x;
-    let here = column < columns;
-    let chunks = select(0u, (params.rows + CHUNK - 1u) / CHUNK, here);
-    var sums = vec2<f32>();
-    for (var k = local.y; k < chunks; k += 16u) {
-        sums += parts_in[k * columns + column];
-    }
-    sums = lanes_sum(sums, local.x, local.y);
-    if here && local.y == 0u {
-        if params.accumulate != 0u {
-            sums += vec2(dgain[column], doffset[column]);
-        }
-        dgain[column] = sums.x;
-        doffset[column] = sums.y;
     }
 }

@@ -2,6 +2,7 @@
 //! `torch.nn.BatchNorm1d` has it.
 
 use super::check::{Case, normals};
+use super::norm_sums::{CHUNK, norm_sums};
 use super::{Access, Args, Dispatch, Kernel, Shader, cost, fold, params, shader};
 use crate::graph::{Arg, Block, Graph, TensorId};
 use rayon::prelude::*;
@@ -11,8 +12,6 @@ pub const EPS: f32 = 1e-5;
 /// Part of the way that a step moves the running moments towards the minibatch's.
 pub const MOMENTUM: f32 = 0.1;
 
-/// Rows whose moments are taken at once: what blocks of rows begin at multiples of.
-const CHUNK: usize = 64;
 /// Columns that one task of a twin handles at a time.
 const BLOCK: usize = 64;
 
@@ -65,12 +64,6 @@ static SUMS: Kernel = Params::kernel(
     "sums",
     &[(1, Access::Read), (6, Access::Read), (7, Access::Read), (14, Access::Read), (2, Access::Update)],
 );
-static MERGE_SUMS: Kernel = Params::kernel(
-    "batch_norm_merge_sums",
-    SOURCE,
-    "merge_sums",
-    &[(3, Access::Read), (15, Access::Write), (17, Access::Update), (18, Access::Update)],
-);
 static INPUT_GRADIENT: Kernel = Params::kernel(
     "batch_norm_input_gradient",
     SOURCE,
@@ -80,9 +73,9 @@ static INPUT_GRADIENT: Kernel = Params::kernel(
         (8, Access::Read),
         (6, Access::Read),
         (7, Access::Read),
-        (16, Access::Read),
+        (15, Access::Read),
         (14, Access::Read),
-        (19, Access::Update),
+        (16, Access::Update),
     ],
 );
 
@@ -164,10 +157,7 @@ pub fn batch_norm(
             let params = params.on(block);
             params.op(&SUMS, params.chunks() * params.tiles(), 2, chunk_sums)
         });
-        let sums = g.transient("sums of columns", columns * 2);
-        let ((dgain, accumulate), (doffset, _)) = (g.gradient_target(gain), g.gradient_target(offset));
-        let params = Params { accumulate: accumulate.into(), ..params };
-        g.push(params.op(&MERGE_SUMS, params.tiles(), 0, merge_sums), &[parts, sums, dgain, doffset]);
+        let sums = norm_sums(g, parts, gain, offset);
         let (dx, accumulate) = g.gradient_target(x);
         let params = Params { accumulate: accumulate.into(), ..params };
         let (mean, variance) = (Arg::Whole(moments.mean), Arg::Whole(moments.variance));
@@ -299,21 +289,6 @@ fn chunk_sums(p: &Params, args: &mut Args) {
             }
         }
     });
-}
-
-fn merge_sums(p: &Params, args: &mut Args) {
-    let columns = p.columns as usize;
-    let (parts, sums) = (args.read::<[f32; 2]>(0), args.write::<[f32; 2]>(1));
-    let (dgain, doffset) = (args.write::<f32>(2), args.write::<f32>(3));
-    sums.fill([0.0; 2]);
-    for parts in parts.chunks_exact(columns) {
-        sums.iter_mut().zip(parts).for_each(|(sum, part)| *sum = [sum[0] + part[0], sum[1] + part[1]]);
-    }
-    for ((&mut [along, sum], dgain), doffset) in sums.iter_mut().zip(dgain).zip(doffset) {
-        let add = p.accumulate != 0;
-        *dgain = if add { *dgain + along } else { along };
-        *doffset = if add { *doffset + sum } else { sum };
-    }
 }
 
 fn input_gradient(p: &Params, args: &mut Args) {

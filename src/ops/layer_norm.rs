@@ -1,8 +1,9 @@
 //! Layer norm of each group's columns, with a learned gain and offset a column (Ba et al. 2016), as `torch.nn.LayerNorm` has it.
 
 use super::check::{Case, normals};
+use super::norm_sums::{CHUNK, norm_sums};
 use super::{Access, Args, Dispatch, Kernel, Shader, cost, fold, params, shader};
-use crate::graph::{Arg, BLOCK_ROWS, Block, Graph, TensorId};
+use crate::graph::{Arg, Block, Graph, TensorId};
 use rayon::prelude::*;
 
 /// What is added to the variance before its root.
@@ -50,18 +51,8 @@ static PARAMETER_SUMS: Kernel = Params::kernel(
     "layer_norm_parameter_sums",
     SOURCE,
     "parameter_sums",
-    &[(1, Access::Read), (6, Access::Read), (7, Access::Read), (11, Access::Update)],
+    &[(1, Access::Read), (6, Access::Read), (7, Access::Read), (9, Access::Update)],
 );
-static PARAMETER_GRADIENT: Kernel = Params::kernel(
-    "layer_norm_parameter_gradient",
-    SOURCE,
-    "parameter_gradient",
-    &[(12, Access::Read), (9, Access::Update), (10, Access::Update)],
-);
-
-/// Rows of a chunk, whose sums are one part of the gradients of gain and offset.
-const CHUNK: usize = 64;
-const _: () = assert!(BLOCK_ROWS.is_multiple_of(CHUNK), "blocks of rows begin with a chunk");
 /// Vectors that one task of a twin handles, at least.
 const VECTORS: usize = 64;
 
@@ -106,9 +97,7 @@ pub fn layer_norm(g: &mut Graph, x: TensorId, gain: TensorId, offset: TensorId, 
                 parameter_sums,
             )
         });
-        let ((dgain, accumulate), (doffset, _)) = (g.gradient_target(gain), g.gradient_target(offset));
-        let all = Block { first: 0, rows };
-        g.push(op(&PARAMETER_GRADIENT, all, accumulate, tiles, [2 * chunks; 2], parameter_gradient), &[parts, dgain, doffset]);
+        norm_sums(g, parts, gain, offset);
         let (dx, accumulate) = g.gradient_target(x);
         let args = [Arg::Rows(x), Arg::Whole(gain), Arg::Rows(moments), Arg::Rows(dy), Arg::Rows(dx)];
         g.push_rows(rows, &args, |block| {
@@ -173,22 +162,6 @@ fn parameter_sums(p: &Params, args: &mut Args) {
             }
         }
     });
-}
-
-fn parameter_gradient(p: &Params, args: &mut Args) {
-    let columns = p.groups as usize * p.width as usize;
-    let parts = args.read::<[f32; 2]>(0);
-    let (dgain, doffset) = (args.write::<f32>(1), args.write::<f32>(2));
-    if p.accumulate == 0 {
-        dgain.fill(0.0);
-        doffset.fill(0.0);
-    }
-    for parts in parts.chunks_exact(columns) {
-        for (([along, sum], dgain), doffset) in parts.iter().zip(dgain.iter_mut()).zip(doffset.iter_mut()) {
-            *dgain += along;
-            *doffset += sum;
-        }
-    }
 }
 
 /// Ragged shapes, one column, a second use of input and parameters; rows of equal numbers and of several magnitudes.

@@ -22,6 +22,7 @@ pub mod linear;
 pub mod losses;
 mod memory;
 pub mod mixture;
+mod norm_sums;
 pub mod normalize;
 mod params;
 pub mod probe;
@@ -205,6 +206,12 @@ impl Cost {
     pub fn with_table(self, words: usize) -> Cost {
         let bytes = words as f64 * 4.0;
         Cost { bytes: self.bytes + bytes, table_bytes: bytes, ..self }
+    }
+
+    /// So many times the same.
+    #[must_use]
+    pub fn times(self, factor: f64) -> Cost {
+        Cost { bytes: self.bytes * factor, table_bytes: self.table_bytes * factor, flops: self.flops * factor }
     }
 
     /// The same where of the ids of a minibatch this part is distinct: a row that occurs more often is moved once.
