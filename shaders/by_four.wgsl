@@ -5,6 +5,7 @@
 const UNIT = 4u;
 
 alias Numbers = vec4<f32>;
+alias Ins = vec4<In>;
 alias Outs = vec4<Out>;
 
 fn stored_numbers(numbers: Numbers) -> Outs {

@@ -4,6 +4,7 @@
 const UNIT = 1u;
 
 alias Numbers = f32;
+alias Ins = In;
 alias Outs = Out;
 
 fn stored_numbers(numbers: Numbers) -> Outs {

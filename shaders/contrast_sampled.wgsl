@@ -7,8 +7,11 @@
 //           of the other direction from the anchors j = (i - c) mod rows, c in {0, c_1, .., c_K}:
 //           G = w (p - [c = 0]) k of the anchor, d(own i) = sum G other_j. No two rows write one place.
 //
+// Columns are read and written by Numbers: one or, where the width is a multiple of four, four neighbours (by_one.wgsl and by_four.wgsl, of which one is a
+// part of this module).
+//
 // Workgroup: 16 own rows (local y) x 16 lanes (local x). Lanes take candidates by turns; in the second half of the gradient they
-//            take columns lane, lane + 16, + 32, + 48 of a chunk of 64.
+//            take Numbers lane, lane + 16, .. of a chunk of 64 columns.
 // Dispatch:  stats: directions * ceil(rows / 16); gradient: 2 sides * ceil(rows / 16) * ceil(width / 64); folded into x and y.
 // Deterministic: one owner an element; lanes' candidates in order, then lanes in order.
 
@@ -46,29 +49,34 @@ struct Step {
 const LOWEST: f32 = -1.0e30;
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> z: array<f32>; // (rows, 2 * width)
+@group(0) @binding(1) var<storage, read> z: array<Numbers>; // (rows, 2 * width)
 @group(0) @binding(2) var<storage, read> tau: array<f32>; // (rows)
 @group(0) @binding(3) var<storage, read> keys: array<u32>; // (rows), any buffer without `masked`
 @group(0) @binding(4) var<storage, read_write> sums_out: array<vec4<f32>>; // (directions, rows): h, sums, highest other S
 @group(0) @binding(5) var<storage, read> stats_in: array<vec4<f32>>; // (directions, rows)
 @group(0) @binding(6) var<storage, read> offsets: array<u32>; // (K)
-@group(0) @binding(7) var<storage, read_write> dz: array<f32>; // (rows, 2 * width)
+@group(0) @binding(7) var<storage, read_write> dz: array<Numbers>; // (rows, 2 * width)
 @group(0) @binding(8) var<uniform> step: Step;
 @group(0) @binding(9) var<storage, read_write> positives_out: array<f32>; // (rows): S_ii
 @group(0) @binding(10) var<storage, read_write> counts_out: array<f32>; // (rows): n; with `masked`
+
+// Columns of a chunk in Numbers, and how many of them a lane has.
+const CHUNK = 64u / UNIT;
+const OWN = CHUNK / 16u;
 
 var<workgroup> part: array<f32, 256>; // (own rows, lanes)
 var<workgroup> rows_of: array<u32, 256>; // (own rows, lanes): the other row behind `part`
 
 // <own row i, other row j>.
 fn score(side: u32, i: u32, j: u32) -> f32 {
-    let a = (i * 2u + side) * params.width;
-    let b = (j * 2u + 1u - side) * params.width;
-    var s = 0.0;
-    for (var k = 0u; k < params.width; k++) {
-        s += z[a + k] * z[b + k];
+    let width = params.width / UNIT;
+    let a = (i * 2u + side) * width;
+    let b = (j * 2u + 1u - side) * width;
+    var products = Numbers();
+    for (var k = 0u; k < width; k++) {
+        products += z[a + k] * z[b + k];
     }
-    return s;
+    return total(products);
 }
 
 // Whether j is a candidate of i as far as keys go.
@@ -195,9 +203,10 @@ fn gradient(
     }
     let side = flat / (tiles * chunks);
     let i = ((flat / chunks) % tiles) * 16u + local.y;
-    let column = (flat % chunks) * 64u + local.x;
+    let width = params.width / UNIT;
+    let column = (flat % chunks) * CHUNK + local.x;
     let roles = params.offsets + 1u;
-    var sum = array<f32, 4>();
+    var sum = array<Numbers, OWN>();
     for (var e0 = 0u; e0 < 2u * roles; e0 += 16u) {
         // Lane local.x finds G of one pair ...
         let e = e0 + local.x;
@@ -220,11 +229,11 @@ fn gradient(
         // ... and all lanes of the row add the 16 others to their columns.
         for (var l = 0u; l < 16u; l++) {
             let g = part[local.y * 16u + l];
-            let other = (rows_of[local.y * 16u + l] * 2u + 1u - side) * params.width;
+            let other = (rows_of[local.y * 16u + l] * 2u + 1u - side) * width;
             if (g != 0.0) {
-                for (var q = 0u; q < 4u; q++) {
+                for (var q = 0u; q < OWN; q++) {
                     let at = column + q * 16u;
-                    if (at < params.width) {
+                    if (at < width) {
                         sum[q] += g * z[other + at];
                     }
                 }
@@ -232,10 +241,10 @@ fn gradient(
         }
     }
     if (i < params.rows) {
-        for (var q = 0u; q < 4u; q++) {
+        for (var q = 0u; q < OWN; q++) {
             let at = column + q * 16u;
-            if (at < params.width) {
-                let to = (i * 2u + side) * params.width + at;
+            if (at < width) {
+                let to = (i * 2u + side) * width + at;
                 if (params.accumulate != 0u) {
                     dz[to] += sum[q];
                 } else {

@@ -2,12 +2,13 @@
 // gradients. Mixture t is over count[t] experts from first[t] on; its numbers in logits and p start at column start[t] of P.
 //
 //   softmax           p from logits, an invocation a (b, t)
-//   mix               out, an invocation a (b, t, h)
-//   expert_gradient   df[b, e, h] (+)= sum_t p[b, t, e - first[t]] dout[b, t, h], an invocation a (b, e, h)
+//   mix               out, an invocation a Numbers of (b, t)
+//   expert_gradient   df[b, e, h] (+)= sum_t p[b, t, e - first[t]] dout[b, t, h], an invocation a Numbers of (b, e)
 //   weight_gradient   dp[b, t, e] (+)= sum_h dout[b, t, h] f[b, first[t] + e, h], an invocation a (b, t, e)
 //   softmax_gradient  dlogits[b, t, e] (+)= p (dp - sum_e p dp), an invocation a (b, t)
 //
-// 256 invocations a workgroup, workgroups folded into x and y. Deterministic: one owner an element, sums in order.
+// Columns are read and written by Numbers: one or, where H is a multiple of four, four neighbours (by_one.wgsl and by_four.wgsl, of which one is a part
+// of this module). 256 invocations a workgroup, workgroups folded into x and y. Deterministic: one owner an element, sums in order.
 
 struct Params {
     rows: u32,       // B
@@ -27,10 +28,10 @@ struct Params {
 @group(0) @binding(1) var<storage, read> logits: array<f32>;          // (B, P)
 @group(0) @binding(2) var<storage, read_write> p_out: array<f32>;     // (B, P)
 @group(0) @binding(3) var<storage, read> p: array<f32>;               // (B, P)
-@group(0) @binding(4) var<storage, read> f: array<In>;                // (B, E, H)
-@group(0) @binding(5) var<storage, read_write> out: array<Out>;       // (B, T, H)
-@group(0) @binding(6) var<storage, read> dout: array<f32>;            // (B, T, H)
-@group(0) @binding(7) var<storage, read_write> df: array<f32>;        // (B, E, H)
+@group(0) @binding(4) var<storage, read> f: array<Ins>;               // (B, E, H)
+@group(0) @binding(5) var<storage, read_write> out: array<Outs>;      // (B, T, H)
+@group(0) @binding(6) var<storage, read> dout: array<Numbers>;        // (B, T, H)
+@group(0) @binding(7) var<storage, read_write> df: array<Numbers>;    // (B, E, H)
 @group(0) @binding(8) var<storage, read_write> dp_out: array<f32>;    // (B, P)
 @group(0) @binding(9) var<storage, read> dp: array<f32>;              // (B, P)
 @group(0) @binding(10) var<storage, read_write> dlogits: array<f32>;  // (B, P)
@@ -76,19 +77,20 @@ fn mix(
     @builtin(local_invocation_index) t: u32,
 ) {
     let i = flat(group, groups, t);
-    if i >= params.rows * params.tasks * params.width {
+    let width = params.width / UNIT;
+    if i >= params.rows * params.tasks * width {
         return;
     }
-    let h = i % params.width;
-    let bt = i / params.width;
+    let h = i % width;
+    let bt = i / width;
     let task = bt % params.tasks;
     let at = gates_of(bt);
     let first = bt / params.tasks * params.experts + params.first[task];
-    var sum = 0.0;
+    var sum = Numbers();
     for (var e = 0u; e < params.count[task]; e++) {
-        sum += p[at + e] * f32(f[(first + e) * params.width + h]);
+        sum += p[at + e] * Numbers(f[(first + e) * width + h]);
     }
-    out[i] = stored(sum);
+    out[i] = stored_numbers(sum);
 }
 
 @compute @workgroup_size(256)
@@ -98,19 +100,20 @@ fn expert_gradient(
     @builtin(local_invocation_index) t: u32,
 ) {
     let i = flat(group, groups, t);
-    if i >= params.rows * params.experts * params.width {
+    let width = params.width / UNIT;
+    if i >= params.rows * params.experts * width {
         return;
     }
-    let h = i % params.width;
-    let be = i / params.width;
+    let h = i % width;
+    let be = i / width;
     let b = be / params.experts;
-    var sum = 0.0;
+    var sum = Numbers();
     for (var task = 0u; task < params.tasks; task++) {
         // Experts before the first wrap around to large numbers.
         let e = be % params.experts - params.first[task];
         if e < params.count[task] {
             let bt = b * params.tasks + task;
-            sum += p[gates_of(bt) + e] * dout[bt * params.width + h];
+            sum += p[gates_of(bt) + e] * dout[bt * width + h];
         }
     }
     if params.accumulate != 0u {
@@ -126,6 +129,7 @@ fn weight_gradient(
     @builtin(local_invocation_index) t: u32,
 ) {
     let i = flat(group, groups, t);
+    let width = params.width / UNIT;
     if i >= params.rows * params.gates {
         return;
     }
@@ -137,10 +141,11 @@ fn weight_gradient(
     }
     let e = b * params.experts + params.first[task] + j - params.start[task];
     let bt = b * params.tasks + task;
-    var sum = 0.0;
-    for (var h = 0u; h < params.width; h++) {
-        sum += dout[bt * params.width + h] * f32(f[e * params.width + h]);
+    var products = Numbers();
+    for (var h = 0u; h < width; h++) {
+        products += dout[bt * width + h] * Numbers(f[e * width + h]);
     }
+    var sum = total(products);
     if params.accumulate != 0u {
         sum += dp_out[i];
     }

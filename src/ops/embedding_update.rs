@@ -165,7 +165,7 @@ pub fn embedding_update(
     let words = occurrences * shape.dim;
     let op = Dispatch {
         kernel: &CHUNK_SUMS,
-        params: params(Shard { first: 0, count: 0 }),
+        params: params(Shard { first: 0, count: 0, of: 0 }),
         workgroups: fold(most_chunks(occurrences).div_ceil(chunks_a_group)),
         cost: cost(words, words),
         twin: chunk_sums,
@@ -173,7 +173,7 @@ pub fn embedding_update(
     g.push_update(Variant::by(unit, BY_FOUR, op), &[dx, segments, listed, chunks, sums]);
     for state in shards {
         let (kernel, twin, words_a_row): (_, fn(&Params, &mut Args), _) = match optimizer.kind {
-            EmbeddingRule::Adam => (&ADAM, adam, 6 * shape.dim),
+            EmbeddingRule::Adam => (&ADAM, adam, 6 * shape.dim + 2),
             EmbeddingRule::Adagrad => (&ADAGRAD, adagrad, 4 * shape.dim),
             EmbeddingRule::RowwiseAdagrad => (&ROWWISE_ADAGRAD, rowwise_adagrad, 2 * shape.dim + 2),
             EmbeddingRule::Sgd => (&SGD, sgd, 2 * shape.dim),
@@ -185,7 +185,7 @@ pub fn embedding_update(
             kernel,
             params: params(state.shard),
             workgroups: fold(occurrences.div_ceil(rows_a_group)),
-            cost: cost(words, words).with_table(occurrences.min(state.shard.count) * words_a_row),
+            cost: state.shard.cost(cost(words + occurrences, words).with_table(occurrences * words_a_row)),
             twin,
         };
         g.push_update(Variant::by(unit, BY_FOUR, op), &args);
@@ -446,7 +446,7 @@ pub fn cases() -> Vec<Case> {
                 for (i, &count) in shards.iter().enumerate() {
                     let width = moment_width(kind, dim);
                     states.push(ShardState {
-                        shard: Shard { first, count },
+                        shard: Shard { first, count, of: total },
                         table: s.state_tensor("table", &normals(3 + i as u64, count * dim, 1.0)),
                         moments: (width > 0).then(|| s.state_tensor("moments", &vec![0f32; count * width])),
                         steps: (kind == Adam).then(|| s.state_tensor("steps", &vec![0u32; count])),

@@ -3,7 +3,7 @@
 use super::check::{Case, integers, normals};
 use super::columns::copy;
 use super::memory::{prefetch, turns_ahead};
-use super::{Access, Args, Dispatch, Kernel, Shader, Variant, cost, fold, params, shader, unit};
+use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Variant, cost, fold, params, shader, unit};
 use crate::graph::{Arg, Graph, TensorId};
 use rayon::prelude::*;
 
@@ -36,6 +36,15 @@ pub struct Shard {
     pub first: usize,
     /// Number of rows.
     pub count: usize,
+    /// Rows of all shards.
+    pub of: usize,
+}
+
+impl Shard {
+    /// `cost`, that of a whole table, where its rows fall on the shards by their number.
+    pub(super) fn cost(&self, cost: Cost) -> Cost {
+        cost.times(self.count as f64 / self.of as f64)
+    }
 }
 
 params! {
@@ -74,7 +83,7 @@ pub fn gather(g: &mut Graph, table: TensorId, ids: TensorId, x: TensorId, shape:
                 pad: 0,
             },
             workgroups: fold((words / shape.unit()).div_ceil(256)),
-            cost: cost(words + block.rows * shape.features, 0).with_table(words).stored(words, format),
+            cost: shard.cost(cost(words + block.rows * shape.features, 0).with_table(words).stored(words, format)),
             twin: run_gather,
         };
         Variant::by(shape.unit(), BY_FOUR, dispatch)
@@ -130,7 +139,7 @@ pub fn cases() -> Vec<Case> {
             for (i, &count) in shards.iter().enumerate() {
                 let table = s.state_tensor("table", &normals(2 + i as u64, count * dim, 1.0));
                 let shape = Columns { rows, columns, offset: numeric, features, dim };
-                gather(&mut s.graph, table, ids, x, shape, Shard { first, count });
+                gather(&mut s.graph, table, ids, x, shape, Shard { first, count, of: total });
                 first += count;
             }
             if numeric > 0 {
@@ -146,7 +155,7 @@ pub fn cases() -> Vec<Case> {
         let table = s.state_tensor("table", &normals(2, 3 * dim, 1.0));
         let x = s.graph.activation("x", rows * dim);
         let shape = Columns { rows, columns: dim, offset: 0, features, dim };
-        gather(&mut s.graph, table, ids, x, shape, Shard { first: 0, count: 3 });
+        gather(&mut s.graph, table, ids, x, shape, Shard { first: 0, count: 3, of: 3 });
         s.output_activation(x, rows);
     }));
     cases

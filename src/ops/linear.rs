@@ -250,13 +250,12 @@ fn tiled(
         }
     };
     let params = Params { gates_from: shape.outputs.next_multiple_of(step) as u32, ..params };
-    let groups = params.groups * params.slices;
-    let workgroups = [across as u32, down as u32, groups];
+    let workgroups = [across as u32, down as u32, params.groups * params.slices];
     let mut cost = params.cost(formats);
     if params.flags & ACCUMULATE != 0 {
         // What the result is added to: a gradient.
         let of_gates = if product == Product::WeightGradient { gates } else { 0 };
-        cost.bytes += (size_of::<f32>() * groups as usize * result[0] * (result[1] + of_gates)) as f64;
+        cost.bytes += (size_of::<f32>() * params.groups as usize * result[0] * (result[1] + of_gates)) as f64;
     }
     let unit = unit(&[shape.inputs, shape.outputs]);
     let mut variant = Variant::tiled(Dispatch { kernel, params, workgroups, cost, twin }, tile, unit, &kernels.shaders);
@@ -454,7 +453,7 @@ impl Params {
         let (rows, inputs, outputs, groups) = self.usizes();
         let (read, results, gates) = (rows * groups * inputs, rows * groups * outputs, self.gate_outputs as usize);
         let slopes = if formats.slope.is_some() { results } else { 0 };
-        let weights = self.slices as usize * (groups * outputs + gates) * (inputs + 1);
+        let weights = (groups * outputs + gates) * (inputs + 1);
         cost(read + weights + results + slopes + rows * gates, 2 * rows * inputs * (groups * outputs + gates))
             .stored(read, formats.x)
             .stored(results, formats.y)

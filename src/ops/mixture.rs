@@ -1,7 +1,8 @@
 //! Mixtures of experts by softmax gates (MMoE, Ma et al., KDD 2018; PLE, Tang et al., RecSys 2020), or by given weights.
 
 use super::check::{Case, normals};
-use super::{Access, Args, Cost, Dispatch, Kernel, Shader, cost, fold, params, shader};
+use super::vector::dot;
+use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Variant, cost, fold, params, shader, unit};
 use crate::graph::{Arg, Block, Graph, TensorId};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -69,7 +70,8 @@ params! {
     }
 }
 
-const SOURCE: Shader = shader!(stored "mixture");
+const SOURCE: Shader = shader!(stored "by_one", "mixture");
+const BY_FOUR: Shader = shader!(stored "by_four", "mixture");
 static SOFTMAX: Kernel = Params::kernel("softmax", SOURCE, "softmax", &[(1, Access::Read), (2, Access::Write)]);
 static MIX: Kernel =
     Params::kernel("mix", SOURCE, "mix", &[(3, Access::Read), (4, Access::Read), (5, Access::Write)]).stored(&[4], &[5]);
@@ -94,6 +96,11 @@ static SOFTMAX_GRADIENT: Kernel = Params::kernel(
 );
 
 impl Mixture {
+    /// How many columns of an expert or a mixture an invocation handles at a time.
+    fn unit(&self) -> usize {
+        unit(&[self.width])
+    }
+
     /// The op over a block of rows; `invocations`, words and operations are a row's.
     fn op(
         &self,
@@ -103,7 +110,7 @@ impl Mixture {
         invocations: usize,
         of_row: Cost,
         twin: fn(&Params, &mut Args),
-    ) -> Dispatch<Params> {
+    ) -> Variant<Params> {
         let Gates { tasks, first, count } = self.gates;
         let mut start = [0; MOST];
         (1..MOST).for_each(|t| start[t] = start[t - 1] + count[t - 1]);
@@ -122,13 +129,14 @@ impl Mixture {
         };
         let workgroups = fold((block.rows * invocations).div_ceil(256));
         let rows = block.rows as f64;
-        Dispatch {
+        let dispatch = Dispatch {
             kernel,
             params,
             workgroups,
             cost: Cost { bytes: rows * of_row.bytes, flops: rows * of_row.flops, ..Cost::default() },
             twin,
-        }
+        };
+        Variant::by(self.unit(), BY_FOUR, dispatch)
     }
 }
 
@@ -164,7 +172,7 @@ pub fn mix(g: &mut Graph, p: TensorId, f: TensorId, shape: Mixture) -> TensorId 
     let all_f32 = cost(gates + experts * width + tasks * width, 2 * gates * width);
     let reading_f = all_f32.stored(experts * width, formats[0]);
     g.push_rows(rows, &[Arg::Rows(p), Arg::Rows(f), Arg::Rows(out)], |block| {
-        shape.op(&MIX, block, false, tasks * width, reading_f.stored(tasks * width, formats[1]), run_mix)
+        shape.op(&MIX, block, false, tasks * width / shape.unit(), reading_f.stored(tasks * width, formats[1]), run_mix)
     });
     g.on_backward(move |g| {
         let Some(dout) = g.gradient(out) else { return };
@@ -174,7 +182,7 @@ pub fn mix(g: &mut Graph, p: TensorId, f: TensorId, shape: Mixture) -> TensorId 
         });
         let (df, add) = g.gradient_target(f);
         g.push_rows(rows, &[Arg::Rows(p), Arg::Rows(dout), Arg::Rows(df)], |block| {
-            shape.op(&EXPERT_GRADIENT, block, add, experts * width, all_f32, expert_gradient)
+            shape.op(&EXPERT_GRADIENT, block, add, experts * width / shape.unit(), all_f32, expert_gradient)
         });
     });
     out
@@ -247,7 +255,7 @@ fn weight_gradient(params: &Params, args: &mut Args) {
     rows.zip(dout.par_chunks_exact(mixtures)).zip(f.par_chunks_exact(values)).for_each(|((dp, dout), f)| {
         for (dout, (own, experts)) in dout.chunks_exact(width).zip(params.parts()) {
             for (dp, f) in dp[own].iter_mut().zip(f[experts].chunks_exact(width)) {
-                let sum: f32 = dout.iter().zip(f).map(|(d, f)| d * f).sum();
+                let sum = dot(dout, f);
                 *dp = if params.accumulate != 0 { *dp + sum } else { sum };
             }
         }

@@ -2,6 +2,7 @@
 //! `torch.nn.functional.normalize(eps=1e-6)`.
 
 use super::check::{Case, normals};
+use super::vector::dot;
 use super::{Access, Args, Cost, Dispatch, Kernel, Shader, fold, params, shader};
 use crate::graph::{Graph, TensorId};
 use rayon::prelude::*;
@@ -82,7 +83,7 @@ fn backward(p: &Params, args: &mut Args) {
     let accumulate = p.accumulate != 0;
     let rows = z.par_chunks(width).zip(dz.par_chunks(width)).zip(dy.par_chunks_mut(width)).zip(norm);
     rows.for_each(|(((z, dz), dy), &norm)| {
-        let product: f32 = z.iter().zip(dz).map(|(z, dz)| z * dz).sum();
+        let product = dot(z, dz);
         let along = if norm > FLOOR { product } else { 0.0 };
         for ((dy, dz), z) in dy.iter_mut().zip(dz).zip(z) {
             let gradient = (dz - z * along) / norm;

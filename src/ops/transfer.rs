@@ -1,6 +1,7 @@
 //! Attention over two items of a row: AITM's transfer (Xi et al., KDD 2021).
 
 use super::check::{Case, normals};
+use super::vector::dot;
 use super::{Access, Args, Dispatch, Kernel, Shader, cost, fold, params, shader};
 use crate::graph::{Arg, Block, Graph, TensorId};
 use rayon::prelude::*;
@@ -55,10 +56,6 @@ pub fn transfer(g: &mut Graph, h: TensorId, rows: usize, width: usize) -> Tensor
 /// An item's h1, h2, h3.
 fn item(h: &[f32], width: usize, u: usize) -> [&[f32]; 3] {
     [0, 1, 2].map(|i| &h[(3 * u + i) * width..][..width])
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 /// The softmax of the two items' scores.

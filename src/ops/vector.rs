@@ -29,6 +29,23 @@ pub(super) fn exp2<const FUSED: bool>(x: f32) -> f32 {
     p * f32::from_bits(shifted.to_bits() << 23)
 }
 
+/// The sum of all a[i] b[i], by eight sums side by side, since a sum in order would wait for each of its additions.
+#[inline(always)]
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    let mut sums = [0f32; 8];
+    for i in 0..a.len().min(b.len()) {
+        for l in 0..8 {
+            sums[l] += a[i][l] * b[i][l];
+        }
+    }
+    for ((sum, a), b) in sums.iter_mut().zip(a_rest).zip(b_rest) {
+        *sum += a * b;
+    }
+    let [a, b, c, d] = [0, 1, 2, 3].map(|l| sums[l] + sums[l + 4]);
+    (a + c) + (b + d)
+}
+
 /// The larger of two numbers, `a` where either is NaN: one instruction of x86-64, which `f32::max` is not.
 #[inline(always)]
 pub(super) fn larger(a: f32, b: f32) -> f32 {

@@ -10,6 +10,7 @@
 //! The B x B matrix is never stored: `stats` goes over its tiles once, and keeps four numbers a row and slice of the columns and, for the other direction, a
 //! column and band of rows; `finish` makes four an anchor of them, and the gradient computes tiles of S anew.
 
+mod sampled;
 mod tiles;
 
 use super::check::{Case, integers, normals};
@@ -33,7 +34,6 @@ static SHADERS: Shaders = [
         shader!("tile", "sums", "multiply_subgroup", "chunk", "contrast_by_four", "contrast"),
     ],
 ];
-const SAMPLED: Shader = shader!("contrast_sampled");
 
 /// The gradient's twin computes S in tiles of so many rows and columns.
 const STRIPE: usize = 128;
@@ -124,12 +124,6 @@ impl Contrast {
 use Access::{Read, Uniform, Update, Write};
 static STATS: Kernel =
     Params::kernel("contrast", TILED, "stats", &[(1, Read), (2, Read), (3, Read), (4, Update), (5, Write), (17, Write)]);
-static STATS_SAMPLED: Kernel = Params::kernel(
-    "contrast, sampled",
-    SAMPLED,
-    "stats",
-    &[(1, Read), (2, Read), (3, Read), (6, Read), (4, Write), (9, Write), (10, Write)],
-);
 static FINISH: Kernel = Params::kernel(
     "contrast losses",
     TILED,
@@ -143,12 +137,6 @@ static GRADIENT: Kernel = Params::kernel(
     TILED,
     "gradient",
     &[(1, Read), (2, Read), (3, Read), (12, Read), (13, Uniform), (14, Update)],
-);
-static GRADIENT_SAMPLED: Kernel = Params::kernel(
-    "contrast backward, sampled",
-    SAMPLED,
-    "gradient",
-    &[(1, Read), (2, Read), (3, Read), (5, Read), (8, Uniform), (6, Read), (7, Update)],
 );
 static MERGE: Kernel = Params::kernel("contrast merge", TILED, "merge", &[(15, Read), (14, Update)]);
 
@@ -179,20 +167,20 @@ impl Params {
         f64::from(self.rows) * if self.sampled() { f64::from(self.offsets) + 1.0 } else { f64::from(self.rows) }
     }
 
-    /// Bytes of z, tau, keys and statistics, each once.
-    fn read_bytes(&self) -> f64 {
-        let rows = f64::from(self.rows);
-        4.0 * (self.numbers() + rows * (1.0 + f64::from(self.masked) + 4.0 * f64::from(self.directions)))
+    /// Words of tau, key and sums or statistics of a row.
+    fn words_of_row(&self) -> f64 {
+        1.0 + f64::from(self.masked) + 4.0 * f64::from(self.directions)
     }
 
+    /// With one part of each sum, however many a device makes of it.
     fn stats_cost(&self) -> Cost {
         let directions = f64::from(self.directions);
-        let parts =
-            4.0 * f64::from(self.rows) * ((4 + self.masked) * self.slices + 4 * self.bands * (self.directions - 1) + 1) as f64;
+        let of_row = self.words_of_row() + 1.0 + f64::from(self.masked);
+        let bytes = 4.0 * (self.numbers() + f64::from(self.rows) * of_row);
         // A pair's S serves both directions; sampled pairs are others in each.
         let products = if self.sampled() { directions } else { 1.0 };
         let flops = self.pairs() * (2.0 * products * f64::from(self.width) + 8.0 * directions);
-        Cost { bytes: self.read_bytes() + parts, flops, ..Cost::default() }
+        Cost { bytes, flops, ..Cost::default() }
     }
 
     fn gradient_cost(&self) -> Cost {
@@ -200,16 +188,18 @@ impl Params {
         let directions = f64::from(self.directions);
         let products = if self.sampled() { directions } else { 1.0 };
         let flops = self.pairs() * (6.0 * products * f64::from(self.width) + 10.0 * directions);
-        let written = 4.0 * self.numbers() * (f64::from(self.slices) + f64::from(self.accumulate));
-        Cost { bytes: self.read_bytes() + written, flops, ..Cost::default() }
+        let bytes = 4.0 * (self.numbers() * (2.0 + f64::from(self.accumulate)) + f64::from(self.rows) * self.words_of_row());
+        Cost { bytes, flops, ..Cost::default() }
     }
 
     /// The row range of side `side` of z, from its first number on; rows are `2 * width` apart.
+    #[inline(always)]
     fn offset(&self, row: usize, side: usize) -> usize {
         (row * 2 + side) * self.width as usize
     }
 
     /// Whether j is a candidate of i as far as keys go.
+    #[inline(always)]
     fn allowed(&self, keys: &[u32], i: usize, j: usize) -> bool {
         self.masked == 0 || i == j || keys[i] == 0 || keys[i] != keys[j]
     }
@@ -244,9 +234,10 @@ impl Params {
     }
 
     /// What the gradient needs of anchor `row`: log2(e) / tau, lse log2(e), w k (0 where the direction is off or N(i) is i alone).
+    #[inline(always)]
     fn anchor(&self, tau: &[f32], stats: &[[f32; 4]], factor: f32, row: usize, direction: usize) -> Anchor {
         let Some(d) = direction.checked_sub(self.first as usize).filter(|&d| d < self.directions as usize) else {
-            return Anchor { inverse: 0.0, lse: 0.0, weight: 0.0 };
+            return Anchor::OFF;
         };
         let stat = stats[d * self.rows as usize + row];
         let inverse = 1.0 / tau[row];
@@ -263,12 +254,12 @@ struct Anchor {
 }
 
 impl Anchor {
-    /// G of a pair with score `s`, `itself` the positive one.
-    fn g(self, s: f32, itself: bool) -> f32 {
-        if self.weight == 0.0 {
-            return 0.0;
-        }
-        self.weight * ((s * self.inverse - self.lse).exp2() - if itself { 1.0 } else { 0.0 })
+    /// One whose pairs have no gradient, whatever their scores.
+    const OFF: Anchor = Anchor { inverse: 1.0, lse: 1e20, weight: 0.0 };
+
+    /// G of the positive pair, whose score is `s`.
+    fn positive(self, s: f32) -> f32 {
+        if self.weight == 0.0 { 0.0 } else { self.weight * ((s * self.inverse - self.lse).exp2() - 1.0) }
     }
 }
 
@@ -285,20 +276,6 @@ struct Online {
 
 impl Online {
     const EMPTY: Online = Online { highest: LEAST, sum: 0.0, product: 0.0, rival: LEFT_OUT };
-
-    fn add(&mut self, s: f32, inverse: f32, itself: bool) {
-        let x = s * inverse;
-        if x > self.highest {
-            let keep = (self.highest - x).exp2();
-            (self.sum, self.product, self.highest) = (self.sum * keep, self.product * keep, x);
-        }
-        let e = (x - self.highest).exp2();
-        self.sum += e;
-        self.product += e * s;
-        if !itself {
-            self.rival = self.rival.max(s);
-        }
-    }
 
     /// Joins another's.
     fn join(&mut self, other: Online) {
@@ -321,50 +298,14 @@ fn stats_op(params: Params, tile: Tile) -> Variant<Params> {
     Variant::tiled(dispatch, tile, unit(&[params.width as usize]), &SHADERS)
 }
 
-fn stats_sampled_op(params: Params) -> Dispatch<Params> {
-    let workgroups = fold((params.rows.div_ceil(16) * params.directions) as usize);
-    Dispatch { kernel: &STATS_SAMPLED, params, workgroups, cost: params.stats_cost(), twin: stats_sampled }
-}
-
-fn stats_sampled(p: &Params, args: &mut Args) {
-    let rows = p.rows as usize;
-    let (z, tau, keys, offsets) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<u32>(2), args.read::<u32>(3));
-    let (sums, positives, counts) = (args.write::<[f32; 4]>(4), args.write::<f32>(5), args.write::<f32>(6));
-    positives.par_iter_mut().enumerate().for_each(|(i, positive)| *positive = dot(p, z, 0, i, i));
-    if p.masked != 0 {
-        let others = |i: usize| offsets.iter().filter(|&&c| p.allowed(keys, i, (i + c as usize) % rows)).count();
-        counts.par_iter_mut().enumerate().for_each(|(i, count)| *count = 1.0 + others(i) as f32);
-    }
-    sums.par_iter_mut().enumerate().for_each(|(at, sums)| {
-        let (side, i) = (p.first as usize + at / rows, at % rows);
-        let inverse = LOG2_E / tau[i];
-        let mut online = Online::EMPTY;
-        for c in std::iter::once(0).chain(offsets.iter().map(|&c| c as usize)) {
-            let j = (i + c) % rows;
-            if p.allowed(keys, i, j) {
-                online.add(dot(p, z, side, i, j), inverse, c == 0);
-            }
-        }
-        *sums = online.parts();
-    });
-}
-
-/// <row i of `side`, row j of the other side>.
-fn dot(p: &Params, z: &[f32], side: usize, i: usize, j: usize) -> f32 {
-    let width = p.width as usize;
-    let (a, b) = (&z[p.offset(i, side)..][..width], &z[p.offset(j, 1 - side)..][..width]);
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
 fn finish_op(params: Params) -> Dispatch<Params> {
     let (rows, anchors) = (params.rows as usize, (params.rows * params.directions) as usize);
-    let [slices, masked, clicked] = [params.slices, params.masked, params.clicked].map(|n| n as usize);
-    let parts = slices + params.bands as usize * (params.directions as usize - 1);
+    let of_row = 5 + params.masked as usize + 2 * params.clicked as usize;
     Dispatch {
         kernel: &FINISH,
         params,
         workgroups: fold(rows.div_ceil(64)),
-        cost: cost(rows * (5 + 2 * clicked + slices * masked + 4 * parts) + anchors * 4, anchors * 10 + rows * 8 * parts),
+        cost: cost(rows * of_row + anchors * 8, anchors * 18),
         twin: finish,
     }
 }
@@ -473,36 +414,6 @@ fn gradient_op(params: Params, tile: Tile) -> Variant<Params> {
     let workgroups = fold(2 * params.slices as usize * rows * columns);
     let dispatch = Dispatch { kernel: &GRADIENT, params, workgroups, cost: params.gradient_cost(), twin: gradient_tiled };
     Variant::tiled(dispatch, tile, unit(&[params.width as usize]), &SHADERS)
-}
-
-fn gradient_sampled_op(params: Params) -> Dispatch<Params> {
-    let workgroups = fold(2 * (params.rows.div_ceil(16) * params.width.div_ceil(64)) as usize);
-    Dispatch { kernel: &GRADIENT_SAMPLED, params, workgroups, cost: params.gradient_cost(), twin: gradient_sampled }
-}
-
-fn gradient_sampled(p: &Params, args: &mut Args) {
-    let (rows, width) = (p.rows as usize, p.width as usize);
-    let (z, tau, keys, stats) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<u32>(2), args.read::<[f32; 4]>(3));
-    let (factor, offsets, dz) = (args.uniform::<Step>(4).contrast, args.read::<u32>(5), args.write::<f32>(6));
-    dz.par_chunks_mut(width).enumerate().for_each(|(at, dz)| {
-        let (i, side) = (at / 2, at % 2);
-        if p.accumulate == 0 {
-            dz.fill(0.0);
-        }
-        for anchored in [true, false] {
-            for c in std::iter::once(0).chain(offsets.iter().map(|&c| c as usize)) {
-                let j = (i + if anchored { c } else { rows - c }) % rows;
-                let (a, direction) = if anchored { (i, side) } else { (j, 1 - side) };
-                let anchor = p.anchor(tau, stats, factor, a, direction);
-                if anchor.weight == 0.0 || !p.allowed(keys, i, j) {
-                    continue;
-                }
-                let g = anchor.g(dot(p, z, side, i, j), c == 0);
-                let other = &z[p.offset(j, 1 - side)..][..width];
-                dz.iter_mut().zip(other).for_each(|(dz, z)| *dz += g * z);
-            }
-        }
-    });
 }
 
 fn gradient_tiled(p: &Params, args: &mut Args) {
@@ -659,7 +570,7 @@ pub fn contrast(g: &mut Graph, z: TensorId, tau: TensorId, spec: Contrast) -> Co
     let stats = g.transient("contrast statistics", anchors * 4);
     let (losses, pairing) = (g.transient("contrast losses", rows), g.transient("contrast pairing", 2 * rows));
     match offsets {
-        Some(offsets) => g.push(stats_sampled_op(of_stats), &[z, tau, keys, offsets, sums, positives, counts]),
+        Some(offsets) => g.push(sampled::stats_op(of_stats), &[z, tau, keys, offsets, sums, positives, counts]),
         None => g.push(stats_op(of_stats, tile), &[z, tau, keys, sums, positives, counts]),
     }
     g.push(finish_op(of_stats), &[tau, sums, positives, counts, labels, stats, losses, pairing]);
@@ -668,7 +579,7 @@ pub fn contrast(g: &mut Graph, z: TensorId, tau: TensorId, spec: Contrast) -> Co
         let (dz, accumulate) = g.gradient_target(z);
         let adding = Params { accumulate: accumulate.into(), ..params };
         match offsets {
-            Some(offsets) => g.push(gradient_sampled_op(adding), &[z, tau, keys, stats, step, offsets, dz]),
+            Some(offsets) => g.push(sampled::gradient_op(adding), &[z, tau, keys, stats, step, offsets, dz]),
             None if slices > 1 => {
                 let parts = g.transient("contrast gradients of slices", slices * numbers);
                 g.push(gradient_op(params, tile), &[z, tau, keys, stats, step, parts]);
