@@ -197,12 +197,12 @@ fn tiles_by_subgroups_do_not_change_the_bits_of_a_product() {
         .map(case)
         .collect();
     assert_eq!(cases.len(), 4);
-    for adapter in Adapter::all() {
-        let cases: Vec<&Case> = cases.iter().filter(|case| case.runs_on(&adapter)).collect();
-        let results = Case::together(&cases, adapter.clone(), Checks::None, 1).expect("the adapter runs them");
+    common::for_each_adapter(|name, open| {
+        let cases: Vec<&Case> = cases.iter().filter(|case| case.runs_on(&open())).collect();
+        let results = Case::together(&cases, open(), Checks::None, 1).expect("the adapter runs them");
         let results: Vec<Results> = results.into_iter().map(|runs| runs.expect("a result").remove(0)).collect();
         for (case, result) in cases.iter().zip(&results) {
-            assert!(*result == results[0], "{}: tiles of {} and {}", adapter.describe(), cases[0].name, case.name);
+            assert!(*result == results[0], "{name}: tiles of {} and {}", cases[0].name, case.name);
         }
-    }
+    });
 }

@@ -82,7 +82,7 @@ pub fn run(args: &Args) -> Result<u8> {
             } else {
                 super::print(&line)?
             }
-            return Ok(130);
+            return Ok(super::INTERRUPTED);
         };
         let what = match &outcome {
             Ok(measured) => describe(measured),

@@ -45,12 +45,12 @@ const ROWS: u64 = 200_000;
 /// Steps that every adapter takes.
 const STEPS: u64 = 5;
 
-/// Runs the subcommand.
+/// Runs the subcommand; exit code 130 after an interrupt.
 ///
 /// # Errors
 ///
 /// Those of its steps.
-pub fn run(args: &Args) -> Result<()> {
+pub fn run(args: &Args) -> Result<u8> {
     let progress = Progress::new(args.quiet);
     let start = Instant::now();
     let (choice, line) = Choice::new(&args.device)?;
@@ -69,7 +69,8 @@ pub fn run(args: &Args) -> Result<()> {
     let (run, dataset) = Run::create(&loaded, &out.join("run"), None, None, &progress)?;
     let outcome = train(&run, dataset, choice, None, super::train::on_interrupt()?, &progress)?;
     if outcome.end != End::Finished {
-        return super::print(&format!("interrupted; go on: tauten train --resume {}\n", run.folder().display()));
+        super::print(&format!("interrupted; go on: tauten train --resume {}\n", run.folder().display()))?;
+        return Ok(super::INTERRUPTED);
     }
 
     let dataset = run.dataset(None)?;
@@ -95,7 +96,8 @@ pub fn run(args: &Args) -> Result<()> {
         log.display(),
         run.folder().display(),
         predictions.display()
-    ))
+    ))?;
+    Ok(0)
 }
 
 fn free_folder() -> PathBuf {

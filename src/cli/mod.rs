@@ -44,7 +44,7 @@ impl Cli {
     /// Those of the subcommand.
     pub fn run(&self) -> Result<u8> {
         match &self.command {
-            Command::Demo(args) => demo::run(args).map(|()| 0),
+            Command::Demo(args) => demo::run(args),
             Command::Doctor(args) => doctor::run(args).map(|()| 0),
             Command::Simulate(args) => simulate::run(args).map(|()| 0),
             Command::Prepare(args) => prepare::run(args).map(|()| 0),
@@ -57,6 +57,9 @@ impl Cli {
         }
     }
 }
+
+/// The exit code after an interrupt: as shells have it, 128 and the signal's number.
+const INTERRUPTED: u8 = 130;
 
 /// Writes a result to standard output. A reader that has seen enough (`| head`) is no error.
 pub(crate) fn print(text: &str) -> Result<()> {

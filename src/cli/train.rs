@@ -72,7 +72,7 @@ pub fn run(args: &Args) -> Result<u8> {
     };
     let outcome = train(&run, dataset, choice, args.max_steps, interrupt, &progress)?;
     super::print(&summary(&run, &outcome))?;
-    Ok(if outcome.end == End::Interrupted { 130 } else { 0 })
+    Ok(if outcome.end == End::Interrupted { super::INTERRUPTED } else { 0 })
 }
 
 /// The run to go on with and its dataset; a configuration that is named as well must be the run's.
@@ -108,7 +108,7 @@ pub(super) fn on_interrupt() -> Result<&'static AtomicBool> {
     let set = SET.get_or_init(|| {
         ctrlc::set_handler(|| {
             if INTERRUPT.swap(true, Ordering::Relaxed) {
-                std::process::exit(130);
+                std::process::exit(super::INTERRUPTED.into());
             }
             eprintln!("interrupted: ending the step and writing a checkpoint; again to stop at once");
         })

@@ -129,18 +129,10 @@ impl Plan {
         Plan { nodes: planned, inputs, outputs, slots, transient_words }
     }
 
-    /// The largest binding of any node with its tensor's name, in bytes.
-    pub fn largest_binding(&self) -> (u64, &str) {
-        let mut largest = (0, "");
-        for node in &self.nodes {
-            for (arg, name) in node.args.iter().zip(&node.names) {
-                let bytes = arg.words() as u64 * 4;
-                if bytes > largest.0 {
-                    largest = (bytes, name);
-                }
-            }
-        }
-        largest
+    /// The largest binding of any node, in bytes.
+    pub fn largest_binding(&self) -> u64 {
+        let args = self.nodes.iter().flat_map(|node| &node.args);
+        args.map(|arg| arg.words() as u64 * 4).max().unwrap_or(0)
     }
 }
 

@@ -74,7 +74,7 @@ impl Embedding {
                         (width > 0).then(|| state.add(format!("table {t} rows {first}.. {what}"), count * width))
                     };
                     Buffers {
-                        shard: Shard { first, count },
+                        shard: Shard { first, count, of: layout.rows },
                         rows: buffer("weights", layout.dim).unwrap_or(StateId(0)),
                         moments: buffer("moments", moment_width(rule, layout.dim)),
                         steps: buffer("steps", usize::from(rule == EmbeddingRule::Adam)),

@@ -157,7 +157,7 @@ const FAMILIES: &[Family] = &[
             let ids = s.input_as(Input::Ids(0), &zipf(d[0] * d[1], d[3]));
             let table = s.state_tensor("table", &normals(2, d[3] * d[2], 1.0));
             let x = s.graph.transient("x", d[0] * d[1] * d[2]);
-            gather(&mut s.graph, table, ids, x, whole_columns(d), Shard { first: 0, count: d[3] });
+            gather(&mut s.graph, table, ids, x, whole_columns(d), Shard { first: 0, count: d[3], of: d[3] });
             s.graph.output(x);
         },
     },
@@ -315,7 +315,7 @@ fn embedding(s: &mut Setup, d: &[usize], kind: EmbeddingRule) {
     let health = s.state_tensor("health", &[0u32]);
     let width = embedding_update::moment_width(kind, dim);
     let state = ShardState {
-        shard: Shard { first: 0, count },
+        shard: Shard { first: 0, count, of: count },
         table: s.state_tensor("table", &normals(3, count * dim, 1.0)),
         moments: (width > 0).then(|| s.state_tensor("moments", &vec![0f32; count * width])),
         steps: (kind == EmbeddingRule::Adam).then(|| s.state_tensor("steps", &vec![0u32; count])),

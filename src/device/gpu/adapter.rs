@@ -33,7 +33,7 @@ pub(super) type Fault = Arc<Mutex<Option<Error>>>;
 /// What a run needs of the device.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Needs {
-    /// Largest storage binding in bytes, and the name of its tensor for the refusal.
+    /// Largest storage binding in bytes.
     pub binding_bytes: u64,
     /// Largest buffer in bytes.
     pub buffer_bytes: u64,
