@@ -2,7 +2,7 @@
 """The design shape's training step (`cargo bench --bench steps -- design`) in PyTorch, float32: what Tauten's step times are held
 against.
 
-    python benches/peers/design.py --threads 2 --rows 2048 8192 --out benches/results/design-pytorch.json
+    python benches/peers/design.py --threads 2 --rows 2048 8192 --out design-pytorch.json
     python benches/peers/design.py --device cuda --rows 2048 8192
 
 20 categorical features of width 16 over 1,000,000 table rows, MMoE of four experts 128-64, towers of 64, click and entire-space
