@@ -21,7 +21,7 @@
 
 struct Params {
     rows: u32,       // of this dispatch; B in merge_moments and running
-    columns: u32,    // C
+    width: u32,      // C
     chunk: u32,      // number of the first chunk of this dispatch
     accumulate: u32, // 1: add to what dx holds
     batch: u32,      // B
@@ -92,12 +92,12 @@ struct Place {
 }
 
 fn place(group: vec3<u32>, count: vec3<u32>, local: vec3<u32>) -> Place {
-    let tiles = (params.columns + COLUMNS - 1u) / COLUMNS;
+    let tiles = (params.width + COLUMNS - 1u) / COLUMNS;
     let flat = group.y * count.x + group.x;
     let chunk = flat / tiles;
     let column = (flat - chunk * tiles) * COLUMNS + local.x;
     var rows = 0u;
-    if column < params.columns && chunk < (params.rows + CHUNK - 1u) / CHUNK {
+    if column < params.width && chunk < (params.rows + CHUNK - 1u) / CHUNK {
         rows = min(CHUNK, params.rows - chunk * CHUNK);
     }
     return Place(chunk, column, rows);
@@ -114,20 +114,20 @@ fn moments(
     @builtin(num_workgroups) count: vec3<u32>,
 ) {
     let here = place(group, count, local);
-    let base = here.chunk * CHUNK * params.columns + here.column;
+    let base = here.chunk * CHUNK * params.width + here.column;
     var sum = 0.0;
     for (var b = local.y; b < here.rows; b += LANES) {
-        sum += x[base + b * params.columns];
+        sum += x[base + b * params.width];
     }
     let m = lanes_sum(vec2(sum, 0.0), local.x, local.y).x / f32(max(here.rows, 1u));
     var squares = 0.0;
     for (var b = local.y; b < here.rows; b += LANES) {
-        let d = x[base + b * params.columns] - m;
+        let d = x[base + b * params.width] - m;
         squares += d * d;
     }
     let all = lanes_sum(vec2(squares, 0.0), local.x, local.y).x;
     if here.rows > 0u && local.y == 0u {
-        parts[(params.chunk + here.chunk) * params.columns + here.column] = vec2(m, all);
+        parts[(params.chunk + here.chunk) * params.width + here.column] = vec2(m, all);
     }
 }
 
@@ -138,11 +138,11 @@ fn merge_moments(
     @builtin(num_workgroups) count: vec3<u32>,
 ) {
     let column = (group.y * count.x + group.x) * COLUMNS + local.x;
-    let here = column < params.columns;
+    let here = column < params.width;
     let chunks = select(0u, (params.rows + CHUNK - 1u) / CHUNK, here);
     var own = vec3<f32>();
     for (var k = local.y; k < chunks; k += LANES) {
-        own = merge(own, vec3(f32(min(CHUNK, params.rows - k * CHUNK)), parts_in[k * params.columns + column]));
+        own = merge(own, vec3(f32(min(CHUNK, params.rows - k * CHUNK)), parts_in[k * params.width + column]));
     }
     let at = local.y * COLUMNS + local.x;
     lane_moments[at] = own;
@@ -167,10 +167,10 @@ fn forward(
     @builtin(num_workgroups) count: vec3<u32>,
 ) {
     let i = (group.y * count.x + group.x) * 256u + t;
-    if i >= params.rows * params.columns {
+    if i >= params.rows * params.width {
         return;
     }
-    let c = i % params.columns;
+    let c = i % params.width;
     y[i] = gain[c] * ((x[i] - mean_in[c]) * inverse_deviation(c)) + offset[c];
 }
 
@@ -181,7 +181,7 @@ fn running(
     @builtin(num_workgroups) count: vec3<u32>,
 ) {
     let c = (group.y * count.x + group.x) * 256u + t;
-    if c >= params.columns || health[0] != 0u {
+    if c >= params.width || health[0] != 0u {
         return;
     }
     let unbiased = variance_in[c] * (f32(params.rows) / f32(params.rows - 1u));
@@ -196,7 +196,7 @@ fn sums(
     @builtin(num_workgroups) count: vec3<u32>,
 ) {
     let here = place(group, count, local);
-    let base = here.chunk * CHUNK * params.columns + here.column;
+    let base = here.chunk * CHUNK * params.width + here.column;
     var m = 0.0;
     var inverse = 0.0;
     if here.rows > 0u {
@@ -205,12 +205,12 @@ fn sums(
     }
     var both = vec2<f32>();
     for (var b = local.y; b < here.rows; b += LANES) {
-        let at = base + b * params.columns;
+        let at = base + b * params.width;
         both += vec2(dy[at] * ((x[at] - m) * inverse), dy[at]);
     }
     both = lanes_sum(both, local.x, local.y);
     if here.rows > 0u && local.y == 0u {
-        parts[(params.chunk + here.chunk) * params.columns + here.column] = both;
+        parts[(params.chunk + here.chunk) * params.width + here.column] = both;
     }
 }
 
@@ -221,10 +221,10 @@ fn input_gradient(
     @builtin(num_workgroups) count: vec3<u32>,
 ) {
     let i = (group.y * count.x + group.x) * 256u + t;
-    if i >= params.rows * params.columns {
+    if i >= params.rows * params.width {
         return;
     }
-    let c = i % params.columns;
+    let c = i % params.width;
     let inverse = inverse_deviation(c);
     let means = column_sums[c] / f32(params.batch);
     var gradient = gain[c] * inverse * (dy[i] - means.y - (x[i] - mean_in[c]) * inverse * means.x);

@@ -7,7 +7,7 @@
 
 struct Params {
     chunks: u32,     // K
-    columns: u32,    // C
+    width: u32,      // C
     accumulate: u32, // 1: add to what dgain and doffset hold
     pad: u32,
 }
@@ -30,12 +30,12 @@ fn norm_sums(
     @builtin(num_workgroups) count: vec3<u32>,
 ) {
     let column = (group.y * count.x + group.x) * COLUMNS + local.x;
-    let here = column < params.columns;
+    let here = column < params.width;
     // Invocations past the end stay for the barriers with no chunks.
     let chunks = select(0u, params.chunks, here);
     var both = vec2<f32>();
     for (var k = local.y; k < chunks; k += LANES) {
-        both += parts[k * params.columns + column];
+        both += parts[k * params.width + column];
     }
     let at = local.y * COLUMNS + local.x;
     lane_sums[at] = both;

@@ -11,6 +11,7 @@ use crate::profile::{Profile, sweep, train};
 use crate::report::progress::Progress;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
+use tempfile::TempDir;
 
 /// Measure where a training step's time goes: each kernel and shape against the device's measured roofs, and the host. Or one kernel
 /// alone, over sizes.
@@ -51,6 +52,8 @@ pub struct Args {
     pub quiet: bool,
 }
 
+/// What is written into a folder.
+const FILES: [&str; 4] = ["profile.json", "trace.json", "roofline.svg", "table.txt"];
 /// Names of files that are being written begin with this.
 const ASIDE: &str = ".tauten-profile-";
 
@@ -61,9 +64,15 @@ const ASIDE: &str = ".tauten-profile-";
 /// Those of the configuration, the data and the device; a kernel or a shape that there is none of.
 pub fn run(args: &Args) -> Result<()> {
     if args.kernel.as_deref() == Some("list") {
+        if args.out.is_some() || !args.shape.is_empty() {
+            return Err(Error::user("--kernel list measures nothing: leave --shape and --out away"));
+        }
         return if args.json { super::print_json(&sweep::kernels()) } else { super::print(&sweep::list()) };
     }
     let progress = Progress::new(args.quiet);
+    if let Some(out) = &args.out {
+        check(out)?;
+    }
     let profile = match (&args.kernel, &args.config) {
         (Some(kernel), _) => {
             sweep::check(kernel, &args.shape)?;
@@ -73,7 +82,7 @@ pub fn run(args: &Args) -> Result<()> {
             // The configuration comes first: a mistake in it should not wait for a device or for data.
             let loaded = Loaded::read(config, &args.set)?;
             let choice = choose(args, &progress)?;
-            let folder = tempfile::tempdir().map_err(io(&std::env::temp_dir()))?;
+            let folder = temporary()?;
             let dataset = match &args.data {
                 Some(path) => Dataset::open_for(path, &loaded.config)?,
                 None => prepare(&loaded, &folder.path().join("dataset"), &progress)?,
@@ -82,11 +91,40 @@ pub fn run(args: &Args) -> Result<()> {
         }
         (None, None) => return Err(Error::user("profile: name a configuration, or a kernel with --kernel")),
     };
+    if args.json {
+        super::print_json(&profile)?
+    } else {
+        super::print(&profile.to_text())?
+    }
     if let Some(out) = &args.out {
         write(&profile, out)?;
-        progress.line(format!("profile.json, trace.json, roofline.svg, table.txt: {}", out.display()));
+        progress.line(format!("{}: {}", FILES.join(", "), out.display()));
     }
-    if args.json { super::print_json(&profile) } else { super::print(&profile.to_text()) }
+    Ok(())
+}
+
+/// Makes the folder, before anything is measured, and refuses one that a file or folder is in the way of.
+fn check(out: &Path) -> Result<()> {
+    let refuse = |why: String| Error::user(format!("--out {}: {why}; name another folder", out.display()));
+    std::fs::create_dir_all(out).map_err(|e| refuse(e.to_string()))?;
+    tempfile::tempfile_in(out).map_err(|e| refuse(e.to_string()))?;
+    match FILES.iter().find(|name| out.join(name).is_dir()) {
+        Some(name) => Err(refuse(format!("{name} is a folder there"))),
+        None => Ok(()),
+    }
+}
+
+/// A folder that is gone in the end, by an interrupt too: a dataset in it may be large.
+fn temporary() -> Result<TempDir> {
+    let folder = tempfile::tempdir().map_err(io(&std::env::temp_dir()))?;
+    let path = folder.path().to_path_buf();
+    let interrupted = move || {
+        // What cannot be removed stays, as after a kill.
+        let _ = std::fs::remove_dir_all(&path);
+        std::process::exit(super::INTERRUPTED.into());
+    };
+    ctrlc::set_handler(interrupted).map_err(|e| Error::system(format!("cannot handle interrupts: {e}")))?;
+    Ok(folder)
 }
 
 fn choose(args: &Args, progress: &Progress) -> Result<Choice> {
@@ -97,13 +135,13 @@ fn choose(args: &Args, progress: &Progress) -> Result<Choice> {
 
 fn write(profile: &Profile, out: &Path) -> Result<()> {
     let json = |value: serde_json::Result<String>| value.map_err(|e| Error::system(format!("JSON: {e}")));
-    std::fs::create_dir_all(out).map_err(io(out))?;
-    for (name, text) in [
-        ("profile.json", json(serde_json::to_string_pretty(profile))? + "\n"),
-        ("trace.json", json(serde_json::to_string(&profile.to_trace()))? + "\n"),
-        ("roofline.svg", profile.to_svg()),
-        ("table.txt", profile.to_text()),
-    ] {
+    let texts = [
+        json(serde_json::to_string_pretty(profile))? + "\n",
+        json(serde_json::to_string(&profile.to_trace()))? + "\n",
+        profile.to_svg(),
+        profile.to_text(),
+    ];
+    for (name, text) in FILES.iter().zip(texts) {
         replace(&out.join(name), ASIDE, text.as_bytes())?;
     }
     Ok(())

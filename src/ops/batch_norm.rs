@@ -27,7 +27,7 @@ pub struct Moments {
 params! {
     struct Params {
         rows: u32,
-        columns: u32,
+        width: u32,
         chunk: u32,
         accumulate: u32,
         batch: u32,
@@ -83,7 +83,7 @@ impl Params {
     fn new(g: &Graph, gain: TensorId, rows: usize) -> Params {
         Params {
             rows: rows as u32,
-            columns: g.get(gain).len as u32,
+            width: g.get(gain).len as u32,
             chunk: 0,
             accumulate: 0,
             batch: rows as u32,
@@ -100,7 +100,7 @@ impl Params {
 
     /// Workgroups of the kernels that have 32 columns and 8 lanes in one.
     fn tiles(&self) -> usize {
-        (self.columns as usize).div_ceil(32)
+        (self.width as usize).div_ceil(32)
     }
 
     fn chunks(&self) -> usize {
@@ -109,12 +109,12 @@ impl Params {
 
     /// Elements of an activation.
     fn words(&self) -> usize {
-        self.rows as usize * self.columns as usize
+        self.rows as usize * self.width as usize
     }
 
-    /// The op over these rows; `words` are read or written for each element.
+    /// The op over these rows; `words` are read or written for each column.
     fn op(self, kernel: &'static Kernel, workgroups: usize, words: usize, twin: fn(&Params, &mut Args)) -> Dispatch<Params> {
-        let words = words * self.words();
+        let words = words * self.width as usize;
         Dispatch { kernel, params: self, workgroups: fold(workgroups), cost: cost(words, 2 * words), twin }
     }
 }
@@ -134,19 +134,21 @@ pub fn batch_norm(
     health: TensorId,
 ) -> TensorId {
     let params = Params::new(g, gain, rows);
-    let columns = params.columns as usize;
+    let columns = params.width as usize;
     let parts_len = params.chunks() * columns * 2;
     let parts = g.transient("moments of chunks", parts_len);
     let moments = Moments { mean: g.transient("mean", columns), variance: g.transient("variance", columns) };
     g.push_rows(rows, &[Arg::Rows(x), Arg::Whole(parts)], |block| {
         let params = params.on(block);
-        params.op(&MOMENTS, params.chunks() * params.tiles(), 1, chunk_moments)
+        params.op(&MOMENTS, params.chunks() * params.tiles(), params.rows as usize + 2 * params.chunks(), chunk_moments)
     });
-    // What is as small as a column's sums counts for nothing.
-    g.push(params.op(&MERGE_MOMENTS, params.tiles(), 0, merge_moments), &[parts, moments.mean, moments.variance]);
+    g.push(
+        params.op(&MERGE_MOMENTS, params.tiles(), 2 * params.chunks() + 2, merge_moments),
+        &[parts, moments.mean, moments.variance],
+    );
     let y = normalized(g, x, gain, offset, rows, moments);
     if rows > 1 {
-        let op = params.op(&RUNNING, columns.div_ceil(256), 0, move_running);
+        let op = params.op(&RUNNING, columns.div_ceil(256), 6, move_running);
         g.push_update(op, &[moments.mean, moments.variance, health, running.mean, running.variance]);
     }
     g.on_backward(move |g| {
@@ -155,7 +157,7 @@ pub fn batch_norm(
         let args = [Arg::Rows(x), Arg::Whole(moments.mean), Arg::Whole(moments.variance), Arg::Rows(dy), Arg::Whole(parts)];
         g.push_rows(rows, &args, |block| {
             let params = params.on(block);
-            params.op(&SUMS, params.chunks() * params.tiles(), 2, chunk_sums)
+            params.op(&SUMS, params.chunks() * params.tiles(), 2 * (params.rows as usize + params.chunks()), chunk_sums)
         });
         let sums = norm_sums(g, parts, gain, offset);
         let (dx, accumulate) = g.gradient_target(x);
@@ -164,7 +166,7 @@ pub fn batch_norm(
         let args = [Arg::Rows(x), Arg::Whole(gain), mean, variance, Arg::Whole(sums), Arg::Rows(dy), Arg::Rows(dx)];
         g.push_rows(rows, &args, |block| {
             let params = params.on(block);
-            params.op(&INPUT_GRADIENT, params.words().div_ceil(256), 3, input_gradient)
+            params.op(&INPUT_GRADIENT, params.words().div_ceil(256), 3 * params.rows as usize, input_gradient)
         });
     });
     y
@@ -185,13 +187,13 @@ pub fn normalized(
     let args = [Arg::Rows(x), Arg::Whole(gain), Arg::Whole(offset), Arg::Whole(mean), Arg::Whole(variance), Arg::Rows(y)];
     g.push_rows(rows, &args, |block| {
         let params = params.on(block);
-        params.op(&FORWARD, params.words().div_ceil(256), 2, forward)
+        params.op(&FORWARD, params.words().div_ceil(256), 2 * params.rows as usize, forward)
     });
     y
 }
 
 fn chunk_moments(p: &Params, args: &mut Args) {
-    let columns = p.columns as usize;
+    let columns = p.width as usize;
     let (x, parts) = (args.read::<f32>(0), args.write::<[f32; 2]>(1));
     let parts = parts[p.chunk as usize * columns..].par_chunks_mut(columns);
     parts.zip(x.par_chunks(CHUNK * columns)).for_each(|(parts, x)| {
@@ -216,7 +218,7 @@ fn chunk_moments(p: &Params, args: &mut Args) {
 }
 
 fn merge_moments(p: &Params, args: &mut Args) {
-    let (rows, columns) = (p.rows as usize, p.columns as usize);
+    let (rows, columns) = (p.rows as usize, p.width as usize);
     let (parts, mean, variance) = (args.read::<[f32; 2]>(0), args.write::<f32>(1), args.write::<f32>(2));
     mean.fill(0.0);
     variance.fill(0.0);
@@ -238,7 +240,7 @@ fn inverse_deviations(p: &Params, variance: &[f32], inverse: &mut [f32]) {
 }
 
 fn forward(p: &Params, args: &mut Args) {
-    let columns = p.columns as usize;
+    let columns = p.width as usize;
     let (x, gain, offset) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<f32>(2));
     let (mean, variance, y) = (args.read::<f32>(3), args.read::<f32>(4), args.write::<f32>(5));
     let inverse = args.scratch(columns);
@@ -264,7 +266,7 @@ fn move_running(p: &Params, args: &mut Args) {
 }
 
 fn chunk_sums(p: &Params, args: &mut Args) {
-    let columns = p.columns as usize;
+    let columns = p.width as usize;
     let (x, mean, variance, dy) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<f32>(2), args.read::<f32>(3));
     let parts = args.write::<[f32; 2]>(4);
     let inverse = args.scratch(columns);
@@ -292,7 +294,7 @@ fn chunk_sums(p: &Params, args: &mut Args) {
 }
 
 fn input_gradient(p: &Params, args: &mut Args) {
-    let columns = p.columns as usize;
+    let columns = p.width as usize;
     let (x, gain, mean, variance) = (args.read::<f32>(0), args.read::<f32>(1), args.read::<f32>(2), args.read::<f32>(3));
     let (sums, dy, dx) = (args.read::<[f32; 2]>(4), args.read::<f32>(5), args.write::<f32>(6));
     // For each column: dx = factor (dy - level - (x - mean) slope).

@@ -10,7 +10,7 @@ const _: () = assert!(BLOCK_ROWS.is_multiple_of(CHUNK), "blocks of rows begin wi
 params! {
     struct Params {
         chunks: u32,
-        columns: u32,
+        width: u32,
         accumulate: u32,
         pad: u32,
     }
@@ -32,7 +32,7 @@ pub(super) fn norm_sums(g: &mut Graph, parts: TensorId, gain: TensorId, offset: 
     let ((dgain, accumulate), (doffset, _)) = (g.gradient_target(gain), g.gradient_target(offset));
     let op = Dispatch {
         kernel: &NORM_SUMS,
-        params: Params { chunks: chunks as u32, columns: columns as u32, accumulate: accumulate.into(), pad: 0 },
+        params: Params { chunks: chunks as u32, width: columns as u32, accumulate: accumulate.into(), pad: 0 },
         workgroups: fold(columns.div_ceil(32)),
         cost: cost((2 * chunks + 4) * columns, 2 * chunks * columns),
         twin: run_norm_sums,
@@ -45,7 +45,7 @@ fn run_norm_sums(p: &Params, args: &mut Args) {
     let (parts, sums) = (args.read::<[f32; 2]>(0), args.write::<[f32; 2]>(1));
     let (dgain, doffset) = (args.write::<f32>(2), args.write::<f32>(3));
     sums.fill([0.0; 2]);
-    for parts in parts.chunks_exact(p.columns as usize) {
+    for parts in parts.chunks_exact(p.width as usize) {
         sums.iter_mut().zip(parts).for_each(|(sum, part)| *sum = [sum[0] + part[0], sum[1] + part[1]]);
     }
     for ((&mut [along, sum], dgain), doffset) in sums.iter_mut().zip(dgain).zip(doffset) {

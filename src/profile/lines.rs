@@ -48,8 +48,9 @@ pub struct Node {
 }
 
 /// Fields of `Params` that say how large a dispatch is, in the order in which shapes are written.
-const DIMENSIONS: [&str; 14] = [
+const DIMENSIONS: [&str; 15] = [
     "rows",
+    "chunks",
     "vectors",
     "tasks",
     "experts",
@@ -134,7 +135,7 @@ pub struct Line {
     /// Of a call, in microseconds; none where the device gave no time.
     #[serde(flatten)]
     pub times: Option<Times>,
-    /// Part of the device's own time in a step.
+    /// Part of the device's own time in a step, by medians.
     pub share: Option<f64>,
     /// Bytes of a call by the cost model.
     pub bytes: f64,
@@ -212,8 +213,11 @@ pub fn lines(nodes: &[Node], spans: &[Span], mode: Mode, roofs: &Roofs) -> Vec<L
         }
     }
     phases.into_iter().for_each(|((at, _), seconds)| groups[at].seconds.push(seconds));
-    let all: f64 = groups.iter().flat_map(|g| &g.seconds).sum();
-    let mut lines: Vec<Line> = groups.into_iter().map(|g| g.finish(mode, all, roofs)).collect();
+    let mut lines: Vec<Line> = groups.into_iter().map(|g| g.finish(mode, roofs)).collect();
+    // By medians, as all else is: an interval in which the machine did other things makes no kernel the one to look at.
+    let of_step = |line: &Line| line.times.map(|times| line.calls as f64 * times.median_us);
+    let all: f64 = lines.iter().filter_map(of_step).sum();
+    lines.iter_mut().for_each(|line| line.share = of_step(line).map(|us| us / all));
     lines.sort_by(|a, b| b.share.unwrap_or(0.0).total_cmp(&a.share.unwrap_or(0.0)));
     lines
 }
@@ -235,7 +239,7 @@ impl Group {
     }
 
     /// From sums to figures of a call.
-    fn finish(self, mode: Mode, all: f64, roofs: &Roofs) -> Line {
+    fn finish(self, mode: Mode, roofs: &Roofs) -> Line {
         let Group { mut line, nodes, seconds } = self;
         line.calls = if mode == Mode::Cheap { 1 } else { nodes };
         line.bytes /= line.calls as f64;
@@ -243,7 +247,6 @@ impl Group {
         line.flop_per_byte = line.flops / line.bytes.max(1.0);
         let (least, bound) = roofs.least_seconds(Cost { bytes: line.bytes, flops: line.flops, ..Cost::default() });
         line.bound = bound;
-        line.share = (!seconds.is_empty()).then(|| seconds.iter().sum::<f64>() / all);
         line.times = Times::of(seconds);
         let median = line.times.map(|t| t.median_us * 1e-6);
         line.gb_s = median.map(|s| line.bytes / s / 1e9);

@@ -233,12 +233,12 @@ pub fn train(
         builders: trained.session().builders(),
         recorded: recorded_times,
         plain,
-        overhead: ratios[ratios.len() / 2],
+        overhead: f64::midpoint(ratios[(turns - 1) / 2], ratios[turns / 2]),
         overhead_range: [ratios[0], ratios[ratios.len() - 1]],
         rows_per_second: rows as f64 / plain.median_us * 1e6,
         device_busy: recorded.missing.is_none().then_some(recorded.busy / seconds),
         host: host(&recorded.measured, seconds),
-        disk_bytes: disk.map(|bytes| bytes as f64 / steps as f64),
+        disk_bytes: disk.map(|bytes| bytes as f64 / (steps + turns * LEAD) as f64),
         memory: trained.session().memory(),
         advice: String::new(),
     };
@@ -340,7 +340,9 @@ fn advice(step: &Step, kernels: &[Line], mode: Mode, stored: f64) -> String {
         return if roof >= NEAR {
             format!("{most}, which is near it: less work (a smaller model or minibatch) or a faster device makes it shorter")
         } else {
-            format!("{most}: there is room, look at it alone with --kernel \"{name}\"")
+            // Some kernels alone are of sizes that the table does not have.
+            let alone = sweep::check(name, std::slice::from_ref(shape)).map_or(String::new(), |()| format!(" --shape {shape}"));
+            format!("{most}: there is room, look at it alone with --kernel \"{name}\"{alone}")
         };
     }
     if data >= host {

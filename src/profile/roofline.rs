@@ -54,7 +54,7 @@ impl Profile {
         let y = Axis::new(timed.iter().map(|l| height(l)).chain([fma, copy * edge]), bottom, top);
 
         let mut svg = format!(
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{}\" font-family=\"sans-serif\" font-size=\"11\">\n\
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0}\" height=\"{1}\" viewBox=\"0 0 {0} {1}\" font-family=\"sans-serif\" font-size=\"11\">\n\
              <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n",
             SIZE[0], SIZE[1]
         );
@@ -125,7 +125,10 @@ impl Profile {
             put(text(at[0], at[1] + 4.0, bold, &number));
             let below = top + 24.0 + 30.0 * i as f64;
             put(text(right + 38.0, below, "text-anchor=\"end\" font-weight=\"bold\"", &number));
-            put(text(right + 46.0, below, "", &format!("{} {}", kernel.name, kernel.shape)));
+            let name = format!("{} {}", kernel.name, kernel.shape);
+            // Letters half as wide as high fill the margin; a longer name has smaller ones.
+            let size = (2.0 * (SIZE[0] - right - 46.0) / name.len() as f64).min(11.0);
+            put(text(right + 46.0, below, &format!("font-size=\"{size:.1}\""), &name));
             let share = kernel.share.map_or(String::new(), |share| format!("{:.1} %, ", 100.0 * share));
             let roof = format!("{share}at {:.1} % of its roof", kernel.roof_percent.unwrap_or(0.0));
             put(text(right + 46.0, below + 13.0, "fill=\"#666666\"", &roof));

@@ -49,6 +49,9 @@ const WITH_GATES: &[&[usize]] = &[&[2048, 1, 320, 512, 8], &[8192, 1, 320, 512, 
 const LINEAR: &[&[usize]] =
     &[&[2048, 1, 320, 512], &[8192, 1, 320, 512], &[2048, 4, 128, 64], &[8192, 4, 128, 64], &[8192, 2, 64, 1]];
 
+/// Most numbers that an array may have, 512 MiB of them: a size that was meant otherwise should not take all memory.
+const MOST_NUMBERS: f64 = (1u64 << 27) as f64;
+
 /// Slices in which [`slice`] has sums cut.
 const SLICED: usize = 8;
 
@@ -75,18 +78,18 @@ const FAMILIES: &[Family] = &[
         build: |s, d| dense_layer(s, d, Activation::Gelu),
     },
     Family {
-        dimensions: "rows x columns",
-        sizes: ROWS_WIDTH,
+        dimensions: "rows x groups x columns",
+        sizes: &[&[2048, 1, 64], &[8192, 1, 64], &[8192, 1, 512]],
         build: |s, d| {
-            by_rows(s, d[0], d[1], |g, x| activation::activation(g, x, d[0], Activation::Gelu));
+            by_rows(s, d[0], d[1] * d[2], |g, x| activation::activation(g, x, d[0], Activation::Gelu));
         },
     },
     Family {
-        dimensions: "rows x columns",
-        sizes: ROWS_WIDTH,
+        dimensions: "numbers",
+        sizes: DENSE,
         build: |s, d| {
             s.input_as(Input::Step, &[Step::zeroed()]);
-            by_rows(s, d[0], d[1], |g, x| dropout(g, x, d[0], Dropout { rate: 0.2, seed: 1, layer: 0 }));
+            by_rows(s, d[0], 1, |g, x| dropout(g, x, d[0], Dropout { rate: 0.2, seed: 1, layer: 0 }));
         },
     },
     Family {
@@ -127,10 +130,10 @@ const FAMILIES: &[Family] = &[
         },
     },
     Family {
-        dimensions: "rows x groups x columns",
-        sizes: &[&[2048, 2, 64], &[8192, 2, 64]],
+        dimensions: "vectors x columns",
+        sizes: &[&[4096, 64], &[16_384, 64]],
         build: |s, d| {
-            by_rows(s, d[0], d[1] * d[2], |g, x| normalize::normalize(g, x, d[0], d[1], d[2]));
+            by_rows(s, d[0], d[1], |g, x| normalize::normalize(g, x, d[0], 1, d[1]));
         },
     },
     Family {
@@ -407,17 +410,20 @@ pub struct Kernel {
     family: usize,
 }
 
+/// A small size: but rows enough for slices of them, and one group, beside which gates may stand.
+fn few(dimension: &str) -> usize {
+    match dimension {
+        "rows" => 32,
+        "groups" => 1,
+        _ => 2,
+    }
+}
+
 /// Every kernel that there is, by name.
 pub fn kernels() -> Vec<Kernel> {
     let mut kernels: Vec<Kernel> = Vec::new();
     for (family, Family { dimensions, sizes, build }) in FAMILIES.iter().enumerate() {
         let mut setup = Setup::default();
-        // Few, but rows enough for slices of them, and one group, beside which gates may stand.
-        let few = |dimension: &str| match dimension {
-            "rows" => 32,
-            "groups" => 1,
-            _ => 2,
-        };
         let smallest: Vec<usize> = dimensions.split(" x ").map(few).collect();
         build(&mut setup, &smallest);
         for node in Plan::new(setup.graph).nodes {
@@ -460,7 +466,26 @@ fn sizes(text: &str, kernel: &Kernel) -> Result<Vec<usize>> {
     if kernel.dimensions.ends_with("gates") && sizes[1] != 1 {
         return Err(Error::user(format!("--shape {text}: gates stand beside a layer of one group, like {}", kernel.shapes[0])));
     }
+    let numbers = numbers(kernel.dimensions, &sizes);
+    if numbers > MOST_NUMBERS {
+        return Err(Error::user(format!(
+            "--shape {text}: an array would have {numbers} numbers, and more than {MOST_NUMBERS} are not measured; take smaller sizes"
+        )));
+    }
     Ok(sizes)
+}
+
+/// Numbers in the largest array at these sizes.
+fn numbers(dimensions: &str, sizes: &[usize]) -> f64 {
+    let product = |names: &[&str]| -> f64 {
+        let of = dimensions.split(" x ").zip(sizes).filter(|(name, _)| names.contains(name));
+        of.map(|(_, &size)| size as f64).product()
+    };
+    let across = product(&["inputs"]).max(product(&["outputs"])).max(product(&["gates"]));
+    let rows = across * product(&["rows", "vectors", "groups", "tasks", "experts", "columns", "features", "dim"]);
+    let weights = product(&["groups", "inputs"]) * product(&["outputs"]).max(product(&["gates"]));
+    let others = product(&["dim", "table rows"]).max(product(&["numbers", "weights"])).max(4.0 * product(&["vectors of four"]));
+    rows.max(weights).max(others)
 }
 
 /// The kernel called `name`, its family and the sizes that `shapes` are, or its family's own where there are none.
@@ -576,11 +601,20 @@ pub fn sweep(kernels: &[(&str, &[String])], choice: Choice, steps: usize, progre
     let mut all = Recorded::default();
     let mut found: Vec<Line> = Vec::new();
     for (name, family, shape) in runs {
+        let first = all.spans.iter().map(|span| span.step + 1).max().unwrap_or(0);
         let (nodes, mut timeline) = record(&choice, choice.limits(), steps, |setup| (family.build)(setup, &shape))?;
-        let of_shape = lines(&nodes, &timeline.spans, Mode::Detailed, &roofs).into_iter().filter(|l| l.name == name);
-        found.extend(of_shape.map(|line| Line { share: None, ..line }));
-        // The nodes of shape after shape stand in one list.
+        let of_kernel = lines(&nodes, &timeline.spans, Mode::Detailed, &roofs).into_iter().filter(|l| l.name == name);
+        let before = found.len();
+        found.extend(of_kernel.map(|line| Line { share: None, ..line }));
+        if found.len() == before {
+            let sizes = shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x");
+            return Err(Error::user(format!(
+                "--shape {sizes}: {name} is not run at so small a size on this device; take larger sizes"
+            )));
+        }
+        // The nodes and steps of shape after shape stand in one list.
         timeline.spans.iter_mut().for_each(|span| {
+            span.step += first;
             if let Activity::Node(node) = &mut span.activity {
                 *node += all.nodes.len();
             }
@@ -620,6 +654,49 @@ mod tests {
         assert!(sizes("64x2x8x8x4", &of("linear_with_gates")).is_err());
         assert_eq!(sizes("64x1x8x8x4", &of("linear_with_gates")), Ok(vec![64, 1, 8, 8, 4]));
         assert_eq!(sizes("64x8x63", &of("contrast, sampled")), Ok(vec![64, 8, 63]));
+    }
+
+    #[test]
+    fn sizes_of_too_many_numbers_are_refused() {
+        let of = |name: &str| kernels().into_iter().find(|k| k.name == name).expect("a kernel");
+        for (name, shape) in [
+            ("gather", "4294967295x4294967295x1x10"),
+            ("gather", "1x1x4294967295x4294967295"),
+            ("interact", "4294967295x4294967295"),
+            ("linear", "4294967295x4294967295x4294967295x4294967295"),
+            ("linear", "1x1x1x4294967295"),
+            ("linear_with_gates", "1x1x1x1x4294967295"),
+            ("dense_adamw", "4294967295"),
+            ("dropout", "4294967295"),
+            ("norm_sums", "2x1x4294967295"),
+            ("normalize", "4294967295x1"),
+            ("mix", "1x1x4294967295x1"),
+            ("probe_fma", "4294967295x1"),
+            ("losses", "4294967295"),
+        ] {
+            let message = sizes(shape, &of(name)).expect_err("too many").to_string();
+            assert!(message.contains("numbers"), "{name} {shape}: {message}");
+        }
+        for kernel in kernels() {
+            assert!(kernel.shapes.iter().all(|shape| sizes(shape, &kernel).is_ok()), "{}", kernel.name);
+        }
+    }
+
+    /// So a table's shape can be taken for `--shape`.
+    #[test]
+    fn sizes_are_those_of_the_table() {
+        for kernel in kernels() {
+            let smallest: Vec<usize> = kernel.dimensions.split(" x ").map(few).collect();
+            let mut setup = Setup::default();
+            (FAMILIES[kernel.family].build)(&mut setup, &smallest);
+            let nodes = Node::all(&Plan::new(setup.graph));
+            let shown = nodes.iter().find(|node| node.kernel == kernel.name).expect("a node").sizes();
+            let asked = smallest.iter().map(ToString::to_string).collect::<Vec<_>>().join("x");
+            // These are of what others have computed, or of a part of it.
+            if !["clip_finish", "embedding_chunk_sums", "norm_sums"].contains(&kernel.name) {
+                assert_eq!(shown, asked, "{}", kernel.name);
+            }
+        }
     }
 
     #[test]
