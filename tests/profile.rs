@@ -11,7 +11,9 @@ use process::{Ended, command, home, tauten};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::LazyLock;
+use std::time::Duration;
 use tauten::config::{Config, Loaded};
 use tauten::data::dataset::Dataset;
 use tauten::data::prepare::prepare;
@@ -246,6 +248,9 @@ fn a_kernel_alone_has_a_line_a_shape() {
         // x, dy, y and the gradients of w and bias are read or written once: 4 (rows * groups * (inputs + 2 outputs) + groups * outputs *
         // (inputs + 1)).
         assert_eq!(profile.kernels[0].bytes, f64::from(4 * (64 * 16 + 4 * 9)));
+        // No step of a shape is one of another's.
+        let steps: BTreeSet<usize> = profile.recorded.spans.iter().map(|span| span.step).collect();
+        assert_eq!(steps.len(), 2 * 2);
         check_trace(&profile.to_trace());
     };
     check(sweep(Choice::Cpu));
@@ -286,6 +291,27 @@ fn the_command_prints_and_writes() {
     assert_eq!((json["mode"].as_str(), json["kernels"].as_array().unwrap().len()), (Some("cheap"), 3));
 }
 
+/// A dataset that was prepared for a profile alone is gone in the end, however it ends.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_leaves_nothing_behind() {
+    let folder = place().join("temporary");
+    std::fs::create_dir(&folder).unwrap();
+    let mut child = command(&["profile", &path("c.toml"), "--device", "cpu", "--steps", "100000", "-q"]);
+    let mut child = child.env("TMPDIR", &folder).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let prepared = || {
+        let made = std::fs::read_dir(&folder).unwrap().next();
+        made.is_some_and(|made| made.unwrap().path().join("dataset/manifest.json").exists())
+    };
+    while !prepared() {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+}
+
 /// Exit code and standard error of what must fail without a result.
 fn error(Ended { code, out, err }: Ended) -> String {
     assert!(code != 0 && out.is_empty(), "{out}");
@@ -304,6 +330,11 @@ fn wrong_arguments_are_refused_before_anything_runs() {
     insta::assert_snapshot!(first(&[&config, "--data", &path("log"), "-q"]), @"2: error: PLACE/log: no Tauten dataset (it has no manifest.json); run `tauten prepare`");
     insta::assert_snapshot!(first(&["--kernel", "linear", "--shape", "64x8", "-q"]), @"2: error: --shape 64x8: linear takes rows x groups x inputs x outputs, like 2048x1x320x512");
     insta::assert_snapshot!(first(&["--kernel", "mix", "--shape", "64x5x2x2", "-q"]), @"2: error: --shape 64x5x2x2: there are at most 4 tasks");
+    insta::assert_snapshot!(first(&["--kernel", "gather", "--shape", "4294967295x4294967295x1x10", "-q"]), @"2: error: --shape 4294967295x4294967295x1x10: an array would have 18446744065119617000 numbers, and more than 134217728 are not measured; take smaller sizes");
+    insta::assert_snapshot!(first(&["--kernel", "linear_merge", "--shape", "1x1x1x1", "--device", "cpu", "--steps", "1", "-q"]), @"2: error: --shape 1x1x1x1: linear_merge is not run at so small a size on this device; take larger sizes");
+    insta::assert_snapshot!(first(&["--kernel", "list", "--shape", "2", "-q"]), @"2: error: --kernel list measures nothing: leave --shape and --out away");
+    let file = path("c.toml");
+    insta::assert_snapshot!(first(&[&config, "--out", &file, "-q"]), @"2: error: --out PLACE/c.toml: File exists (os error 17); name another folder");
     let unknown = first(&["--kernel", "lineal", "-q"]);
     assert!(unknown.starts_with("2: error: --kernel lineal: there is none of this name; there are: "), "{unknown}");
     let list = tauten(&["profile", "--kernel", "list"]);

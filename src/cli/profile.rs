@@ -70,17 +70,17 @@ pub fn run(args: &Args) -> Result<()> {
         return if args.json { super::print_json(&sweep::kernels()) } else { super::print(&sweep::list()) };
     }
     let progress = Progress::new(args.quiet);
-    if let Some(out) = &args.out {
-        check(out)?;
-    }
+    let ready = || args.out.as_deref().map_or(Ok(()), make);
     let profile = match (&args.kernel, &args.config) {
         (Some(kernel), _) => {
             sweep::check(kernel, &args.shape)?;
+            ready()?;
             sweep::sweep(&[(kernel, &args.shape)], choose(args, &progress)?, args.steps as usize, &progress)?
         }
         (None, Some(config)) => {
             // The configuration comes first: a mistake in it should not wait for a device or for data.
             let loaded = Loaded::read(config, &args.set)?;
+            ready()?;
             let choice = choose(args, &progress)?;
             let folder = temporary()?;
             let dataset = match &args.data {
@@ -104,7 +104,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// Makes the folder, before anything is measured, and refuses one that a file or folder is in the way of.
-fn check(out: &Path) -> Result<()> {
+fn make(out: &Path) -> Result<()> {
     let refuse = |why: String| Error::user(format!("--out {}: {why}; name another folder", out.display()));
     std::fs::create_dir_all(out).map_err(|e| refuse(e.to_string()))?;
     tempfile::tempfile_in(out).map_err(|e| refuse(e.to_string()))?;
