@@ -1,6 +1,8 @@
 //! The one error type: a line for a person, and whether they can mend it themselves.
 
+use std::cell::Cell;
 use std::fmt;
+use std::sync::Once;
 
 /// What went wrong, in one line: what, where (file, key, row, column, limit) and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,9 +37,14 @@ impl Error {
 
     /// The same error with what was being done in front: `context: message`.
     pub fn context(self, context: impl fmt::Display) -> Self {
+        self.map(|message| format!("{context}: {message}"))
+    }
+
+    /// The same error in other words.
+    pub(crate) fn map(self, f: impl FnOnce(String) -> String) -> Self {
         match self {
-            Error::User(m) => Error::User(format!("{context}: {m}")),
-            Error::System(m) => Error::System(format!("{context}: {m}")),
+            Error::User(m) => Error::User(f(m)),
+            Error::System(m) => Error::System(f(m)),
         }
     }
 }
@@ -58,6 +65,29 @@ pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
     message.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
+/// What `f` gives, or what it panicked with, of which nothing is printed.
+pub(crate) fn without_panic<R>(f: impl FnOnce() -> R) -> std::result::Result<R, String> {
+    thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !QUIET.get() {
+                before(panic);
+            }
+        }));
+    });
+    QUIET.set(true);
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
+    QUIET.set(false);
+    result.map_err(|panic| one_line(panic_message(&*panic)))
+}
+
+/// The text with its lines and spaces made one each.
+pub(crate) fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// Turns an I/O error on `path` into an [`Error`]: a missing file or refused access is the user's to mend.
 pub fn io(path: &std::path::Path) -> impl Fn(std::io::Error) -> Error + '_ {
     move |e| {
@@ -70,5 +100,16 @@ pub fn io(path: &std::path::Path) -> impl Fn(std::io::Error) -> Error + '_ {
             | std::io::ErrorKind::IsADirectory => Error::User(message),
             _ => Error::System(message),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_quiet_and_kept() {
+        assert_eq!(without_panic(|| 3), Ok(3));
+        assert_eq!(without_panic(|| panic!("lost:\n  {}", 7)), Err::<(), _>("lost: 7".to_string()));
     }
 }
