@@ -387,8 +387,13 @@ fn wrong_cells_and_rows() {
     insta::assert_snapshot!(train("user,item,age,age,click,conversion\nu1,a,1,1,1,0\n"), @"DIR/train.csv: columns 3 and 4 are both named `age`; rename one");
     insta::assert_snapshot!(train("user,item,age,click,conversion\n"), @"data.train: no rows in DIR/train.csv");
     insta::assert_snapshot!(train(""), @"DIR/train.csv: no header row; the first line must name the columns");
+    insta::assert_snapshot!(train("\"user\nid\",item,age,click,conversion\n"), @"DIR/train.csv: no column `user`; the columns are user id, item, age, click, conversion");
     // Lines count from where the row starts, whatever came before it and however lines end.
-    for (end, blank, last) in [("\n", "\n\n", "\n"), ("\r\n", "\r\n\r\n", "\r\n"), ("\n", "", ""), ("\r\n", "", "")] {
+    let (lf, crlf) = (
+        [("\n", "\n\n", "\n"), ("\n", "", ""), ("\n", "\n\n", "")],
+        [("\r\n", "\r\n\r\n", "\r\n"), ("\r\n", "", ""), ("\r\n", "\r\n\r\n", "")],
+    );
+    for (end, blank, last) in lf.into_iter().chain(crlf) {
         let text = format!("user,item,age,click,conversion\n\nu1,\"a\nb\",1,1,0\n{blank}u1,a,old,1,0{last}");
         let text = text.replace("\r\n", "\n").replace('\n', end);
         let place = format!("DIR/train.csv: row 2 (line {}): ", if blank.is_empty() { 5 } else { 7 });
@@ -403,6 +408,32 @@ fn wrong_cells_and_rows() {
     insta::assert_snapshot!(place.error(), @"DIR/train.csv: row 1 (line 2): column `item` is not UTF-8; convert the file to UTF-8");
     place.write("train.csv", b"user,it\xffem,age,click,conversion\n");
     insta::assert_snapshot!(place.error(), @"DIR/train.csv: the name of column 2 is not UTF-8; convert the file to UTF-8");
+}
+
+#[test]
+fn a_quote_that_is_not_closed_is_no_end_of_the_rows() {
+    let error = |rows: &str| {
+        let text = format!("user,item,age,click,conversion,note\n{rows}");
+        let place = Place::new().set("data.train=[\"t.csv.gz\"]");
+        place.write("train.csv", &text).write("t.csv.gz", gzip(text.as_bytes()));
+        let packed = place.error().replace("t.csv.gz", "train.csv");
+        let plain = Place { overrides: Vec::new(), ..place };
+        assert_eq!(plain.error(), packed);
+        packed
+    };
+    let (good, rest) = ("u1,\"a\nb\",1,1,0,\"x\"\n\n", "u1,a,1,1,0,x\n".repeat(5000));
+    insta::assert_snapshot!(error(&format!("{good}u1,a,1,1,0,\"5 inch\n{rest}")), @"DIR/train.csv: row 2 (line 5): the quote that opens cell 6 is not closed by the end of the file; close it (a quote as text is written twice, within quotes)");
+    insta::assert_snapshot!(error(&format!("{good}u1,\"a,1,1,0,x\r\n{}", rest.trim_end())), @"DIR/train.csv: row 2 (line 5): the quote that opens cell 2 is not closed by the end of the file; close it (a quote as text is written twice, within quotes)");
+    insta::assert_snapshot!(error(&format!("{good}u1,a,1,1,0,\"5\"\"")), @"DIR/train.csv: row 2 (line 5): the quote that opens cell 6 is not closed by the end of the file; close it (a quote as text is written twice, within quotes)");
+    insta::assert_snapshot!(error(&format!("{good}u1,a,1,1,0,\"")), @"DIR/train.csv: row 2 (line 5): the quote that opens cell 6 is not closed by the end of the file; close it (a quote as text is written twice, within quotes)");
+    let place = Place::new();
+    place.write("train.csv", "user,\"item\n,age,click,conversion\nu1,a,1,1,0\n");
+    insta::assert_snapshot!(place.error(), @"DIR/train.csv: header: the quote that opens cell 2 is not closed by the end of the file; close it (a quote as text is written twice, within quotes)");
+    // Quotes within a cell, doubled quotes and the last one of the file are no such.
+    for last in ["u1,a,1,1,0,5\" pipe", "u1,a,1,1,0,\"5\"\"\"", "u1,a,1,1,0,\"\"", "u1,a,1,1,0,\"a\n\"\n"] {
+        place.write("train.csv", format!("user,item,age,click,conversion,note\n{good}{last}"));
+        assert_eq!(place.prepare("well").unwrap().manifest().train.rows, 2, "{last}");
+    }
 }
 
 #[test]
@@ -424,6 +455,14 @@ fn wrong_files() {
     damaged[at] ^= 1;
     place.write("t.csv.gz", &damaged);
     insta::assert_snapshot!(place.error(), @"DIR/t.csv.gz: row 20004: the gzip data is damaged here: corrupt gzip stream does not have a matching checksum");
+    let [short, long] = [&b"x"[..], b"more than a head of gzip"].map(|rest| {
+        place.write("t.csv.gz", [&whole, rest].concat());
+        place.error()
+    });
+    assert_eq!(short, long);
+    insta::assert_snapshot!(long, @"DIR/t.csv.gz: row 20004: the gzip data is damaged here: its end is followed by bytes that are no gzip data; remove them");
+    place.write("t.csv.gz", [&whole, &whole[..50]].concat());
+    assert!(place.error().ends_with("the gzip data ends here before its end; the file is cut off"));
     place.write("t.csv.gz", "user,item,age,click,conversion\n");
     insta::assert_snapshot!(place.error(), @"DIR/t.csv.gz: header: the gzip data is damaged here: invalid gzip header");
 }
