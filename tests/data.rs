@@ -490,6 +490,22 @@ fn wrong_parquet() {
     write_parquet(&place.path("t.parquet"), &bad, 5000);
     insta::assert_snapshot!(place.error(), @r#"DIR/t.parquet: row 1: column `age` holds "u0", not a number; mend it or list the column under features.categorical"#);
 
+    // A column's compression lies behind its name.
+    write_parquet(&place.path("t.parquet"), &columns(3), 5000);
+    let mut codec = std::fs::read(place.path("t.parquet")).unwrap();
+    let at = codec.windows(7).position(|bytes| bytes == b"\x04user\x15\x00").unwrap();
+    codec[at + 6] = 2 * 4;
+    place.write("t.parquet", codec);
+    insta::assert_snapshot!(place.error(), @"DIR/t.parquet: column `user` is compressed with Brotli, which is not read; write the file with Snappy, gzip, Zstandard or LZ4, or uncompressed");
+    let mut twice = Vec::from(columns(3));
+    twice.push(("item", texts(3)));
+    write_parquet(&place.path("t.parquet"), &twice, 5000);
+    insta::assert_snapshot!(place.error(), @"DIR/t.parquet: columns 2 and 6 are both named `item`; rename one");
+    twice[5].0 = "unused";
+    twice.push(("unused", texts(3)));
+    write_parquet(&place.path("t.parquet"), &twice, 5000);
+    place.prepare("twice").unwrap();
+
     let empty = |schema: &str| {
         let schema = Arc::new(parquet::schema::parser::parse_message_type(schema).unwrap());
         let file = std::fs::File::create(place.path("t.parquet")).unwrap();
@@ -500,6 +516,35 @@ fn wrong_parquet() {
     insta::assert_snapshot!(empty("message m { optional int64 user (TIMESTAMP_MILLIS); }"), @"DIR/t.parquet: column `user` has type INT64 (TIMESTAMP_MILLIS); use boolean, integer, float, double or string");
     insta::assert_snapshot!(empty("message m { optional int96 user; }"), @"DIR/t.parquet: column `user` has type INT96; use boolean, integer, float, double or string");
     insta::assert_snapshot!(empty("message m { optional int64 user; optional int64 item; optional int64 age; optional int64 click; optional int64 conversion; }"), @"data.train: no rows in DIR/t.parquet");
+}
+
+/// The metadata with each of its bytes changed: what can be read is read, all else is an error and no panic.
+#[test]
+fn damaged_parquet_metadata() {
+    let place = Place::new();
+    let columns = [("user", Cells::Text(vec![Some("u".into()), None])), ("age", Cells::Int64(vec![Some(1), Some(2)]))];
+    write_parquet(&place.path("t.parquet"), &columns, 5000);
+    let whole = std::fs::read(place.path("t.parquet")).unwrap();
+    let end = whole.len() - 8;
+    let start = end - u32::from_le_bytes(whole[end..][..4].try_into().unwrap()) as usize;
+    let mut panics = 0;
+    for at in start..end {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        place.write("t.parquet", damaged);
+        let read = || {
+            let mut reader = Reader::open(&place.path("t.parquet"), &["user".to_string(), "age".to_string()])?;
+            let mut block = Block::default();
+            while reader.next(&mut block)? {}
+            Ok(())
+        };
+        if let Err(e) = read() {
+            let e: tauten::Error = e;
+            assert_eq!((e.exit_code(), e.to_string().lines().count()), (2, 1), "{e}");
+            panics += usize::from(e.to_string().contains("(column start and length should not be negative)"));
+        }
+    }
+    assert!(panics > 0);
 }
 
 #[test]
