@@ -555,6 +555,15 @@ fn out_is_kept_unless_it_is_a_dataset() {
     insta::assert_snapshot!(place.error(), @"DIR/out: exists and is no Tauten dataset; name another folder or remove it first");
     std::fs::remove_file(place.path("out/diary.txt")).unwrap();
     place.prepare("out").unwrap();
+    // Nor is anything else removed with a dataset that is replaced.
+    std::fs::create_dir(place.path("out/run")).unwrap();
+    place.write("out/run/last.safetensors", "dear").write("out/zzz", "dear");
+    insta::assert_snapshot!(place.error(), @"DIR/out/run: is no part of the dataset that would be replaced; name another folder, or move it elsewhere first");
+    std::fs::remove_dir_all(place.path("out/run")).unwrap();
+    std::fs::rename(place.path("out/zzz"), place.path("out/encoding/notes.txt")).unwrap();
+    insta::assert_snapshot!(place.error(), @"DIR/out/encoding/notes.txt: is no part of the dataset that would be replaced; name another folder, or move it elsewhere first");
+    std::fs::remove_file(place.path("out/encoding/notes.txt")).unwrap();
+    place.prepare("out").unwrap();
     // A dataset stays as it was when preparing anew fails.
     let before = contents(&place.path("out"));
     place.write("valid.csv", "user,item,age,click,conversion\nu1,a,x,1,0\n");

@@ -46,16 +46,25 @@ pub fn prepare(loaded: &Loaded, out: &Path, progress: &Progress) -> Result<Datas
     Dataset::open(out)
 }
 
-/// Refuses an `out` that is neither absent, nor an empty folder, nor a dataset.
+/// Refuses an `out` that is neither absent, nor an empty folder, nor a dataset and nothing else: it is going to be removed.
 fn refuse_foreign(out: &Path) -> Result<()> {
-    if !out.exists() || Dataset::is_at(out) {
+    if !out.exists() {
         return Ok(());
     }
     let empty = out.is_dir() && std::fs::read_dir(out).map_err(io(out))?.next().is_none();
-    if empty {
-        return Ok(());
+    if !empty && !Dataset::is_at(out) {
+        return Err(Error::user(format!(
+            "{}: exists and is no Tauten dataset; name another folder or remove it first",
+            out.display()
+        )));
     }
-    Err(Error::user(format!("{}: exists and is no Tauten dataset; name another folder or remove it first", out.display())))
+    match Dataset::foreign(out)? {
+        None => Ok(()),
+        Some(path) => Err(Error::user(format!(
+            "{}: is no part of the dataset that would be replaced; name another folder, or move it elsewhere first",
+            path.display()
+        ))),
+    }
 }
 
 /// Writes the whole dataset to the new folder `dir`.
