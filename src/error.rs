@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::io::ErrorKind;
 use std::sync::Once;
 
 /// What went wrong, in one line: what, where (file, key, row, column, limit) and what to do.
@@ -88,16 +89,21 @@ pub(crate) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Turns an I/O error on `path` into an [`Error`]: a missing file or refused access is the user's to mend.
+/// Turns an I/O error on `path` into an [`Error`]: a missing file, refused access, a full disk or text that is none is the user's to mend.
 pub fn io(path: &std::path::Path) -> impl Fn(std::io::Error) -> Error + '_ {
     move |e| {
         let message = format!("{}: {e}", path.display());
         match e.kind() {
-            std::io::ErrorKind::NotFound
-            | std::io::ErrorKind::PermissionDenied
-            | std::io::ErrorKind::AlreadyExists
-            | std::io::ErrorKind::NotADirectory
-            | std::io::ErrorKind::IsADirectory => Error::User(message),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                Error::User(format!("{message}; make room there or name a folder on another disk"))
+            }
+            ErrorKind::NotFound
+            | ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::AlreadyExists
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::InvalidData => Error::User(message),
             _ => Error::System(message),
         }
     }
@@ -106,6 +112,13 @@ pub fn io(path: &std::path::Path) -> impl Fn(std::io::Error) -> Error + '_ {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_user_mends_a_full_disk_and_text_that_is_none() {
+        let of = |kind: ErrorKind| io(std::path::Path::new("f"))(kind.into()).exit_code();
+        let kinds = [ErrorKind::StorageFull, ErrorKind::ReadOnlyFilesystem, ErrorKind::InvalidData, ErrorKind::BrokenPipe];
+        assert_eq!(kinds.map(of), [2, 2, 2, 1]);
+    }
 
     #[test]
     fn a_panic_is_quiet_and_kept() {

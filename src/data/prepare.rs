@@ -2,6 +2,7 @@
 //!
 //! Memory is bounded by the vocabularies and a few blocks of rows, never by the number of rows.
 
+use super::aside::Aside;
 use super::dataset::{Dataset, ENCODING, MANIFEST, Manifest, Settings, Split, SplitInfo, SplitWriter};
 use super::encode::{Encoded, Encoding, Fit, write_json};
 use super::input::{Block, Column, expand, for_each_block};
@@ -27,22 +28,11 @@ pub fn prepare(loaded: &Loaded, out: &Path, progress: &Progress) -> Result<Datas
         let key = format!("{}: data.{}", loaded.path.display(), split.name());
         files.push(expand(&config.data.root, globs, &key)?);
     }
-    let parent = match out.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    std::fs::create_dir_all(parent).map_err(io(parent))?;
-    let aside = tempfile::Builder::new().prefix(".tauten-prepare-").tempdir_in(parent).map_err(io(parent))?;
-    let fresh = aside.path().join("new");
-
-    write(config, &files, &fresh, progress)?;
-
-    if out.exists() {
-        // Goes with the temporary folder. Windows does not rename over a folder, not even an empty one.
-        std::fs::rename(out, aside.path().join("old")).map_err(io(out))?;
-    }
-    std::fs::rename(&fresh, out).map_err(io(out))?;
-    sync_folder(parent)?;
+    let aside = Aside::new(out)?;
+    write(config, &files, aside.path(), progress).map_err(|e| aside.named(e))?;
+    // It has taken a while: something may have been put there.
+    refuse_foreign(out)?;
+    aside.finish()?;
     Dataset::open(out)
 }
 
