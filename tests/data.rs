@@ -593,6 +593,17 @@ fn damaged_datasets() {
     insta::assert_snapshot!(error(&out), @"DIR/out/encoding/001_item.parquet: No such file or directory (os error 2)");
 }
 
+#[test]
+fn training_rows_need_a_click() {
+    let rows = |labels: &str| format!("user,item,age,click,conversion\nu1,a,1,{labels}\nu2,b,2,{labels}\n");
+    let place = Place::new();
+    place.write("train.csv", rows("0,0"));
+    insta::assert_snapshot!(place.error(), @"data.train: `click` is 0 in all of its 2 rows, so there is nothing to learn; check data.click and the files");
+    // Other splits may be what they are, and clicked rows alone still teach what follows a click.
+    place.write("train.csv", rows("1,0")).write("valid.csv", rows("0,0"));
+    place.prepare("out").unwrap();
+}
+
 /// The real log, where it is at hand: CSV and Parquet of the same rows give the same dataset.
 #[test]
 fn kuairand_csv_and_parquet_give_the_same_bytes() {

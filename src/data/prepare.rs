@@ -112,7 +112,32 @@ fn write_split(
         let names = files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ");
         return Err(Error::user(format!("data.{}: no rows in {names}", split.name())));
     }
+    if split == Split::Train {
+        check_labels(config, &info, progress)?;
+    }
     Ok(info)
+}
+
+/// Refuses training rows that teach nothing; tells of those that teach only a part.
+fn check_labels(config: &Config, info: &SplitInfo, progress: &Progress) -> Result<()> {
+    let (click, conversion) = (&config.data.click, &config.data.conversion);
+    if info.clicks == 0 {
+        return Err(Error::user(format!(
+            "data.train: `{click}` is 0 in all of its {} rows, so there is nothing to learn; check data.click and the files",
+            info.rows
+        )));
+    }
+    if info.clicks == info.rows {
+        progress.line(format!(
+            "data.train: `{click}` is 1 in every row: CTR cannot be learned from it; check data.click and the files"
+        ));
+    }
+    if info.conversions == 0 {
+        progress.line(format!(
+            "data.train: `{conversion}` is 0 in every row: CVR cannot be learned from it; check data.conversion and the files"
+        ));
+    }
+    Ok(())
 }
 
 /// A task over the bytes of `files`.
