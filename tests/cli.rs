@@ -197,6 +197,32 @@ fn wrong_configurations_and_data() {
     insta::assert_snapshot!(prepare_error(config, &[("t.csv", good)]), @"2: error: DIR/c.toml: data.valid: `v.csv` matches no file in DIR; check the pattern and data.root");
 }
 
+/// An interrupt leaves the dataset that is there, and nothing of the one that was to replace it.
+#[cfg(unix)]
+#[test]
+fn interrupted_prepare() {
+    let folder = place().join("interrupted");
+    std::fs::create_dir_all(folder.join("long")).unwrap();
+    for i in 0..200 {
+        std::fs::hard_link(place().join("log-csv/train.csv"), folder.join(format!("long/{i}.csv"))).unwrap();
+    }
+    let (config, out, long) = (path("c.toml"), path("interrupted/out"), r#"data.train=["../interrupted/long/*.csv"]"#);
+    let args = ["prepare", &config, "--out", &out, "-q", "--set", long];
+    well(tauten(&args[..5]));
+    let mut child = command(&args).spawn().unwrap();
+    let names = || std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
+    while names().len() < 3 {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert!(std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let mut left = names();
+    left.sort();
+    assert_eq!(left, ["long", "out"]);
+    assert!(folder.join("out/manifest.json").exists());
+}
+
 #[test]
 fn runs_that_are_none_or_lack_something() {
     std::fs::create_dir_all(place().join("folder")).unwrap();

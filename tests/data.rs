@@ -387,8 +387,13 @@ fn wrong_cells_and_rows() {
     insta::assert_snapshot!(train("user,item,age,age,click,conversion\nu1,a,1,1,1,0\n"), @"DIR/train.csv: columns 3 and 4 are both named `age`; rename one");
     insta::assert_snapshot!(train("user,item,age,click,conversion\n"), @"data.train: no rows in DIR/train.csv");
     insta::assert_snapshot!(train(""), @"DIR/train.csv: no header row; the first line must name the columns");
+    insta::assert_snapshot!(train("\"user\nid\",item,age,click,conversion\n"), @"DIR/train.csv: no column `user`; the columns are user id, item, age, click, conversion");
     // Lines count from where the row starts, whatever came before it and however lines end.
-    for (end, blank, last) in [("\n", "\n\n", "\n"), ("\r\n", "\r\n\r\n", "\r\n"), ("\n", "", ""), ("\r\n", "", "")] {
+    let (lf, crlf) = (
+        [("\n", "\n\n", "\n"), ("\n", "", ""), ("\n", "\n\n", "")],
+        [("\r\n", "\r\n\r\n", "\r\n"), ("\r\n", "", ""), ("\r\n", "\r\n\r\n", "")],
+    );
+    for (end, blank, last) in lf.into_iter().chain(crlf) {
         let text = format!("user,item,age,click,conversion\n\nu1,\"a\nb\",1,1,0\n{blank}u1,a,old,1,0{last}");
         let text = text.replace("\r\n", "\n").replace('\n', end);
         let place = format!("DIR/train.csv: row 2 (line {}): ", if blank.is_empty() { 5 } else { 7 });
@@ -403,6 +408,32 @@ fn wrong_cells_and_rows() {
     insta::assert_snapshot!(place.error(), @"DIR/train.csv: row 1 (line 2): column `item` is not UTF-8; convert the file to UTF-8");
     place.write("train.csv", b"user,it\xffem,age,click,conversion\n");
     insta::assert_snapshot!(place.error(), @"DIR/train.csv: the name of column 2 is not UTF-8; convert the file to UTF-8");
+}
+
+#[test]
+fn a_quote_that_is_not_closed_is_no_end_of_the_rows() {
+    let error = |rows: &str| {
+        let text = format!("user,item,age,click,conversion,note\n{rows}");
+        let place = Place::new().set("data.train=[\"t.csv.gz\"]");
+        place.write("train.csv", &text).write("t.csv.gz", gzip(text.as_bytes()));
+        let packed = place.error().replace("t.csv.gz", "train.csv");
+        let plain = Place { overrides: Vec::new(), ..place };
+        assert_eq!(plain.error(), packed);
+        packed
+    };
+    let (good, rest) = ("u1,\"a\nb\",1,1,0,\"x\"\n\n", "u1,a,1,1,0,x\n".repeat(5000));
+    insta::assert_snapshot!(error(&format!("{good}u1,a,1,1,0,\"5 inch\n{rest}")), @"DIR/train.csv: row 2 (line 5): the quote that opens cell 6 is not closed by the end of the file; close it (a quote as text is written twice, within quotes)");
+    insta::assert_snapshot!(error(&format!("{good}u1,\"a,1,1,0,x\r\n{}", rest.trim_end())), @"DIR/train.csv: row 2 (line 5): the quote that opens cell 2 is not closed by the end of the file; close it (a quote as text is written twice, within quotes)");
+    insta::assert_snapshot!(error(&format!("{good}u1,a,1,1,0,\"5\"\"")), @"DIR/train.csv: row 2 (line 5): the quote that opens cell 6 is not closed by the end of the file; close it (a quote as text is written twice, within quotes)");
+    insta::assert_snapshot!(error(&format!("{good}u1,a,1,1,0,\"")), @"DIR/train.csv: row 2 (line 5): the quote that opens cell 6 is not closed by the end of the file; close it (a quote as text is written twice, within quotes)");
+    let place = Place::new();
+    place.write("train.csv", "user,\"item\n,age,click,conversion\nu1,a,1,1,0\n");
+    insta::assert_snapshot!(place.error(), @"DIR/train.csv: header: the quote that opens cell 2 is not closed by the end of the file; close it (a quote as text is written twice, within quotes)");
+    // Quotes within a cell, doubled quotes and the last one of the file are no such.
+    for last in ["u1,a,1,1,0,5\" pipe", "u1,a,1,1,0,\"5\"\"\"", "u1,a,1,1,0,\"\"", "u1,a,1,1,0,\"a\n\"\n"] {
+        place.write("train.csv", format!("user,item,age,click,conversion,note\n{good}{last}"));
+        assert_eq!(place.prepare("well").unwrap().manifest().train.rows, 2, "{last}");
+    }
 }
 
 #[test]
@@ -424,6 +455,14 @@ fn wrong_files() {
     damaged[at] ^= 1;
     place.write("t.csv.gz", &damaged);
     insta::assert_snapshot!(place.error(), @"DIR/t.csv.gz: row 20004: the gzip data is damaged here: corrupt gzip stream does not have a matching checksum");
+    let [short, long] = [&b"x"[..], b"more than a head of gzip"].map(|rest| {
+        place.write("t.csv.gz", [&whole, rest].concat());
+        place.error()
+    });
+    assert_eq!(short, long);
+    insta::assert_snapshot!(long, @"DIR/t.csv.gz: row 20004: the gzip data is damaged here: its end is followed by bytes that are no gzip data; remove them");
+    place.write("t.csv.gz", [&whole, &whole[..50]].concat());
+    assert!(place.error().ends_with("the gzip data ends here before its end; the file is cut off"));
     place.write("t.csv.gz", "user,item,age,click,conversion\n");
     insta::assert_snapshot!(place.error(), @"DIR/t.csv.gz: header: the gzip data is damaged here: invalid gzip header");
 }
@@ -451,6 +490,22 @@ fn wrong_parquet() {
     write_parquet(&place.path("t.parquet"), &bad, 5000);
     insta::assert_snapshot!(place.error(), @r#"DIR/t.parquet: row 1: column `age` holds "u0", not a number; mend it or list the column under features.categorical"#);
 
+    // A column's compression lies behind its name.
+    write_parquet(&place.path("t.parquet"), &columns(3), 5000);
+    let mut codec = std::fs::read(place.path("t.parquet")).unwrap();
+    let at = codec.windows(7).position(|bytes| bytes == b"\x04user\x15\x00").unwrap();
+    codec[at + 6] = 2 * 4;
+    place.write("t.parquet", codec);
+    insta::assert_snapshot!(place.error(), @"DIR/t.parquet: column `user` is compressed with Brotli, which is not read; write the file with Snappy, gzip, Zstandard or LZ4, or uncompressed");
+    let mut twice = Vec::from(columns(3));
+    twice.push(("item", texts(3)));
+    write_parquet(&place.path("t.parquet"), &twice, 5000);
+    insta::assert_snapshot!(place.error(), @"DIR/t.parquet: columns 2 and 6 are both named `item`; rename one");
+    twice[5].0 = "unused";
+    twice.push(("unused", texts(3)));
+    write_parquet(&place.path("t.parquet"), &twice, 5000);
+    place.prepare("twice").unwrap();
+
     let empty = |schema: &str| {
         let schema = Arc::new(parquet::schema::parser::parse_message_type(schema).unwrap());
         let file = std::fs::File::create(place.path("t.parquet")).unwrap();
@@ -463,6 +518,35 @@ fn wrong_parquet() {
     insta::assert_snapshot!(empty("message m { optional int64 user; optional int64 item; optional int64 age; optional int64 click; optional int64 conversion; }"), @"data.train: no rows in DIR/t.parquet");
 }
 
+/// The metadata with each of its bytes changed: what can be read is read, all else is an error and no panic.
+#[test]
+fn damaged_parquet_metadata() {
+    let place = Place::new();
+    let columns = [("user", Cells::Text(vec![Some("u".into()), None])), ("age", Cells::Int64(vec![Some(1), Some(2)]))];
+    write_parquet(&place.path("t.parquet"), &columns, 5000);
+    let whole = std::fs::read(place.path("t.parquet")).unwrap();
+    let end = whole.len() - 8;
+    let start = end - u32::from_le_bytes(whole[end..][..4].try_into().unwrap()) as usize;
+    let mut panics = 0;
+    for at in start..end {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        place.write("t.parquet", damaged);
+        let read = || {
+            let mut reader = Reader::open(&place.path("t.parquet"), &["user".to_string(), "age".to_string()])?;
+            let mut block = Block::default();
+            while reader.next(&mut block)? {}
+            Ok(())
+        };
+        if let Err(e) = read() {
+            let e: tauten::Error = e;
+            assert_eq!((e.exit_code(), e.to_string().lines().count()), (2, 1), "{e}");
+            panics += usize::from(e.to_string().contains("(column start and length should not be negative)"));
+        }
+    }
+    assert!(panics > 0);
+}
+
 #[test]
 fn out_is_kept_unless_it_is_a_dataset() {
     let place = Place::new();
@@ -470,6 +554,15 @@ fn out_is_kept_unless_it_is_a_dataset() {
     place.write("out/diary.txt", "dear");
     insta::assert_snapshot!(place.error(), @"DIR/out: exists and is no Tauten dataset; name another folder or remove it first");
     std::fs::remove_file(place.path("out/diary.txt")).unwrap();
+    place.prepare("out").unwrap();
+    // Nor is anything else removed with a dataset that is replaced.
+    std::fs::create_dir(place.path("out/run")).unwrap();
+    place.write("out/run/last.safetensors", "dear").write("out/zzz", "dear");
+    insta::assert_snapshot!(place.error(), @"DIR/out/run: is no part of the dataset that would be replaced; name another folder, or move it elsewhere first");
+    std::fs::remove_dir_all(place.path("out/run")).unwrap();
+    std::fs::rename(place.path("out/zzz"), place.path("out/encoding/notes.txt")).unwrap();
+    insta::assert_snapshot!(place.error(), @"DIR/out/encoding/notes.txt: is no part of the dataset that would be replaced; name another folder, or move it elsewhere first");
+    std::fs::remove_file(place.path("out/encoding/notes.txt")).unwrap();
     place.prepare("out").unwrap();
     // A dataset stays as it was when preparing anew fails.
     let before = contents(&place.path("out"));
@@ -498,6 +591,17 @@ fn damaged_datasets() {
     std::fs::write(out.join("train.bin"), &bytes).unwrap();
     std::fs::remove_file(out.join("encoding/001_item.parquet")).unwrap();
     insta::assert_snapshot!(error(&out), @"DIR/out/encoding/001_item.parquet: No such file or directory (os error 2)");
+}
+
+#[test]
+fn training_rows_need_a_click() {
+    let rows = |labels: &str| format!("user,item,age,click,conversion\nu1,a,1,{labels}\nu2,b,2,{labels}\n");
+    let place = Place::new();
+    place.write("train.csv", rows("0,0"));
+    insta::assert_snapshot!(place.error(), @"data.train: `click` is 0 in all of its 2 rows, so there is nothing to learn; check data.click and the files");
+    // Other splits may be what they are, and clicked rows alone still teach what follows a click.
+    place.write("train.csv", rows("1,0")).write("valid.csv", rows("0,0"));
+    place.prepare("out").unwrap();
 }
 
 /// The real log, where it is at hand: CSV and Parquet of the same rows give the same dataset.

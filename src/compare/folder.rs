@@ -10,8 +10,9 @@
 use super::suite::{Suite, other_dataset};
 use super::table::Table;
 use crate::config::Config;
+use crate::data::aside::Aside;
 use crate::data::dataset::{Difference, Split};
-use crate::data::prepare::{prepare, sync_folder};
+use crate::data::prepare::prepare;
 use crate::data::write::replace;
 use crate::error::io;
 use crate::report::progress::Progress;
@@ -82,21 +83,14 @@ impl Comparison {
                 "{out}: exists; name another folder with --out, or go on with that one by --resume"
             )));
         }
-        let parent = match out.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
-        std::fs::create_dir_all(parent).map_err(io(parent))?;
         // Made aside, so that a folder under the comparison's name is complete whenever the process ends.
-        let aside = tempfile::Builder::new().prefix(".tauten-compare-").tempdir_in(parent).map_err(io(parent))?;
-        let fresh = aside.path().join("new");
-        std::fs::create_dir(&fresh).map_err(io(&fresh))?;
+        let aside = Aside::new(out)?;
+        std::fs::create_dir(aside.path()).map_err(io(out))?;
         let record = Record { split: suite.split, variants: Vec::new() };
-        let mut comparison = Comparison { folder: fresh.clone(), record };
+        let mut comparison = Comparison { folder: aside.path().to_path_buf(), record };
         comparison.add(suite)?;
-        prepare(&suite.variants[0].loaded, &comparison.dataset(), progress)?;
-        std::fs::rename(&fresh, out).map_err(io(out))?;
-        sync_folder(parent)?;
+        prepare(&suite.variants[0].loaded, &comparison.dataset(), progress).map_err(|e| aside.named(e))?;
+        aside.finish()?;
         Ok(Comparison { folder: out.to_path_buf(), ..comparison })
     }
 

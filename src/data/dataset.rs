@@ -548,6 +548,19 @@ impl Dataset {
         read_json::<serde_json::Value>(&dir.join(MANIFEST)).is_ok_and(|m| m["format"] == FORMAT)
     }
 
+    /// What the dataset's folder `dir` holds besides a dataset: the first of it, by name.
+    ///
+    /// # Errors
+    /// A folder that cannot be read.
+    pub(super) fn foreign(dir: &Path) -> Result<Option<PathBuf>> {
+        let files = Split::ALL.map(Split::file);
+        let own = |name: &str| [MANIFEST, ENCODING].contains(&name) || files.iter().any(|file| file == name);
+        match first_other(dir, own)? {
+            None if dir.join(ENCODING).is_dir() => first_other(&dir.join(ENCODING), Encoding::is_file),
+            found => Ok(found),
+        }
+    }
+
     /// What it holds.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
@@ -562,6 +575,18 @@ impl Dataset {
     pub fn split(&self, split: Split) -> Arc<Rows> {
         Arc::clone(&self.splits[split as usize])
     }
+}
+
+/// The first entry of `dir`, by name, that is not `own`.
+fn first_other(dir: &Path, own: impl Fn(&str) -> bool) -> Result<Option<PathBuf>> {
+    let mut first: Option<PathBuf> = None;
+    for entry in std::fs::read_dir(dir).map_err(io(dir))? {
+        let entry = entry.map_err(io(dir))?;
+        if !own(&entry.file_name().to_string_lossy()) && first.as_ref().is_none_or(|first| entry.path() < *first) {
+            first = Some(entry.path());
+        }
+    }
+    Ok(first)
 }
 
 fn hex(hash: u128) -> String {

@@ -119,6 +119,11 @@ impl Encoding {
         write_json(&dir.join(INDEX), &index)
     }
 
+    /// Whether [`save`](Self::save) names a file so.
+    pub(super) fn is_file(name: &str) -> bool {
+        name == INDEX || name.ends_with(".parquet")
+    }
+
     /// Reads what [`save`](Self::save) wrote.
     ///
     /// # Errors

@@ -6,7 +6,7 @@
 
 use super::csv::Csv;
 use super::parquet::Parquet;
-use crate::error::io;
+use crate::error::{io, one_line};
 use crate::report::progress::Task;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -268,7 +268,25 @@ pub fn for_each_block(
     })
 }
 
+/// The one column of `found`, those of `path` that are called `name`; none if there is none.
+///
+/// # Errors
+/// There are two.
+pub(super) fn only(path: &Path, name: &str, mut found: impl Iterator<Item = usize>) -> Result<Option<usize>> {
+    match (found.next(), found.next()) {
+        (Some(first), Some(second)) => Err(Error::user(format!(
+            "{}: columns {} and {} are both named `{}`; rename one",
+            path.display(),
+            first + 1,
+            second + 1,
+            one_line(name)
+        ))),
+        (first, _) => Ok(first),
+    }
+}
+
 /// The error of a column that is not there.
 pub(super) fn no_column(path: &Path, name: &str, names: &[String]) -> Error {
-    Error::user(format!("{}: no column `{name}`; the columns are {}", path.display(), names.join(", ")))
+    let (name, names) = (one_line(name), one_line(&names.join(", ")));
+    Error::user(format!("{}: no column `{name}`; the columns are {names}", path.display()))
 }

@@ -2,6 +2,7 @@
 //!
 //! Knows neither models nor devices.
 
+pub(crate) mod aside;
 pub mod batch;
 mod csv;
 pub mod dataset;

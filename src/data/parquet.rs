@@ -1,9 +1,9 @@
 //! Parquet, without Arrow: flat columns, read a block of rows at a time.
 
-use super::input::{BLOCK_ROWS, Block, Column, Kind, no_column, place};
-use crate::error::io;
+use super::input::{BLOCK_ROWS, Block, Column, Kind, no_column, only, place};
+use crate::error::{io, one_line, without_panic};
 use crate::{Error, Result};
-use ::parquet::basic::{ConvertedType, LogicalType, Type};
+use ::parquet::basic::{Compression, ConvertedType, LogicalType, Type};
 use ::parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use ::parquet::data_type::DataType;
 use ::parquet::errors::ParquetError;
@@ -24,20 +24,24 @@ pub(super) struct Parquet {
     columns: Vec<ColumnReader>,
     /// Rows of the current row group that are left.
     left: usize,
-    read: u64,
+    done: u64,
     total: u64,
 }
 
 impl Parquet {
     /// Opens the file and finds the wanted columns in its schema.
     pub(super) fn open(path: &Path, wanted: &[String]) -> Result<(Parquet, Vec<Kind>)> {
+        unless_damaged(path, None, || Parquet::find(path, wanted))
+    }
+
+    fn find(path: &Path, wanted: &[String]) -> Result<(Parquet, Vec<Kind>)> {
         let file = SerializedFileReader::new(File::open(path).map_err(io(path))?).map_err(|e| damaged(path, e, None))?;
         let schema = file.metadata().file_metadata().schema_descr();
         let names: Vec<String> = schema.columns().iter().map(|c| c.path().string()).collect();
         let mut found = Vec::with_capacity(wanted.len());
         for name in wanted {
             let flat = |c: &ColumnDescriptor| matches!(c.path().parts(), [part] if part == name) && c.max_rep_level() == 0;
-            match (0..names.len()).find(|&i| flat(&schema.column(i))) {
+            match only(path, name, (0..names.len()).filter(|&i| flat(&schema.column(i))))? {
                 Some(i) => {
                     let column = schema.column(i);
                     found.push((i, kind(path, name, &column)?, column.max_def_level()));
@@ -51,9 +55,14 @@ impl Parquet {
                 None => return Err(no_column(path, name, &names)),
             }
         }
+        for group in file.metadata().row_groups() {
+            for (name, &(i, ..)) in wanted.iter().zip(&found) {
+                codec(path, name, group.column(i).compression())?;
+            }
+        }
         let total = file.metadata().file_metadata().num_rows().max(0) as u64;
         let kinds = found.iter().map(|f| f.1).collect();
-        Ok((Parquet { file, wanted: found, group: 0, columns: Vec::new(), left: 0, read: 0, total }, kinds))
+        Ok((Parquet { file, wanted: found, group: 0, columns: Vec::new(), left: 0, done: 0, total }, kinds))
     }
 
     /// The flat columns' names.
@@ -64,12 +73,17 @@ impl Parquet {
 
     /// The share of `size` bytes that the rows read so far make up.
     pub(super) fn share_read(&self, size: u64) -> u64 {
-        (u128::from(size) * u128::from(self.read) / u128::from(self.total.max(1))) as u64
+        (u128::from(size) * u128::from(self.done) / u128::from(self.total.max(1))) as u64
     }
 
     /// Appends the next rows to an empty block; a block never spans row groups.
     pub(super) fn fill(&mut self, path: &Path, block: &mut Block) -> Result<()> {
         let row = block.first_row + 1;
+        unless_damaged(path, Some(row), || self.read(path, row, block))
+    }
+
+    /// Reads the rows from `row` on.
+    fn read(&mut self, path: &Path, row: u64, block: &mut Block) -> Result<()> {
         while self.left == 0 {
             if self.group == self.file.num_row_groups() {
                 return Ok(());
@@ -94,9 +108,27 @@ impl Parquet {
         }
         block.rows = rows;
         self.left -= rows;
-        self.read += rows as u64;
+        self.done += rows as u64;
         Ok(())
     }
+}
+
+/// What `read` gives; the crate's reader panics on some damaged metadata.
+fn unless_damaged<R>(path: &Path, row: Option<u64>, read: impl FnOnce() -> Result<R>) -> Result<R> {
+    without_panic(read).unwrap_or_else(|panic| Err(damaged(path, panic, row)))
+}
+
+/// Refuses a compression that the `parquet` crate is built without here.
+fn codec(path: &Path, name: &str, compression: Compression) -> Result<()> {
+    let codec = match compression {
+        Compression::BROTLI(_) => "Brotli",
+        Compression::LZO => "LZO",
+        _ => return Ok(()),
+    };
+    Err(Error::user(format!(
+        "{}: column `{name}` is compressed with {codec}, which is not read; write the file with Snappy, gzip, Zstandard or LZ4, or uncompressed",
+        path.display()
+    )))
 }
 
 /// What a column holds, or the error that it cannot be read.
@@ -206,8 +238,8 @@ fn read_cells<T: DataType>(
 }
 
 /// One line for an error of the Parquet reader, at the first row of the block that was being read.
-fn damaged(path: &Path, error: ParquetError, row: Option<u64>) -> Error {
-    let cause = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+fn damaged(path: &Path, error: impl std::fmt::Display, row: Option<u64>) -> Error {
+    let cause = one_line(&error.to_string());
     let at = row.map_or_else(|| path.display().to_string(), |row| place(path, row, None));
     Error::user(format!("{at}: no readable Parquet; the file is cut off or damaged ({cause})"))
 }

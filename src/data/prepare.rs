@@ -2,6 +2,7 @@
 //!
 //! Memory is bounded by the vocabularies and a few blocks of rows, never by the number of rows.
 
+use super::aside::Aside;
 use super::dataset::{Dataset, ENCODING, MANIFEST, Manifest, Settings, Split, SplitInfo, SplitWriter};
 use super::encode::{Encoded, Encoding, Fit, write_json};
 use super::input::{Block, Column, expand, for_each_block};
@@ -27,35 +28,33 @@ pub fn prepare(loaded: &Loaded, out: &Path, progress: &Progress) -> Result<Datas
         let key = format!("{}: data.{}", loaded.path.display(), split.name());
         files.push(expand(&config.data.root, globs, &key)?);
     }
-    let parent = match out.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    std::fs::create_dir_all(parent).map_err(io(parent))?;
-    let aside = tempfile::Builder::new().prefix(".tauten-prepare-").tempdir_in(parent).map_err(io(parent))?;
-    let fresh = aside.path().join("new");
-
-    write(config, &files, &fresh, progress)?;
-
-    if out.exists() {
-        // Goes with the temporary folder. Windows does not rename over a folder, not even an empty one.
-        std::fs::rename(out, aside.path().join("old")).map_err(io(out))?;
-    }
-    std::fs::rename(&fresh, out).map_err(io(out))?;
-    sync_folder(parent)?;
+    let aside = Aside::new(out)?;
+    write(config, &files, aside.path(), progress).map_err(|e| aside.named(e))?;
+    // It has taken a while: something may have been put there.
+    refuse_foreign(out)?;
+    aside.finish()?;
     Dataset::open(out)
 }
 
-/// Refuses an `out` that is neither absent, nor an empty folder, nor a dataset.
+/// Refuses an `out` that is neither absent, nor an empty folder, nor a dataset and nothing else: it is going to be removed.
 fn refuse_foreign(out: &Path) -> Result<()> {
-    if !out.exists() || Dataset::is_at(out) {
+    if !out.exists() {
         return Ok(());
     }
     let empty = out.is_dir() && std::fs::read_dir(out).map_err(io(out))?.next().is_none();
-    if empty {
-        return Ok(());
+    if !empty && !Dataset::is_at(out) {
+        return Err(Error::user(format!(
+            "{}: exists and is no Tauten dataset; name another folder or remove it first",
+            out.display()
+        )));
     }
-    Err(Error::user(format!("{}: exists and is no Tauten dataset; name another folder or remove it first", out.display())))
+    match Dataset::foreign(out)? {
+        None => Ok(()),
+        Some(path) => Err(Error::user(format!(
+            "{}: is no part of the dataset that would be replaced; name another folder, or move it elsewhere first",
+            path.display()
+        ))),
+    }
 }
 
 /// Writes the whole dataset to the new folder `dir`.
@@ -113,7 +112,32 @@ fn write_split(
         let names = files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ");
         return Err(Error::user(format!("data.{}: no rows in {names}", split.name())));
     }
+    if split == Split::Train {
+        check_labels(config, &info, progress)?;
+    }
     Ok(info)
+}
+
+/// Refuses training rows that teach nothing; tells of those that teach only a part.
+fn check_labels(config: &Config, info: &SplitInfo, progress: &Progress) -> Result<()> {
+    let (click, conversion) = (&config.data.click, &config.data.conversion);
+    if info.clicks == 0 {
+        return Err(Error::user(format!(
+            "data.train: `{click}` is 0 in all of its {} rows, so there is nothing to learn; check data.click and the files",
+            info.rows
+        )));
+    }
+    if info.clicks == info.rows {
+        progress.line(format!(
+            "data.train: `{click}` is 1 in every row: CTR cannot be learned from it; check data.click and the files"
+        ));
+    }
+    if info.conversions == 0 {
+        progress.line(format!(
+            "data.train: `{conversion}` is 0 in every row: CVR cannot be learned from it; check data.conversion and the files"
+        ));
+    }
+    Ok(())
 }
 
 /// A task over the bytes of `files`.

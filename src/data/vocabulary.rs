@@ -7,6 +7,7 @@
 //! `5`, `5.0`, an integer 5 and a float 5 are the same value, and so are `true` and `True`.
 
 use super::input::{Block, Reader};
+use super::write::parquet_error;
 use crate::{Error, Result, error::io};
 use ::parquet::data_type::{ByteArray, ByteArrayType};
 use ::parquet::file::{properties::WriterProperties, writer::SerializedFileWriter};
@@ -182,7 +183,7 @@ impl Vocabulary {
     /// Writes the values in the order of their ids to a Parquet file with the single column `value`.
     pub fn save(&self, path: &Path) -> Result<()> {
         const GROUP: usize = 1 << 16;
-        let failed = |e: ::parquet::errors::ParquetError| Error::system(format!("{}: {e}", path.display()));
+        let failed = |e| parquet_error(path, e);
         let schema = ::parquet::schema::parser::parse_message_type("message vocabulary { required binary value (STRING); }");
         // Values are distinct: a dictionary would hold each of them once more.
         let properties = WriterProperties::builder()

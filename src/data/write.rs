@@ -5,6 +5,7 @@ use crate::error::io;
 use crate::{Error, Result};
 use parquet::basic::{Compression, LogicalType, Repetition, Type as Physical};
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, FloatType, Int64Type};
+use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::types::Type;
@@ -264,11 +265,13 @@ pub(crate) fn temporary(folder: &Path, prefix: &str) -> std::io::Result<NamedTem
     builder.prefix(prefix);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    // The error names the temporary file, of which the user knows nothing: only what is wrong is kept.
-    builder.tempfile_in(folder).map_err(|e| {
-        let text = e.to_string();
-        std::io::Error::new(e.kind(), text.split(" at path ").next().unwrap_or(&text))
-    })
+    builder.tempfile_in(folder).map_err(nameless)
+}
+
+/// An error without the name of a temporary file, of which the user knows nothing.
+pub(super) fn nameless(e: std::io::Error) -> std::io::Error {
+    let text = e.to_string();
+    std::io::Error::new(e.kind(), text.split(" at path ").next().unwrap_or(&text))
 }
 
 /// Makes `bytes` the file `path`: written aside under a name that begins with `prefix`, synced and renamed.
@@ -314,8 +317,13 @@ fn write_column<T: DataType, V>(
     Ok(())
 }
 
-fn parquet_error(path: &Path, e: parquet::errors::ParquetError) -> Error {
-    Error::system(format!("{}: cannot write Parquet: {e}", path.display()))
+/// The error of writing Parquet to `path`.
+pub(super) fn parquet_error(path: &Path, e: ParquetError) -> Error {
+    let other = |e: &dyn std::fmt::Display| Error::system(format!("{}: cannot write Parquet: {e}", path.display()));
+    match e {
+        ParquetError::External(e) => e.downcast().map_or_else(|e| other(&e), |e| io(path)(*e)),
+        e => other(&e),
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Adapters: what there is, what it can do, and opening one with exactly what a run needs.
 
-use super::pipelines::one_line;
 use super::tuned::{self, Choices};
 use crate::device::{Limits, without_matrices};
+use crate::error::one_line;
 use crate::ops::tile::{Kind, MATRICES, Tile, Tiles, Tuned};
 use crate::{Error, Result};
 use serde_json::{Map, Value, json};

@@ -11,16 +11,15 @@ pub(super) use pipelines::note as shaders_note;
 
 use super::timeline::{Activity, Mode, Recorder, Timeline};
 use super::{Device, RING, cpu};
-use crate::error::panic_message;
+use crate::error::without_panic;
 use crate::graph::{Format, Input, Place, Plan, PlannedArg, StateBuffer, StateId, shared_slots};
 use crate::{Error, Result};
 use adapter::{Fault, Needs, report};
-use pipelines::{Pipelines, one_line};
-use std::cell::Cell;
+use pipelines::Pipelines;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 use timestamps::{Moment, NO_FEATURE, NO_TIME, Raw, Recording, Timestamps};
 
@@ -501,24 +500,6 @@ fn number_of(step: usize) -> u32 {
     step as u32 % u32::MAX + 1
 }
 
-/// What `f` gives, or what it panicked with, of which nothing is printed.
-fn without_panic<R>(f: impl FnOnce() -> R) -> std::result::Result<R, String> {
-    thread_local!(static QUIET: Cell<bool> = const { Cell::new(false) });
-    static HOOK: Once = Once::new();
-    HOOK.call_once(|| {
-        let before = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            if !QUIET.get() {
-                before(panic);
-            }
-        }));
-    });
-    QUIET.set(true);
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
-    QUIET.set(false);
-    result.map_err(|panic| one_line(panic_message(&*panic)))
-}
-
 impl Dispatch {
     /// Counts a pass in `tally`.
     fn count(device: &wgpu::Device, pipeline: &wgpu::ComputePipeline, tally: &wgpu::Buffer) -> Dispatch {
@@ -817,11 +798,5 @@ mod tests {
             refused(&|p| p.passes.iter_mut().for_each(|passes| *passes += 1));
             refused(&|p| (p.received, p.submitted) = (p.received + RING, p.submitted + RING));
         }
-    }
-
-    #[test]
-    fn a_panic_is_quiet_and_kept() {
-        assert_eq!(without_panic(|| 3), Ok(3));
-        assert_eq!(without_panic(|| panic!("lost:\n  {}", 7)), Err::<(), _>("lost: 7".to_string()));
     }
 }

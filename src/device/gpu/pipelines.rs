@@ -1,7 +1,7 @@
 //! Pipelines: made in parallel, one for each kernel with its constants, through the driver's pipeline cache where there is one.
 
 use super::{Checks, report, user_folder};
-use crate::error::io;
+use crate::error::{io, one_line};
 use crate::graph::PlannedNode;
 use crate::ops::{Access, File, Kernel, Module};
 use crate::{Error, Result};
@@ -177,11 +177,6 @@ fn read(device: &wgpu::Device, module: &Module, folder: &Path) -> Result<wgpu::S
     // Behind the message naga draws the line itself.
     let words = words.split('┌').next().unwrap_or_default();
     Err(Error::user(format!("{}:{line}{}", file.display(), one_line(words))))
-}
-
-/// The text with its lines and spaces made one each.
-pub(super) fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn compile(
