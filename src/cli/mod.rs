@@ -11,6 +11,7 @@ pub mod simulate;
 pub mod train;
 pub mod tune;
 
+use crate::data::aside::abandon;
 use crate::{Error, Result};
 use std::io::Write;
 
@@ -60,6 +61,15 @@ impl Cli {
 
 /// The exit code after an interrupt: as shells have it, 128 and the signal's number.
 const INTERRUPTED: u8 = 130;
+
+/// Has an interrupt end the process with nothing left of the folders that it has in the making.
+fn abandon_on_interrupt() -> Result<()> {
+    let interrupted = || {
+        abandon();
+        std::process::exit(INTERRUPTED.into());
+    };
+    ctrlc::set_handler(interrupted).map_err(|e| Error::system(format!("cannot listen for interrupts: {e}")))
+}
 
 /// Writes a result to standard output. A reader that has seen enough (`| head`) is no error.
 pub(crate) fn print(text: &str) -> Result<()> {

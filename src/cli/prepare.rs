@@ -1,11 +1,10 @@
 //! `tauten prepare`: input files to an encoded dataset.
 
+use crate::Result;
 use crate::config::Loaded;
-use crate::data::aside::abandon;
 use crate::data::dataset::{Dataset, Split};
 use crate::data::prepare::prepare;
 use crate::report::progress::Progress;
-use crate::{Error, Result};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -35,11 +34,7 @@ pub struct Args {
 /// Those of reading the configuration and of [`prepare`].
 pub fn run(args: &Args) -> Result<()> {
     let loaded = Loaded::read(&args.config, &args.set)?;
-    ctrlc::set_handler(|| {
-        abandon();
-        std::process::exit(super::INTERRUPTED.into());
-    })
-    .map_err(|e| Error::system(format!("cannot listen for interrupts: {e}")))?;
+    super::abandon_on_interrupt()?;
     let progress = Progress::new(args.quiet);
     let start = Instant::now();
     let dataset = prepare(&loaded, &args.out, &progress)?;

@@ -1,6 +1,7 @@
 //! `tauten profile`: where a step's time goes.
 
 use crate::config::Loaded;
+use crate::data::aside::Aside;
 use crate::data::dataset::Dataset;
 use crate::data::prepare::prepare;
 use crate::data::write::replace;
@@ -11,7 +12,6 @@ use crate::profile::{Profile, sweep, train};
 use crate::report::progress::Progress;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
-use tempfile::TempDir;
 
 /// Measure where a training step's time goes: each kernel and shape against the device's measured roofs, and the host. Or one kernel
 /// alone, over sizes.
@@ -82,10 +82,14 @@ pub fn run(args: &Args) -> Result<()> {
             let loaded = Loaded::read(config, &args.set)?;
             ready()?;
             let choice = choose(args, &progress)?;
-            let folder = temporary()?;
+            super::abandon_on_interrupt()?;
+            let aside;
             let dataset = match &args.data {
                 Some(path) => Dataset::open_for(path, &loaded.config)?,
-                None => prepare(&loaded, &folder.path().join("dataset"), &progress)?,
+                None => {
+                    aside = Aside::new(&std::env::temp_dir().join("dataset"))?;
+                    prepare(&loaded, aside.path(), &progress)?
+                }
             };
             train(&loaded.config, &dataset, choice, args.steps as usize, args.mode, &progress)?
         }
@@ -112,19 +116,6 @@ fn make(out: &Path) -> Result<()> {
         Some(name) => Err(refuse(format!("{name} is a folder there"))),
         None => Ok(()),
     }
-}
-
-/// A folder that is gone in the end, by an interrupt too: a dataset in it may be large.
-fn temporary() -> Result<TempDir> {
-    let folder = tempfile::tempdir().map_err(io(&std::env::temp_dir()))?;
-    let path = folder.path().to_path_buf();
-    let interrupted = move || {
-        // What cannot be removed stays, as after a kill.
-        let _ = std::fs::remove_dir_all(&path);
-        std::process::exit(super::INTERRUPTED.into());
-    };
-    ctrlc::set_handler(interrupted).map_err(|e| Error::system(format!("cannot handle interrupts: {e}")))?;
-    Ok(folder)
 }
 
 fn choose(args: &Args, progress: &Progress) -> Result<Choice> {

@@ -44,7 +44,7 @@ impl Aside {
     /// A place that cannot be written to.
     pub(crate) fn new(out: &Path) -> Result<Aside> {
         let parent = out.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
-        let refused = |e| io(parent)(nameless(e)).map(|message| format!("{message}; choose another --out"));
+        let refused = |e| io(parent)(nameless(e)).map(|message| format!("{message}; name another place"));
         std::fs::create_dir_all(parent).map_err(refused)?;
         remove_left(parent);
         loop {
@@ -187,6 +187,6 @@ mod tests {
         std::fs::write(place.path().join("file"), "").unwrap();
         let Err(refused) = Aside::new(&place.path().join("file/out")) else { panic!("made in a file") };
         let text = refused.to_string();
-        assert!(text.ends_with("; choose another --out") && !text.contains(PREFIX), "{text}");
+        assert!(text.ends_with("; name another place") && !text.contains(PREFIX), "{text}");
     }
 }
