@@ -289,6 +289,26 @@ fn wrong_predictions() {
 }
 
 #[test]
+fn an_input_is_no_output() {
+    let rows = std::fs::read(place().join("log-csv/test.csv")).unwrap();
+    std::fs::write(place().join("own.csv"), &rows).unwrap();
+    let own = predict("run", &["log/test.parquet", "own.csv"], "own.csv", &[]);
+    let text = own.err.replace(&place().display().to_string(), "PLACE");
+    insta::assert_snapshot!(text, @"error: --out PLACE/own.csv: is the input PLACE/own.csv; name another file");
+    let mut others = vec![predict("run", &["own.csv"], "log/../own.csv", &[])];
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(place().join("own.csv"), place().join("link.csv")).unwrap();
+        others.push(predict("run", &["own.csv"], "link.csv", &[]));
+        others.push(predict("run", &["link.csv"], "own.csv", &[]));
+    }
+    for ended in others {
+        assert!(ended.code == 2 && ended.err.contains(": is the input "), "{ended:?}");
+    }
+    assert_eq!(std::fs::read(place().join("own.csv")).unwrap(), rows);
+}
+
+#[test]
 fn an_error_in_the_middle_leaves_the_output_as_it_was() {
     let lines = std::fs::read_to_string(place().join("log-csv/train.csv")).unwrap();
     let mut lines: Vec<&str> = lines.lines().collect();
