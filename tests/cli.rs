@@ -152,6 +152,7 @@ fn wrong_arguments() {
     insta::assert_snapshot!(error(&["train", &path("none.toml")]), @"2: error: PLACE/none.toml: No such file or directory (os error 2)");
     insta::assert_snapshot!(error(&["simulate", "--rows", "9", "--out", &path("few"), "-q"]), @"2: error: 9 rows to simulate are too few for three splits; ask for 10 at least");
     insta::assert_snapshot!(error(&["simulate", "--rows", "99", "--out", &path("log"), "-q"]), @"2: error: PLACE/log: the folder is not empty; name a new one");
+    insta::assert_snapshot!(error(&["demo", "--rows", "99", "--out", &path("log"), "--device", "cpu", "-q"]), @"2: error: PLACE/log: the folder is not empty; name a new one with --out");
     insta::assert_snapshot!(error(&["prepare", &config, "--out", &path("run"), "-q"]), @"2: error: PLACE/run: exists and is no Tauten dataset; name another folder or remove it first");
 }
 
