@@ -153,6 +153,7 @@ fn wrong_arguments() {
     insta::assert_snapshot!(error(&["simulate", "--rows", "9", "--out", &path("few"), "-q"]), @"2: error: 9 rows to simulate are too few for three splits; ask for 10 at least");
     insta::assert_snapshot!(error(&["simulate", "--rows", "99", "--out", &path("log"), "-q"]), @"2: error: PLACE/log: the folder is not empty; name a new one");
     insta::assert_snapshot!(error(&["demo", "--rows", "99", "--out", &path("log"), "--device", "cpu", "-q"]), @"2: error: PLACE/log: the folder is not empty; name a new one with --out");
+    insta::assert_snapshot!(error(&["train", &config, "--seed", "18446744073709551615"]), @"2: error: --set seed=18446744073709551615: whole numbers go up to 9223372036854775807");
     insta::assert_snapshot!(error(&["prepare", &config, "--out", &path("run"), "-q"]), @"2: error: PLACE/run: exists and is no Tauten dataset; name another folder or remove it first");
 }
 
