@@ -173,6 +173,7 @@ fn wrong_devices() {
         assert!(adapters.is_empty() || text.ends_with("; or `cpu`\n"), "{text}");
         text[..at].to_string()
     };
+    insta::assert_snapshot!(error(""), @"2: error: --device is empty; ");
     insta::assert_snapshot!(error("voodoo2"), @"2: error: --device voodoo2: no adapter has this in its name; ");
     if tauten::device::gpu::Adapter::all().iter().all(|a| a.rank().is_none()) {
         insta::assert_snapshot!(error("gpu"), @"2: error: --device gpu: there is no hardware GPU; ");

@@ -136,7 +136,9 @@ impl Choice {
         }
         let mut adapters = Adapter::all();
         let best = adapters.iter().enumerate().filter_map(|(i, a)| a.rank().map(|rank| (rank, i))).min().map(|(_, i)| i);
-        match (wanted, best) {
+        match (wanted.trim(), best) {
+            // Every name holds it.
+            ("", _) => Err(Error::user(format!("--device is empty; {}", list(&adapters)))),
             ("auto" | "gpu", Some(i)) => {
                 let adapter = adapters.swap_remove(i);
                 let line = format!("device: {}, the first {} GPU", adapter.describe(), adapter.kind());
