@@ -175,6 +175,11 @@ fn wrong_devices() {
     };
     insta::assert_snapshot!(error(""), @"2: error: --device is empty; ");
     insta::assert_snapshot!(error("voodoo2"), @"2: error: --device voodoo2: no adapter has this in its name; ");
+    // Before anything is measured.
+    if let Some(adapter) = tauten::device::gpu::Adapter::all().first() {
+        let text = self::error(&["tune", "--out", &path("log"), "--device", adapter.name(), "-q"]);
+        assert_eq!(text, "2: error: PLACE/log: is a folder; name a file\n");
+    }
     if tauten::device::gpu::Adapter::all().iter().all(|a| a.rank().is_none()) {
         insta::assert_snapshot!(error("gpu"), @"2: error: --device gpu: there is no hardware GPU; ");
     }
