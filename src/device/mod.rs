@@ -10,6 +10,10 @@ use crate::{Error, Result};
 use gpu::Adapter;
 use timeline::{Mode, Timeline};
 
+/// What takes less memory, whichever program or table needs it.
+pub(crate) const LESS_MEMORY: &str =
+    "lower train.batch_size, train.evaluate_batch_size or features.dim, or raise features.min_count";
+
 /// Steps of one program that may be under way before the host must receive outputs.
 pub const RING: usize = 3;
 
