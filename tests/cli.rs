@@ -316,6 +316,13 @@ fn an_input_is_no_output() {
     assert_eq!(std::fs::read(place().join("own.csv")).unwrap(), rows);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn an_error_that_nobody_can_read_keeps_its_exit_code() {
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    assert_eq!(command(&["train", "none.toml"]).stderr(full).status().unwrap().code(), Some(2));
+}
+
 #[test]
 fn an_error_in_the_middle_leaves_the_output_as_it_was() {
     let lines = std::fs::read_to_string(place().join("log-csv/train.csv")).unwrap();
