@@ -322,7 +322,7 @@ fn interrupted() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{output:?}");
     let err = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(err, "interrupted: ending the step and writing a checkpoint; again to stop at once\n");
+    assert_eq!(err, "interrupted: stopping after the step, or the preparation, that is under way; again to stop at once\n");
     let step = checkpoint_step(run).unwrap();
     let out = String::from_utf8(output.stdout).unwrap();
     assert!(out.contains(&format!("interrupted after step {step}: ")), "{out}");

@@ -3,7 +3,7 @@
 use crate::config::Loaded;
 use crate::data::dataset::Dataset;
 use crate::device::Choice;
-use crate::report::progress::Progress;
+use crate::report::progress::{Progress, write_line};
 use crate::train::run::Run;
 use crate::train::session::can_train;
 use crate::train::trainer::{End, Outcome, train};
@@ -110,7 +110,7 @@ pub(super) fn on_interrupt() -> Result<&'static AtomicBool> {
             if INTERRUPT.swap(true, Ordering::Relaxed) {
                 std::process::exit(super::INTERRUPTED.into());
             }
-            eprintln!("interrupted: ending the step and writing a checkpoint; again to stop at once");
+            write_line("interrupted: stopping after the step, or the preparation, that is under way; again to stop at once");
         })
         .map_err(|e| e.to_string())
     });
