@@ -333,6 +333,29 @@ fn interrupted() {
     assert_same("never-interrupted", run);
 }
 
+#[test]
+fn one_process_trains_a_run() {
+    let run = "locked";
+    let endless = ["--set", "train.epochs=1000000", "--set", "train.patience=1000000", "--set", "train.checkpoint_every=3"];
+    let mut child = command(&strs(&training(run, "cpu", &endless))).spawn().unwrap();
+    while !place().join(run).join("last.safetensors").exists() {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let folder = path(run);
+    let second = tauten(&["train", "--resume", &folder, "--device", "cpu", "-q"]);
+    assert_eq!((second.code, second.out.as_str()), (2, ""));
+    assert_eq!(second.err, format!("error: {folder}: another process is training this run; wait for it, or end it\n"));
+    // Who only reads is let in.
+    well(tauten(&["evaluate", &folder, "--device", "cpu", "-q"]));
+    assert!(child.try_wait().unwrap().is_none());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let most = checkpoint_step(run).unwrap() + 1;
+    resume(run, "cpu", &["--max-steps", &most.to_string()]);
+    assert_eq!(checkpoint_step(run), Some(most));
+}
+
 /// The error of a run that diverges, with its folder as RUN.
 fn diverged(out: &str, device: &str, more: &[&str]) -> String {
     let ended = tauten(&strs(&training(out, device, more)));
@@ -443,7 +466,7 @@ fn wrong_first_parameters_are_refused_by_name() {
         let args = training("refused", "cpu", &[more, &["--init", &init]].concat());
         let ended = tauten(&strs(&args));
         assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{ended:?}");
-        let _ = std::fs::remove_dir_all(place().join("refused"));
+        assert!(!place().join("refused").exists());
         ended.err.replace(&init, "INIT")
     };
     let tensors = safetensors::SafeTensors::deserialize(&good).unwrap();
@@ -463,6 +486,8 @@ fn wrong_first_parameters_are_refused_by_name() {
     // Optimizer state is not needed.
     std::fs::write(&init, &good).unwrap();
     train("accepted", "cpu", &["--init", &init, "--set", "optimizer.dense.kind=sgd", "--max-steps", "1"]);
+    let ended = tauten(&strs(&training("refused", "cpu", &["--init", &path("dataset")])));
+    assert_eq!(ended.err, format!("error: {}: is a folder; name a safetensors file\n", path("dataset")));
     // A file that is not there is refused before anything is made.
     std::fs::remove_file(&init).unwrap();
     let ended = tauten(&strs(&training("refused", "cpu", &["--init", &init])));

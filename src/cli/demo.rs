@@ -71,8 +71,8 @@ pub fn run(args: &Args) -> Result<u8> {
     })?;
     drop(task);
     let loaded = Loaded::read(&log.join("config.toml"), &[])?;
-    let (run, dataset) = Run::create(&loaded, &out.join("run"), None, None, &progress)?;
-    let outcome = train(&run, dataset, choice, None, super::train::on_interrupt()?, &progress)?;
+    let (mut run, dataset) = Run::create(&loaded, &out.join("run"), None, None, &progress)?;
+    let outcome = train(&mut run, dataset, choice, None, super::train::on_interrupt()?, &progress)?;
     if outcome.end != End::Finished {
         super::print(&format!("interrupted; go on: tauten train --resume {}\n", run.folder().display()))?;
         return Ok(super::INTERRUPTED);

@@ -60,7 +60,7 @@ pub fn run(args: &Args) -> Result<u8> {
     let (choice, line) = Choice::new(&args.device)?;
     progress.line(line);
     let interrupt = on_interrupt()?;
-    let (run, dataset) = match (resumed, loaded) {
+    let (mut run, dataset) = match (resumed, loaded) {
         (Some(resumed), _) => resumed,
         (None, Some(loaded)) => {
             // Before anything is written.
@@ -70,7 +70,7 @@ pub fn run(args: &Args) -> Result<u8> {
         }
         (None, None) => return Err(Error::user("train: name a configuration, or a run with --resume")),
     };
-    let outcome = train(&run, dataset, choice, args.max_steps, interrupt, &progress)?;
+    let outcome = train(&mut run, dataset, choice, args.max_steps, interrupt, &progress)?;
     super::print(&summary(&run, &outcome))?;
     Ok(if outcome.end == End::Interrupted { super::INTERRUPTED } else { 0 })
 }

@@ -153,6 +153,9 @@ impl Checkpoint {
     ///
     /// A file that is not there or is damaged.
     pub fn open(path: &Path) -> Result<Checkpoint> {
+        if path.is_dir() {
+            return Err(Error::user(format!("{}: is a folder; name a safetensors file", path.display())));
+        }
         let file = std::fs::File::open(path).map_err(io(path))?;
         // SAFETY: checkpoints are only ever replaced by renaming a new file over the old, which leaves the mapped one as it was.
         #[allow(unsafe_code, reason = "a memory map")]

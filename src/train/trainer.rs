@@ -262,20 +262,22 @@ pub fn open(config: &Config, dataset: &Dataset, choice: Choice, progress: &Progr
     Ok(session)
 }
 
-/// Trains until the configured end, `max_steps`, or `interrupt`. With checkpoints in the run's folder it goes on from the newest.
+/// Trains until the configured end, `max_steps`, or `interrupt`. With checkpoints in the run's folder it goes on from the newest; a new
+/// run gets its folder once nothing is between it and the first step.
 ///
 /// # Errors
 ///
-/// A loss that is not finite: the step, the op where it first appeared and the last good checkpoint. What data, device and files
-/// report.
+/// A run that another process trains. A loss that is not finite: the step, the op where it first appeared and the last good checkpoint.
+/// What data, device and files report.
 pub fn train(
-    run: &Run,
+    run: &mut Run,
     dataset: Dataset,
     choice: Choice,
     max_steps: Option<u64>,
     interrupt: &AtomicBool,
     progress: &Progress,
 ) -> Result<Outcome> {
+    run.lock()?;
     let config = run.config().clone();
     let mut session = open(&config, &dataset, choice, progress)?;
     let state = if run.last().exists() {
@@ -289,6 +291,8 @@ pub fn train(
         }
         State::default()
     };
+    // A run that cannot begin gets no folder.
+    run.keep()?;
     checkpoint::remove_leftovers(run.folder())?;
     keep_metrics(run, state.step)?;
     if state.finished {
