@@ -316,6 +316,22 @@ fn an_input_is_no_output() {
     assert_eq!(std::fs::read(place().join("own.csv")).unwrap(), rows);
 }
 
+#[test]
+fn a_valid_split_without_the_monitored_metric_is_refused() {
+    let text = std::fs::read_to_string(place().join("log-csv/valid.csv")).unwrap();
+    let unclicked = text.lines().enumerate().filter(|(i, line)| *i == 0 || line.ends_with(",0,0"));
+    let lines: Vec<&str> = unclicked.map(|(_, line)| line).take(11).collect();
+    std::fs::write(place().join("log/unclicked.csv"), lines.join("\n")).unwrap();
+    let (config, out) = (path("c.toml"), path("unclicked"));
+    let args = |monitor| {
+        let set = ["--set", "data.valid=[\"unclicked.csv\"]", "--set", monitor];
+        [&["train", &config, "--out", &out, "--device", "cpu", "-q", "--max-steps", "1"], &set[..]].concat()
+    };
+    insta::assert_snapshot!(error(&args("train.monitor=mean-auc")), @"2: error: data.valid: its 10 rows, 0 with a click and 0 with a conversion, have no mean-auc (train.monitor), which takes rows of both classes; give valid other rows, or set train.monitor to another metric (log-loss takes any)");
+    assert!(!Path::new(&out).exists());
+    well(tauten(&args("train.monitor=log-loss")));
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn an_error_that_nobody_can_read_keeps_its_exit_code() {

@@ -7,7 +7,7 @@ use super::run::{Run, schema};
 use super::session::{Memory, Role, Session, mib};
 use crate::config::{Config, Monitor, ScheduleKind, Temperature};
 use crate::data::batch::{Minibatch, RowSource};
-use crate::data::dataset::{Dataset, Rows, Split};
+use crate::data::dataset::{Dataset, Rows, Split, SplitInfo};
 use crate::data::prefetch::{Position, Prefetch, batches_per_epoch};
 use crate::data::write::replace;
 use crate::device::{Choice, RING};
@@ -161,7 +161,7 @@ struct Line<'a> {
     /// Means since the line before.
     train: Losses,
     valid: &'a Evaluation,
-    monitor: Option<f64>,
+    monitor: f64,
     best: bool,
     rows_per_second: f64,
     seconds: Seconds,
@@ -267,7 +267,7 @@ pub fn open(config: &Config, dataset: &Dataset, choice: Choice, progress: &Progr
 ///
 /// # Errors
 ///
-/// A run that another process trains. A loss that is not finite: the step, the op where it first appeared and the last good checkpoint.
+/// A run that another process trains; a metric to monitor that is not defined on valid. A loss that is not finite: the step, the op where it first appeared and the last good checkpoint.
 /// What data, device and files report.
 pub fn train(
     run: &mut Run,
@@ -279,6 +279,7 @@ pub fn train(
 ) -> Result<Outcome> {
     run.lock()?;
     let config = run.config().clone();
+    can_monitor(config.train.monitor, &dataset.manifest().valid)?;
     let mut session = open(&config, &dataset, choice, progress)?;
     let state = if run.last().exists() {
         let checkpoint = Checkpoint::open(&run.last())?;
@@ -459,12 +460,14 @@ impl Trainer<'_> {
         let task = self.progress.task("valid", source.len() as u64, "rows");
         let valid = evaluate(&mut self.session, source, "valid", |rows| task.advance(rows))?;
         drop(task);
-        let value = monitor(self.config.train.monitor, &valid);
-        let best = match (value, self.state.best) {
-            (Some(value), Some(best)) => value > best.value,
-            (value, _) => value.is_some(),
-        };
-        if let (true, Some(value)) = (best, value) {
+        let value = monitor(self.config.train.monitor, &valid).ok_or_else(|| {
+            let step = self.state.step;
+            Error::user(format!(
+                "step {step}: valid has no train.monitor, against what its manifest says; prepare the data again"
+            ))
+        })?;
+        let best = self.state.best.is_none_or(|best| value > best.value);
+        if best {
             self.state.best = Some(Best { value, step: self.state.step });
             self.state.without_improvement = 0;
         } else {
@@ -546,6 +549,29 @@ fn monitor(monitor: Monitor, valid: &Evaluation) -> Option<f64> {
     }
 }
 
+/// Whether the monitored metric is defined on a valid split with these labels.
+fn can_monitor(monitor: Monitor, valid: &SplitInfo) -> Result<()> {
+    let &SplitInfo { rows, clicks, conversions, .. } = valid;
+    let both = |positives: u64, rows: u64| 0 < positives && positives < rows;
+    let (ctr, cvr, ctcvr) = (both(clicks, rows), both(conversions, clicks), both(conversions, rows));
+    let defined = match monitor {
+        Monitor::MeanAuc => ctr && ctcvr,
+        Monitor::CtrAuc => ctr,
+        Monitor::CvrAuc => cvr,
+        Monitor::CtcvrAuc => ctcvr,
+        Monitor::LogLoss => true,
+    };
+    if defined {
+        return Ok(());
+    }
+    let name = serde_json::to_value(monitor).unwrap_or_default();
+    Err(Error::user(format!(
+        "data.valid: its {rows} rows, {clicks} with a click and {conversions} with a conversion, have no {} (train.monitor), which takes rows \
+         of both classes; give valid other rows, or set train.monitor to another metric (log-loss takes any)",
+        name.as_str().unwrap_or_default()
+    )))
+}
+
 /// Drops the lines of `metrics.jsonl` that lie after the checkpoint: they will be written again.
 fn keep_metrics(run: &Run, step: u64) -> Result<()> {
     let path = run.metrics();
@@ -564,6 +590,36 @@ fn keep_metrics(run: &Run, step: u64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metrics_of_one_class_cannot_be_monitored() {
+        let defined = |monitor, [rows, clicks, conversions]: [u64; 3]| {
+            let (click_rate, conversion_rate) = (clicks as f64 / rows as f64, conversions as f64 / rows as f64);
+            let xxh3 = String::new();
+            let info = SplitInfo {
+                rows,
+                clicks,
+                conversions,
+                click_rate,
+                conversion_rate,
+                clicked_conversion_rate: None,
+                invalid_labels: 0,
+                xxh3,
+            };
+            can_monitor(monitor, &info).is_ok()
+        };
+        let all = [Monitor::MeanAuc, Monitor::CtrAuc, Monitor::CvrAuc, Monitor::CtcvrAuc, Monitor::LogLoss];
+        for (labels, wanted) in [
+            ([9, 5, 2], [true, true, true, true, true]),
+            ([9, 5, 0], [false, true, false, false, true]),
+            ([9, 5, 5], [true, true, false, true, true]),
+            ([9, 9, 2], [false, false, true, true, true]),
+            ([9, 0, 0], [false, false, false, false, true]),
+            ([1, 1, 1], [false, false, false, false, true]),
+        ] {
+            assert_eq!(all.map(|monitor| defined(monitor, labels)), wanted, "{labels:?}");
+        }
+    }
 
     #[test]
     #[allow(clippy::unwrap_used, reason = "a test that fails says where")]
