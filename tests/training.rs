@@ -356,6 +356,62 @@ fn one_process_trains_a_run() {
     assert_eq!(checkpoint_step(run), Some(most));
 }
 
+#[test]
+fn a_newest_checkpoint_that_is_gone() {
+    let [whole, cut] = ["gone-whole", "gone-cut"];
+    let two = ["--set", "train.epochs=2"];
+    train(whole, "cpu", &two);
+    let file = |run: &str, name: &str| place().join(run).join(name);
+    let first = EPOCH.to_string();
+    // As a process leaves it that is killed within the first evaluation: before or after its line is written.
+    for line in [false, true] {
+        let _ = std::fs::remove_dir_all(place().join(cut));
+        train(cut, "cpu", &[&two[..], &["--max-steps", &first]].concat());
+        std::fs::remove_file(file(cut, "last.safetensors")).unwrap();
+        if !line {
+            std::fs::write(file(cut, "metrics.jsonl"), "").unwrap();
+        }
+        std::fs::copy(file(cut, "best.safetensors"), file(cut, "first.safetensors")).unwrap();
+        resume(cut, "cpu", &[]);
+        assert_same(whole, cut);
+    }
+    // Later lines come from another checkpoint.
+    let lines = std::fs::read(file(cut, "metrics.jsonl")).unwrap();
+    let gone = || {
+        let ended = tauten(&["train", "--resume", &path(cut), "--device", "cpu", "-q"]);
+        assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{ended:?}");
+        assert_eq!(std::fs::read(file(cut, "metrics.jsonl")).unwrap(), lines);
+        ended.err.replace(&path(cut), "RUN")
+    };
+    std::fs::remove_file(file(cut, "last.safetensors")).unwrap();
+    std::fs::rename(file(cut, "first.safetensors"), file(cut, "best.safetensors")).unwrap();
+    let error = gone();
+    insta::assert_snapshot!(error, @"error: RUN/last.safetensors: is gone, but RUN/metrics.jsonl knows of step 26; put it back, or train anew into another folder");
+    std::fs::remove_file(file(cut, "best.safetensors")).unwrap();
+    assert_eq!(gone(), error);
+}
+
+#[test]
+fn a_position_goes_with_its_sequence() {
+    train("edited", "cpu", &["--max-steps", "3"]);
+    let config = place().join("edited/config.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let edited = |from: &str, to: &str| {
+        assert!(text.contains(from), "{text}");
+        std::fs::write(&config, text.replace(from, to)).unwrap();
+        tauten(&["train", "--resume", &path("edited"), "--device", "cpu", "-q", "--max-steps", "4"])
+    };
+    for (key, from, to) in [("seed", "seed = 5", "seed = 9"), ("train.batch_size", "\nbatch_size = 128", "\nbatch_size = 7")] {
+        let ended = edited(from, to);
+        assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{ended:?}");
+        let start = format!("error: {}: {key} was ", path("edited/last.safetensors"));
+        assert!(ended.err.starts_with(&start), "{ended:?}");
+        assert_eq!(checkpoint_step("edited"), Some(3));
+    }
+    // What only says when to stop may change.
+    well(edited("epochs = 3", "epochs = 4"));
+}
+
 /// The error of a run that diverges, with its folder as RUN.
 fn diverged(out: &str, device: &str, more: &[&str]) -> String {
     let ended = tauten(&strs(&training(out, device, more)));

@@ -1,6 +1,6 @@
 //! The training loop: minibatches to the device, losses back, evaluation, early stopping, checkpoints.
 
-use super::checkpoint::{self, Best, Checkpoint, Progress as State};
+use super::checkpoint::{self, Best, Checkpoint, Progress as State, Sequence};
 use super::evaluate::evaluate;
 use super::metrics::Evaluation;
 use super::run::{Run, schema};
@@ -19,6 +19,7 @@ use serde::Serialize;
 use std::collections::VecDeque;
 use std::io::Write;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -267,7 +268,8 @@ pub fn open(config: &Config, dataset: &Dataset, choice: Choice, progress: &Progr
 ///
 /// # Errors
 ///
-/// A run that another process trains; a metric to monitor that is not defined on valid. A loss that is not finite: the step, the op where it first appeared and the last good checkpoint.
+/// A run that another process trains; a metric to monitor that is not defined on valid; a newest checkpoint that is gone, or of another
+/// seed, batch size or number of rows. A loss that is not finite: the step, the op where it first appeared and the last good checkpoint.
 /// What data, device and files report.
 pub fn train(
     run: &mut Run,
@@ -280,11 +282,14 @@ pub fn train(
     run.lock()?;
     let config = run.config().clone();
     can_monitor(config.train.monitor, &dataset.manifest().valid)?;
+    let source = dataset.split(Split::Train);
+    let rows = source.len();
+    let sequence = Sequence { seed: config.seed, batch_size: config.train.batch_size, rows };
+    let newest = newest(run, &sequence)?;
     let mut session = open(&config, &dataset, choice, progress)?;
-    let state = if run.last().exists() {
-        let checkpoint = Checkpoint::open(&run.last())?;
+    let mut state = if let Some((checkpoint, state)) = newest {
         checkpoint.load(&mut session, true)?;
-        checkpoint.progress()?
+        state
     } else {
         session.initialize()?;
         if let Some(init) = run.init() {
@@ -292,6 +297,7 @@ pub fn train(
         }
         State::default()
     };
+    state.sequence = Some(sequence);
     // A run that cannot begin gets no folder.
     run.keep()?;
     checkpoint::remove_leftovers(run.folder())?;
@@ -300,8 +306,6 @@ pub fn train(
         progress.line(format!("{}: has finished at step {}", run.folder().display(), state.step));
         return Ok(Outcome { end: End::Finished, state, rows_per_second: 0.0 });
     }
-    let source = dataset.split(Split::Train);
-    let rows = source.len();
     let (layout, builders) = (session.batch_layout(), session.builders());
     let prefetch = Prefetch::train(source, layout, config.train.batch_size, config.seed, state.position, builders)?;
     let mut trainer = Trainer {
@@ -572,14 +576,43 @@ fn can_monitor(monitor: Monitor, valid: &SplitInfo) -> Result<()> {
     )))
 }
 
+/// The newest checkpoint of a run, which must belong to `sequence`; none before the first. A process that ends within the first evaluation leaves
+/// the best alone: it is the newest once its line is written.
+fn newest(run: &Run, sequence: &Sequence) -> Result<Option<(Checkpoint, State)>> {
+    let open = |path: &Path| {
+        let checkpoint = Checkpoint::open(path)?;
+        let state = checkpoint.progress()?;
+        state.sequence.map_or(Ok(()), |was| was.require(sequence)).map_err(|e| e.context(path.display()))?;
+        Ok((checkpoint, state))
+    };
+    let (last, best, metrics) = (run.last(), run.best(), run.metrics());
+    if last.exists() {
+        return open(&last).map(Some);
+    }
+    let best = best.exists().then(|| open(&best)).transpose()?;
+    // A file that cannot be read is refused when its lines are kept.
+    let text = std::fs::read_to_string(&metrics).unwrap_or_default();
+    match text.lines().filter_map(step_of).next_back() {
+        None => Ok(None),
+        Some(step) if best.as_ref().is_some_and(|(_, state)| state.step >= step) => Ok(best),
+        Some(step) => Err(Error::user(format!(
+            "{}: is gone, but {} knows of step {step}; put it back, or train anew into another folder",
+            last.display(),
+            metrics.display()
+        ))),
+    }
+}
+
+/// The step of a line of `metrics.jsonl`; none of one that is cut off.
+fn step_of(line: &str) -> Option<u64> {
+    serde_json::from_str::<serde_json::Value>(line).ok()?["step"].as_u64()
+}
+
 /// Drops the lines of `metrics.jsonl` that lie after the checkpoint: they will be written again.
 fn keep_metrics(run: &Run, step: u64) -> Result<()> {
     let path = run.metrics();
     let text = std::fs::read_to_string(&path).map_err(io(&path))?;
-    let kept = |line: &&str| {
-        let value: Option<serde_json::Value> = serde_json::from_str(line).ok();
-        value.and_then(|v| v["step"].as_u64()).is_some_and(|s| s <= step)
-    };
+    let kept = |line: &&str| step_of(line).is_some_and(|s| s <= step);
     let lines: String = text.lines().filter(kept).flat_map(|line| [line, "\n"]).collect();
     if lines != text {
         replace(&path, checkpoint::ASIDE, lines.as_bytes())?;
