@@ -152,6 +152,8 @@ fn wrong_arguments() {
     insta::assert_snapshot!(error(&["train", &path("none.toml")]), @"2: error: PLACE/none.toml: No such file or directory (os error 2)");
     insta::assert_snapshot!(error(&["simulate", "--rows", "9", "--out", &path("few"), "-q"]), @"2: error: 9 rows to simulate are too few for three splits; ask for 10 at least");
     insta::assert_snapshot!(error(&["simulate", "--rows", "99", "--out", &path("log"), "-q"]), @"2: error: PLACE/log: the folder is not empty; name a new one");
+    insta::assert_snapshot!(error(&["demo", "--rows", "99", "--out", &path("log"), "--device", "cpu", "-q"]), @"2: error: PLACE/log: the folder is not empty; name a new one with --out");
+    insta::assert_snapshot!(error(&["train", &config, "--seed", "18446744073709551615"]), @"2: error: --set seed=18446744073709551615: whole numbers go up to 9223372036854775807");
     insta::assert_snapshot!(error(&["prepare", &config, "--out", &path("run"), "-q"]), @"2: error: PLACE/run: exists and is no Tauten dataset; name another folder or remove it first");
 }
 
@@ -171,7 +173,13 @@ fn wrong_devices() {
         assert!(adapters.is_empty() || text.ends_with("; or `cpu`\n"), "{text}");
         text[..at].to_string()
     };
+    insta::assert_snapshot!(error(""), @"2: error: --device is empty; ");
     insta::assert_snapshot!(error("voodoo2"), @"2: error: --device voodoo2: no adapter has this in its name; ");
+    // Before anything is measured.
+    if let Some(adapter) = tauten::device::gpu::Adapter::all().first() {
+        let text = self::error(&["tune", "--out", &path("log"), "--device", adapter.name(), "-q"]);
+        assert_eq!(text, "2: error: PLACE/log: is a folder; name a file\n");
+    }
     if tauten::device::gpu::Adapter::all().iter().all(|a| a.rank().is_none()) {
         insta::assert_snapshot!(error("gpu"), @"2: error: --device gpu: there is no hardware GPU; ");
     }
@@ -312,6 +320,49 @@ fn wrong_predictions() {
     std::fs::write(place().join("narrow.csv"), "user,item\n1,2\n").unwrap();
     insta::assert_snapshot!(predict(&path("narrow.csv"), "o.csv", &[]), @"2: error: PLACE/narrow.csv: no column `segment`; the columns are user, item");
     assert!(!place().join("o.csv").exists());
+}
+
+#[test]
+fn an_input_is_no_output() {
+    let rows = std::fs::read(place().join("log-csv/test.csv")).unwrap();
+    std::fs::write(place().join("own.csv"), &rows).unwrap();
+    let own = predict("run", &["log/test.parquet", "own.csv"], "own.csv", &[]);
+    let text = own.err.replace(&place().display().to_string(), "PLACE");
+    insta::assert_snapshot!(text, @"error: --out PLACE/own.csv: is the input PLACE/own.csv; name another file");
+    let mut others = vec![predict("run", &["own.csv"], "log/../own.csv", &[])];
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(place().join("own.csv"), place().join("link.csv")).unwrap();
+        others.push(predict("run", &["own.csv"], "link.csv", &[]));
+        others.push(predict("run", &["link.csv"], "own.csv", &[]));
+    }
+    for ended in others {
+        assert!(ended.code == 2 && ended.err.contains(": is the input "), "{ended:?}");
+    }
+    assert_eq!(std::fs::read(place().join("own.csv")).unwrap(), rows);
+}
+
+#[test]
+fn a_valid_split_without_the_monitored_metric_is_refused() {
+    let text = std::fs::read_to_string(place().join("log-csv/valid.csv")).unwrap();
+    let unclicked = text.lines().enumerate().filter(|(i, line)| *i == 0 || line.ends_with(",0,0"));
+    let lines: Vec<&str> = unclicked.map(|(_, line)| line).take(11).collect();
+    std::fs::write(place().join("log/unclicked.csv"), lines.join("\n")).unwrap();
+    let (config, out) = (path("c.toml"), path("unclicked"));
+    let args = |monitor| {
+        let set = ["--set", "data.valid=[\"unclicked.csv\"]", "--set", monitor];
+        [&["train", &config, "--out", &out, "--device", "cpu", "-q", "--max-steps", "1"], &set[..]].concat()
+    };
+    insta::assert_snapshot!(error(&args("train.monitor=mean-auc")), @"2: error: data.valid: its 10 rows, 0 with a click and 0 with a conversion, have no mean-auc (train.monitor), which takes rows of both classes; give valid other rows, or set train.monitor to another metric (log-loss takes any)");
+    assert!(!Path::new(&out).exists());
+    well(tauten(&args("train.monitor=log-loss")));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_error_that_nobody_can_read_keeps_its_exit_code() {
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    assert_eq!(command(&["train", "none.toml"]).stderr(full).status().unwrap().code(), Some(2));
 }
 
 #[test]

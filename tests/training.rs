@@ -322,7 +322,7 @@ fn interrupted() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{output:?}");
     let err = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(err, "interrupted: ending the step and writing a checkpoint; again to stop at once\n");
+    assert_eq!(err, "interrupted: stopping after the step, or the preparation, that is under way; again to stop at once\n");
     let step = checkpoint_step(run).unwrap();
     let out = String::from_utf8(output.stdout).unwrap();
     assert!(out.contains(&format!("interrupted after step {step}: ")), "{out}");
@@ -331,6 +331,85 @@ fn interrupted() {
     resume(run, "cpu", &["--max-steps", &most]);
     train("never-interrupted", "cpu", &[&endless[..], &["--max-steps", &most]].concat());
     assert_same("never-interrupted", run);
+}
+
+#[test]
+fn one_process_trains_a_run() {
+    let run = "locked";
+    let endless = ["--set", "train.epochs=1000000", "--set", "train.patience=1000000", "--set", "train.checkpoint_every=3"];
+    let mut child = command(&strs(&training(run, "cpu", &endless))).spawn().unwrap();
+    while !place().join(run).join("last.safetensors").exists() {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let folder = path(run);
+    let second = tauten(&["train", "--resume", &folder, "--device", "cpu", "-q"]);
+    assert_eq!((second.code, second.out.as_str()), (2, ""));
+    assert_eq!(second.err, format!("error: {folder}: another process is training this run; wait for it, or end it\n"));
+    // Who only reads is let in.
+    well(tauten(&["evaluate", &folder, "--device", "cpu", "-q"]));
+    assert!(child.try_wait().unwrap().is_none());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let most = checkpoint_step(run).unwrap() + 1;
+    resume(run, "cpu", &["--max-steps", &most.to_string()]);
+    assert_eq!(checkpoint_step(run), Some(most));
+}
+
+#[test]
+fn a_newest_checkpoint_that_is_gone() {
+    let [whole, cut] = ["gone-whole", "gone-cut"];
+    let two = ["--set", "train.epochs=2"];
+    train(whole, "cpu", &two);
+    let file = |run: &str, name: &str| place().join(run).join(name);
+    let first = EPOCH.to_string();
+    // As a process leaves it that is killed within the first evaluation: before or after its line is written.
+    for line in [false, true] {
+        let _ = std::fs::remove_dir_all(place().join(cut));
+        train(cut, "cpu", &[&two[..], &["--max-steps", &first]].concat());
+        std::fs::remove_file(file(cut, "last.safetensors")).unwrap();
+        if !line {
+            std::fs::write(file(cut, "metrics.jsonl"), "").unwrap();
+        }
+        std::fs::copy(file(cut, "best.safetensors"), file(cut, "first.safetensors")).unwrap();
+        resume(cut, "cpu", &[]);
+        assert_same(whole, cut);
+    }
+    // Later lines come from another checkpoint.
+    let lines = std::fs::read(file(cut, "metrics.jsonl")).unwrap();
+    let gone = || {
+        let ended = tauten(&["train", "--resume", &path(cut), "--device", "cpu", "-q"]);
+        assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{ended:?}");
+        assert_eq!(std::fs::read(file(cut, "metrics.jsonl")).unwrap(), lines);
+        ended.err.replace(&path(cut), "RUN")
+    };
+    std::fs::remove_file(file(cut, "last.safetensors")).unwrap();
+    std::fs::rename(file(cut, "first.safetensors"), file(cut, "best.safetensors")).unwrap();
+    let error = gone();
+    insta::assert_snapshot!(error, @"error: RUN/last.safetensors: is gone, but RUN/metrics.jsonl knows of step 26; put it back, or train anew into another folder");
+    std::fs::remove_file(file(cut, "best.safetensors")).unwrap();
+    assert_eq!(gone(), error);
+}
+
+#[test]
+fn a_position_goes_with_its_sequence() {
+    train("edited", "cpu", &["--max-steps", "3"]);
+    let config = place().join("edited/config.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let edited = |from: &str, to: &str| {
+        assert!(text.contains(from), "{text}");
+        std::fs::write(&config, text.replace(from, to)).unwrap();
+        tauten(&["train", "--resume", &path("edited"), "--device", "cpu", "-q", "--max-steps", "4"])
+    };
+    for (key, from, to) in [("seed", "seed = 5", "seed = 9"), ("train.batch_size", "\nbatch_size = 128", "\nbatch_size = 7")] {
+        let ended = edited(from, to);
+        assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{ended:?}");
+        let start = format!("error: {}: {key} was ", path("edited/last.safetensors"));
+        assert!(ended.err.starts_with(&start), "{ended:?}");
+        assert_eq!(checkpoint_step("edited"), Some(3));
+    }
+    // What only says when to stop may change.
+    well(edited("epochs = 3", "epochs = 4"));
 }
 
 /// The error of a run that diverges, with its folder as RUN.
@@ -443,7 +522,7 @@ fn wrong_first_parameters_are_refused_by_name() {
         let args = training("refused", "cpu", &[more, &["--init", &init]].concat());
         let ended = tauten(&strs(&args));
         assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{ended:?}");
-        let _ = std::fs::remove_dir_all(place().join("refused"));
+        assert!(!place().join("refused").exists());
         ended.err.replace(&init, "INIT")
     };
     let tensors = safetensors::SafeTensors::deserialize(&good).unwrap();
@@ -463,6 +542,8 @@ fn wrong_first_parameters_are_refused_by_name() {
     // Optimizer state is not needed.
     std::fs::write(&init, &good).unwrap();
     train("accepted", "cpu", &["--init", &init, "--set", "optimizer.dense.kind=sgd", "--max-steps", "1"]);
+    let ended = tauten(&strs(&training("refused", "cpu", &["--init", &path("dataset")])));
+    assert_eq!(ended.err, format!("error: {}: is a folder; name a safetensors file\n", path("dataset")));
     // A file that is not there is refused before anything is made.
     std::fs::remove_file(&init).unwrap();
     let ended = tauten(&strs(&training("refused", "cpu", &["--init", &init])));

@@ -124,7 +124,7 @@ impl Job<'_> {
             return Ok(None);
         }
         let data = self.comparison.dataset();
-        let (run, dataset) = if folder.exists() {
+        let (mut run, dataset) = if folder.exists() {
             let run = Run::open(&folder)?;
             let dataset = run.dataset(Some(&data))?;
             (run, dataset)
@@ -136,7 +136,7 @@ impl Job<'_> {
         let resumed = run.last().exists();
         let batches = batches_per_epoch(dataset.split(Split::Train).len(), run.config().train.batch_size);
         let start = Instant::now();
-        let outcome = train(&run, dataset, Choice::new(self.device)?.0, None, interrupt, progress)?;
+        let outcome = train(&mut run, dataset, Choice::new(self.device)?.0, None, interrupt, progress)?;
         let seconds = start.elapsed().as_secs_f64();
         if outcome.end != End::Finished {
             return Ok(None);

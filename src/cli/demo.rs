@@ -8,6 +8,7 @@ use crate::data::simulate::{Truth, simulate};
 use crate::data::write::Format;
 use crate::device::Choice;
 use crate::device::gpu::{Adapter, HOW_TO_GET_ONE};
+use crate::error::io;
 use crate::report::progress::Progress;
 use crate::train::evaluate::{evaluate, score};
 use crate::train::metrics::{Evaluation, spearman};
@@ -23,7 +24,7 @@ use std::time::Instant;
 /// every adapter there is and compares their losses with the CPU's.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The folder to write [default: tauten-demo, or the first of tauten-demo-2, ... that is free].
+    /// The folder to write, new or empty [default: tauten-demo, or the first of tauten-demo-2, ... that is free].
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Rows to simulate.
@@ -56,6 +57,10 @@ pub fn run(args: &Args) -> Result<u8> {
     let (choice, line) = Choice::new(&args.device)?;
     progress.line(line);
     let out = args.out.clone().unwrap_or_else(free_folder);
+    // Simulating looks at the log's folder alone.
+    if out.exists() && std::fs::read_dir(&out).map_err(io(&out))?.next().is_some() {
+        return Err(Error::user(format!("{}: the folder is not empty; name a new one with --out", out.display())));
+    }
     let log = out.join("log");
 
     let task = progress.task("simulating", args.rows, "rows");
@@ -66,8 +71,8 @@ pub fn run(args: &Args) -> Result<u8> {
     })?;
     drop(task);
     let loaded = Loaded::read(&log.join("config.toml"), &[])?;
-    let (run, dataset) = Run::create(&loaded, &out.join("run"), None, None, &progress)?;
-    let outcome = train(&run, dataset, choice, None, super::train::on_interrupt()?, &progress)?;
+    let (mut run, dataset) = Run::create(&loaded, &out.join("run"), None, None, &progress)?;
+    let outcome = train(&mut run, dataset, choice, None, super::train::on_interrupt()?, &progress)?;
     if outcome.end != End::Finished {
         super::print(&format!("interrupted; go on: tauten train --resume {}\n", run.folder().display()))?;
         return Ok(super::INTERRUPTED);

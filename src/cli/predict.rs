@@ -48,7 +48,8 @@ const ADDED: [&str; 4] = ["pctr", "pcvr", "pctcvr", "tau"];
 ///
 /// # Errors
 ///
-/// Those of the run's folder, the inputs, the device and the output; a kept column that is not there or has a prediction's name.
+/// Those of the run's folder, the inputs, the device and the output; an output that is an input; a kept column that is not there or has a
+/// prediction's name.
 pub fn run(args: &Args) -> Result<()> {
     let rows = predict(args)?;
     super::print(&format!("{}: {rows} rows\n", args.out.display()))
@@ -57,6 +58,11 @@ pub fn run(args: &Args) -> Result<()> {
 /// Scores the inputs; the number of rows written.
 pub(super) fn predict(args: &Args) -> Result<u64> {
     let progress = Progress::new(args.quiet);
+    // Another hard link to an input would only lose its name: the output is renamed over it.
+    let out = args.out.canonicalize().ok();
+    if let Some(input) = args.inputs.iter().find(|input| out.is_some() && input.canonicalize().ok() == out) {
+        return Err(Error::user(format!("--out {}: is the input {}; name another file", args.out.display(), input.display())));
+    }
     let run = Run::open(&args.run)?;
     for (i, name) in args.keep.iter().enumerate() {
         if ADDED.contains(&name.as_str()) || args.keep[..i].contains(name) {

@@ -7,7 +7,6 @@ use crate::data::prepare::prepare;
 use crate::data::write::replace;
 use crate::device::Choice;
 use crate::device::timeline::Mode;
-use crate::error::io;
 use crate::profile::{Profile, sweep, train};
 use crate::report::progress::Progress;
 use crate::{Error, Result};

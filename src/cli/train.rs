@@ -1,9 +1,10 @@
 //! `tauten train`: a configuration to a trained model.
 
 use crate::config::Loaded;
+use crate::data::aside::abandon;
 use crate::data::dataset::Dataset;
 use crate::device::Choice;
-use crate::report::progress::Progress;
+use crate::report::progress::{Progress, write_line};
 use crate::train::run::Run;
 use crate::train::session::can_train;
 use crate::train::trainer::{End, Outcome, train};
@@ -60,7 +61,7 @@ pub fn run(args: &Args) -> Result<u8> {
     let (choice, line) = Choice::new(&args.device)?;
     progress.line(line);
     let interrupt = on_interrupt()?;
-    let (run, dataset) = match (resumed, loaded) {
+    let (mut run, dataset) = match (resumed, loaded) {
         (Some(resumed), _) => resumed,
         (None, Some(loaded)) => {
             // Before anything is written.
@@ -70,7 +71,7 @@ pub fn run(args: &Args) -> Result<u8> {
         }
         (None, None) => return Err(Error::user("train: name a configuration, or a run with --resume")),
     };
-    let outcome = train(&run, dataset, choice, args.max_steps, interrupt, &progress)?;
+    let outcome = train(&mut run, dataset, choice, args.max_steps, interrupt, &progress)?;
     super::print(&summary(&run, &outcome))?;
     Ok(if outcome.end == End::Interrupted { super::INTERRUPTED } else { 0 })
 }
@@ -108,9 +109,10 @@ pub(super) fn on_interrupt() -> Result<&'static AtomicBool> {
     let set = SET.get_or_init(|| {
         ctrlc::set_handler(|| {
             if INTERRUPT.swap(true, Ordering::Relaxed) {
+                abandon();
                 std::process::exit(super::INTERRUPTED.into());
             }
-            eprintln!("interrupted: ending the step and writing a checkpoint; again to stop at once");
+            write_line("interrupted: stopping after the step, or the preparation, that is under way; again to stop at once");
         })
         .map_err(|e| e.to_string())
     });

@@ -50,6 +50,7 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let nowhere = || Error::user("neither XDG_CONFIG_HOME nor HOME names a folder for settings; name a file with --out");
     let file = args.out.clone().or_else(|| adapter.tuned_file()).ok_or_else(nowhere)?;
+    tuned::make_room(&file)?;
     let work = match &loaded {
         Some(loaded) => work(&loaded.config, choice.limits())?,
         None => COMMON.to_vec(),

@@ -15,6 +15,8 @@ use toml::de::{DeTable, DeValue};
 
 /// Most rows in a minibatch.
 const MAX_BATCH: usize = 1 << 20;
+/// Most parts of an override's key, more than any key has: tables in tables without end would overflow the stack.
+const MAX_DEPTH: usize = 8;
 /// Widest layer.
 const MAX_WIDTH: usize = 1 << 16;
 
@@ -42,7 +44,8 @@ impl Override {
     /// One `--set key.path=value`; a bare word is a string.
     ///
     /// # Errors
-    /// No `=`, no key, no value, or a value that begins like a string, list or table and is no TOML.
+    /// No `=`, no key or one that no configuration can have, no value, a number beyond TOML's, or a value that begins like a string,
+    /// list or table and is no TOML.
     pub fn parse(text: &str) -> Result<Override> {
         let place = format!("--set {}", one_line(text));
         let wrong = |why: &str| Error::user(format!("{place}: {why}; write --set key.path=value"));
@@ -50,6 +53,16 @@ impl Override {
         let (key, value) = (key.trim(), value.trim());
         if key.split('.').any(|part| part.trim().is_empty()) {
             return Err(wrong("no key before the `=`"));
+        }
+        let depth = key.split('.').count();
+        if depth > MAX_DEPTH {
+            let start: String = key.chars().take(40).collect();
+            return Err(Error::user(format!(
+                "--set {start}...: a key of {depth} parts; the configuration has none of so many"
+            )));
+        }
+        if key.contains('[') {
+            return Err(wrong("an element of a list is no key; set the whole list"));
         }
         if value.is_empty() {
             return Err(wrong("no value after the `=`"));
@@ -60,6 +73,9 @@ impl Override {
             Ok(parsed) => parsed,
             Err(e) if value.starts_with(['"', '\'', '[', '{']) => {
                 return Err(wrong(&format!("no TOML value: {}", one_line(e.message()))));
+            }
+            Err(_) if value.bytes().all(|b| b.is_ascii_digit()) && value.parse::<i64>().is_err() => {
+                return Err(Error::user(format!("{place}: whole numbers go up to {}", i64::MAX)));
             }
             Err(_) => Value::String(value.to_string()),
         };
@@ -730,6 +746,10 @@ mod tests {
         insta::assert_snapshot!(error("", &["a..b=1"]), @"--set a..b=1: no key before the `=`; write --set key.path=value");
         insta::assert_snapshot!(error("", &["seed="]), @"--set seed=: no value after the `=`; write --set key.path=value");
         insta::assert_snapshot!(error("", &["data.train=[\"a\""]), @r#"--set data.train=["a": no TOML value: unclosed array, expected `]`; write --set key.path=value"#);
+        insta::assert_snapshot!(error("", &["seed=18446744073709551615"]), @"--set seed=18446744073709551615: whole numbers go up to 9223372036854775807");
+        insta::assert_snapshot!(error("", &["features.categorical[0].dim=8"]), @"--set features.categorical[0].dim=8: an element of a list is no key; set the whole list; write --set key.path=value");
+        let deep = format!("{}a=1", "a.".repeat(60_000));
+        insta::assert_snapshot!(error("", &[&deep]), @"--set a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a.a....: a key of 60001 parts; the configuration has none of so many");
         insta::assert_snapshot!(error("", &["data.train.x=1"]), @"--set data.train.x=1: key `data.train` is no table, so there is no `data.train.x`");
     }
 

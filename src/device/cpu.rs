@@ -1,7 +1,7 @@
 //! The CPU executor: runs each op's twin on the plan's buffers.
 
 use super::timeline::{Activity, Clock, Mode, Recorder, Timeline};
-use super::{Device, RING};
+use super::{Device, LESS_MEMORY, RING};
 use crate::graph::{Format, Input, Place, Plan, PlannedArg, StateBuffer, StateId, shared_slots};
 use crate::ops::{Access, Args, View};
 use crate::{Error, Result};
@@ -112,10 +112,7 @@ impl Buffer {
             .checked_mul(size_of::<u32>())
             .ok_or_else(|| Error::user(format!("{what}: {len} words are more than an address space holds")))?;
         let map = MmapMut::map_anon(bytes).map_err(|e| {
-            Error::user(format!(
-                "{what}: {} MiB of memory are not to be had ({e}); lower train.batch_size, features.dim or raise features.min_count",
-                bytes >> 20
-            ))
+            Error::user(format!("{what}: {} MiB of memory are not to be had ({e}); {LESS_MEMORY}", bytes >> 20))
         })?;
         // Rows of a table are read in no order, and a large page takes the place of 512 others that the processor looks for. Where there are none, it is slower.
         #[cfg(target_os = "linux")]
@@ -243,4 +240,16 @@ pub(super) fn nonfinite_input(plan: &Plan, inputs: &[&[u8]]) -> Option<String> {
     let (at, _) = plan.inputs.iter().enumerate().find(|(_, (input, _))| *input == Input::Numeric)?;
     let words: Vec<u32> = bytemuck::pod_collect_to_vec(inputs[at]);
     super::nonfinite(&words, &[], Format::F32).map(|i| format!("the minibatch itself (element {i} of the numeric features)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_is_not_to_be_had_may_be_of_either_program() {
+        let error = Buffer::new(1 << 50, "a slot").err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(error.starts_with("a slot: 4294967296 MiB of memory are not to be had ("), "{error}");
+        assert!(error.ends_with(&format!("; {LESS_MEMORY}")) && LESS_MEMORY.contains("train.evaluate_batch_size"), "{error}");
+    }
 }

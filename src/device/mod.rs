@@ -10,6 +10,10 @@ use crate::{Error, Result};
 use gpu::Adapter;
 use timeline::{Mode, Timeline};
 
+/// What takes less memory, whichever program or table needs it.
+pub(crate) const LESS_MEMORY: &str =
+    "lower train.batch_size, train.evaluate_batch_size or features.dim, or raise features.min_count";
+
 /// Steps of one program that may be under way before the host must receive outputs.
 pub const RING: usize = 3;
 
@@ -136,7 +140,9 @@ impl Choice {
         }
         let mut adapters = Adapter::all();
         let best = adapters.iter().enumerate().filter_map(|(i, a)| a.rank().map(|rank| (rank, i))).min().map(|(_, i)| i);
-        match (wanted, best) {
+        match (wanted.trim(), best) {
+            // Every name holds it.
+            ("", _) => Err(Error::user(format!("--device is empty; {}", list(&adapters)))),
             ("auto" | "gpu", Some(i)) => {
                 let adapter = adapters.swap_remove(i);
                 let line = format!("device: {}, the first {} GPU", adapter.describe(), adapter.kind());

@@ -106,6 +106,10 @@ const WORTH: usize = 100_000_000;
 pub const SLICES: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 /// Fewest rows of a slice.
 const SLICE_ROWS: usize = 128;
+/// Most rows of a slice on software adapters, and most tiles of S that a workgroup goes over there: lavapipe (Mesa 22.3 at the least) ends every loop of an
+/// invocation without a word once all its loops together have gone around 65,535 times. (576 tiles of the contrast of width 64 come out right, 1024 do not.)
+const SOFTWARE_ROWS: usize = 16_384;
+const SOFTWARE_TILES: usize = 256;
 
 impl Tile {
     /// Rows and columns of the result that a workgroup makes.
@@ -337,7 +341,7 @@ impl Tiles {
     /// How often the rows of a sum are cut where `count` workgroups make the whole result: until there are twice enough.
     fn slices(&self, count: usize, rows: usize) -> usize {
         if self.kind == Kind::Software {
-            return 1;
+            return rows.div_ceil(SOFTWARE_ROWS);
         }
         let wanted = (2 * self.enough()).div_ceil(count);
         let most = (rows / SLICE_ROWS).max(1);
@@ -371,13 +375,16 @@ impl Tiles {
     /// GPUs up to 512 workgroups come of it, or as many as two passes of `chosen.slices` over all tiles would have.
     pub fn bands_and_slices(&self, chosen: Chosen, rows: usize, both: bool) -> [usize; 2] {
         let few = |n: usize| n.min((1 << 22) / rows).max(1);
-        if !both {
-            return [1, few(chosen.slices)];
-        }
         let [height, width] = chosen.tile.size();
-        let [bands, slices] = if self.kind == Kind::Software { [16, chosen.slices] } else { [32, 16] };
-        let band = rows.div_ceil(height).div_ceil(few(bands));
-        [band, (2 * band * chosen.slices).min(few(slices)).min(rows.div_ceil(width))]
+        let [down, across] = [rows.div_ceil(height), rows.div_ceil(width)];
+        let software = self.kind == Kind::Software;
+        let band = if both { down.div_ceil(few(if software { 16 } else { 32 })) } else { 1 };
+        let slices = match (software, both) {
+            (true, _) => chosen.slices.max((band * across).div_ceil(SOFTWARE_TILES)),
+            (false, true) => (2 * band * chosen.slices).min(16),
+            (false, false) => chosen.slices,
+        };
+        [band, few(slices).min(across)]
     }
 
     fn slices_of(&self, tile: Tile, shape: Shape) -> usize {
@@ -487,7 +494,8 @@ mod tests {
         assert_eq!(of(Kind::Software, 8192), Chosen { tile: BROAD, slices: 1 });
         for (kind, rows, cut) in [
             (Kind::Software, 300, [1, 1]),
-            (Kind::Software, 8192, [8, 1]),
+            (Kind::Software, 4096, [4, 1]),
+            (Kind::Software, 8192, [8, 4]),
             (Kind::Integrated, 8192, [4, 8]),
             (Kind::Discrete, 1024, [1, 16]),
             (Kind::Discrete, 2048, [1, 16]),
@@ -497,6 +505,15 @@ mod tests {
             let tiles = Tiles { kind, ..Tiles::SOFTWARE };
             let chosen = tiles.choose(Shape::contrast(rows, 64));
             assert_eq!(tiles.bands_and_slices(chosen, rows, true), cut, "{kind:?}, {rows} rows");
+        }
+        // Where loops end early nothing tells.
+        for rows in [300, 2048, 4096, 8192, 16_384, 32_768] {
+            for both in [false, true] {
+                let chosen = of(Kind::Software, rows);
+                let [band, slices] = Tiles::SOFTWARE.bands_and_slices(chosen, rows, both);
+                let tiles = band * rows.div_ceil(slices).div_ceil(chosen.tile.size()[1]);
+                assert!(tiles <= SOFTWARE_TILES, "{rows} rows: a workgroup goes over {tiles} tiles");
+            }
         }
         assert_eq!(of(Kind::Integrated, 2048), Chosen { tile: CROSS, slices: 2 });
         assert_eq!(of(Kind::Discrete, 2048), Chosen { tile: CROSS, slices: 8 });

@@ -127,6 +127,6 @@ impl Drop for Task {
 }
 
 /// Writes to standard error; a closed one is no reason to stop.
-fn write_line(text: &str) {
+pub fn write_line(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }

@@ -39,6 +39,43 @@ pub struct Progress {
     pub sums: [f64; WORDS],
     /// Steps in the sums.
     pub summed: u64,
+    /// What the minibatches come from; none in files of versions that did not keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<Sequence>,
+}
+
+/// What the sequence of minibatches comes from, without which a position in it means nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sequence {
+    /// `seed`.
+    pub seed: u64,
+    /// `train.batch_size`.
+    pub batch_size: usize,
+    /// Rows of data.train.
+    pub rows: usize,
+}
+
+impl Sequence {
+    /// Refuses to go on with `other` in its place.
+    ///
+    /// # Errors
+    ///
+    /// What differs, by its key.
+    pub fn require(&self, other: &Sequence) -> Result<()> {
+        for (key, was, is) in [
+            ("seed", self.seed, other.seed),
+            ("train.batch_size", self.batch_size as u64, other.batch_size as u64),
+            ("the number of rows of data.train", self.rows as u64, other.rows as u64),
+        ] {
+            if was != is {
+                return Err(Error::user(format!(
+                    "{key} was {was} when it was written and is {is}; set it back, or train anew"
+                )));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// An evaluation that was the best.
@@ -153,6 +190,9 @@ impl Checkpoint {
     ///
     /// A file that is not there or is damaged.
     pub fn open(path: &Path) -> Result<Checkpoint> {
+        if path.is_dir() {
+            return Err(Error::user(format!("{}: is a folder; name a safetensors file", path.display())));
+        }
         let file = std::fs::File::open(path).map_err(io(path))?;
         // SAFETY: checkpoints are only ever replaced by renaming a new file over the old, which leaves the mapped one as it was.
         #[allow(unsafe_code, reason = "a memory map")]
@@ -228,5 +268,29 @@ impl Checkpoint {
             })?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::unwrap_used, reason = "a test that fails says where")]
+    fn progress_of_before_and_other_sequences() {
+        let json = |more| {
+            format!(
+                "{{\"step\":3,\"position\":{{\"epoch\":0,\"batch\":3}},\"best\":null,\"without_improvement\":0,\"finished\":false,\"sums\":[0,0,0,0,0,0,0,0],\"summed\":3{more}}}"
+            )
+        };
+        let before: Progress = serde_json::from_str(&json("")).unwrap();
+        assert_eq!(before.sequence, None);
+        let now: Progress = serde_json::from_str(&json(",\"sequence\":{\"seed\":1,\"batch_size\":2,\"rows\":3}")).unwrap();
+        let was = now.sequence.unwrap();
+        was.require(&was).unwrap();
+        let refused = |other: Sequence| was.require(&other).unwrap_err().to_string();
+        insta::assert_snapshot!(refused(Sequence { seed: 9, ..was }), @"seed was 1 when it was written and is 9; set it back, or train anew");
+        insta::assert_snapshot!(refused(Sequence { batch_size: 9, ..was }), @"train.batch_size was 2 when it was written and is 9; set it back, or train anew");
+        insta::assert_snapshot!(refused(Sequence { rows: 9, ..was }), @"the number of rows of data.train was 3 when it was written and is 9; set it back, or train anew");
     }
 }

@@ -8,10 +8,12 @@
 //! metrics.jsonl     one line an evaluation
 //! best.safetensors  the checkpoint with the best evaluation
 //! last.safetensors  the newest checkpoint
+//! lock              empty; locked by the process that trains
 //! ```
 
 use super::checkpoint::{Checkpoint, Progress as Position};
 use crate::config::{Config, Loaded};
+use crate::data::aside::Aside;
 use crate::data::dataset::Dataset;
 use crate::data::encode::Encoding;
 use crate::data::prepare::{prepare, sync_folder};
@@ -20,6 +22,8 @@ use crate::model::Schema;
 use crate::report::progress::Progress;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::fs::{File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 const RECORD: &str = "run.json";
@@ -29,6 +33,10 @@ pub struct Run {
     folder: PathBuf,
     config: Config,
     record: Record,
+    /// Where its files lie until [`Run::keep`]; they go with it if that never comes.
+    aside: Option<Aside>,
+    /// Keeps others from training it until this is closed, by the system if need be.
+    lock: Option<File>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -42,7 +50,8 @@ struct Record {
 }
 
 impl Run {
-    /// Makes the folder `out`, which must not exist; prepares the dataset inside unless `data` names one.
+    /// Makes what will be the folder `out`, which must not exist; prepares the dataset inside unless `data` names one. The folder has its
+    /// name from [`Run::keep`] on: before that all may still turn out not to fit.
     ///
     /// # Errors
     ///
@@ -54,35 +63,23 @@ impl Run {
         init: Option<&Path>,
         progress: &Progress,
     ) -> Result<(Run, Dataset)> {
-        if out.exists() {
-            return Err(Error::user(format!(
-                "{}: exists; name another folder with --out, or go on with that run by --resume {}",
-                out.display(),
-                out.display()
-            )));
-        }
+        refuse_existing(out)?;
         let absolute = |path: &Path| std::path::absolute(path).map_err(io(path));
         let init = init.map(absolute).transpose()?;
         if let Some(path) = &init {
             // A wrong name should not wait for the data.
             Checkpoint::open(path)?;
         }
-        let parent = match out.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
         let named = match data {
             None => None,
             Some(path) => Some((absolute(path)?, Dataset::open_for(path, &loaded.config)?)),
         };
-        std::fs::create_dir_all(parent).map_err(io(parent))?;
-        // Made aside, so that a folder under the run's name is complete whenever the process ends.
-        let aside = tempfile::Builder::new().prefix(".tauten-run-").tempdir_in(parent).map_err(io(parent))?;
-        let fresh = aside.path().join("new");
-        std::fs::create_dir(&fresh).map_err(io(&fresh))?;
+        let aside = Aside::new(out)?;
+        let fresh = aside.path();
+        std::fs::create_dir(fresh).map_err(io(out))?;
         let (path, dataset) = match named {
             Some(named) => named,
-            None => (PathBuf::from("dataset"), prepare(loaded, &fresh.join("dataset"), progress)?),
+            None => (PathBuf::from("dataset"), prepare(loaded, &fresh.join("dataset"), progress).map_err(|e| aside.named(e))?),
         };
         let record = Record { dataset: path, fingerprint: dataset.manifest().fingerprint.clone(), init };
         let encoding = fresh.join("encoding");
@@ -93,13 +90,49 @@ impl Run {
         {
             let path = fresh.join(name);
             std::fs::write(&path, text).map_err(io(&path))?;
-            std::fs::File::open(&path).and_then(|f| f.sync_all()).map_err(io(&path))?;
+            File::open(&path).and_then(|f| f.sync_all()).map_err(io(&path))?;
         }
-        sync_folder(&fresh)?;
-        std::fs::rename(&fresh, out).map_err(io(out))?;
-        sync_folder(parent)?;
-        let run = Run { folder: out.to_path_buf(), config: loaded.config.clone(), record };
-        Ok((run, dataset))
+        sync_folder(fresh)?;
+        let (folder, config) = (out.to_path_buf(), loaded.config.clone());
+        Ok((Run { folder, config, record, aside: Some(aside), lock: None }, dataset))
+    }
+
+    /// Gives a new run's folder its name, so that a folder under it is complete whenever the process ends, and locks it.
+    ///
+    /// # Errors
+    ///
+    /// A folder that has come to exist; those of [`Run::lock`].
+    pub fn keep(&mut self) -> Result<()> {
+        let Some(aside) = self.aside.take() else { return Ok(()) };
+        refuse_existing(&self.folder)?;
+        aside.finish()?;
+        self.lock()
+    }
+
+    /// Keeps other processes from training the run for as long as this one has it open. A new run, which has no folder yet, is locked when
+    /// it is kept.
+    ///
+    /// # Errors
+    ///
+    /// Another process that trains it.
+    pub fn lock(&mut self) -> Result<()> {
+        if self.aside.is_some() || self.lock.is_some() {
+            return Ok(());
+        }
+        // A file of its own: on Windows nobody can read one that is locked.
+        let path = self.folder.join("lock");
+        let file = File::options().create(true).append(true).open(&path).map_err(io(&path))?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                let folder = self.folder.display();
+                return Err(Error::user(format!("{folder}: another process is training this run; wait for it, or end it")));
+            }
+            // A file system without locks.
+            Err(TryLockError::Error(e)) if e.kind() != ErrorKind::Unsupported => return Err(io(&path)(e)),
+            _ => {}
+        }
+        self.lock = Some(file);
+        Ok(())
     }
 
     /// Opens a run's folder.
@@ -118,7 +151,7 @@ impl Run {
         let text = std::fs::read_to_string(&path).map_err(io(&path))?;
         let record = serde_json::from_str(&text).map_err(|e| Error::user(format!("{}: damaged: {e}", path.display())))?;
         let config = Loaded::read(&folder.join("config.toml"), &[])?.config;
-        Ok(Run { folder: folder.to_path_buf(), config, record })
+        Ok(Run { folder: folder.to_path_buf(), config, record, aside: None, lock: None })
     }
 
     /// The folder.
@@ -196,6 +229,17 @@ impl Run {
             self.folder.display()
         )))
     }
+}
+
+fn refuse_existing(out: &Path) -> Result<()> {
+    if !out.exists() {
+        return Ok(());
+    }
+    Err(Error::user(format!(
+        "{}: exists; name another folder with --out, or go on with that run by --resume {}",
+        out.display(),
+        out.display()
+    )))
 }
 
 /// What a model must know of `encoding`.

@@ -4,7 +4,7 @@ use super::schedule::factor;
 use crate::config::{Config, DenseRule, Negatives};
 use crate::data::batch::{BatchLayout, Minibatch};
 use crate::device::timeline::{Mode, Timeline};
-use crate::device::{Choice, Device};
+use crate::device::{Choice, Device, LESS_MEMORY};
 use crate::graph::{Format, Input, Parameter, Plan, PlannedNode, StateId, Step, shared_slots};
 use crate::model::{Model, Schema, parameters::initial_values};
 use crate::random::{Purpose, Stream};
@@ -111,8 +111,7 @@ impl Session {
         let budget = model.config().train.memory_mib << 20;
         if budget > 0 && memory.total() > budget {
             return Err(Error::user(format!(
-                "train.memory_mib: the plan takes {} of {} allowed; lower train.batch_size, train.evaluate_batch_size or \
-                 features.dim, or raise features.min_count",
+                "train.memory_mib: the plan takes {} of {} allowed; {LESS_MEMORY}",
                 mib(memory.total()),
                 mib(budget)
             )));

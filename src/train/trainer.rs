@@ -1,13 +1,13 @@
 //! The training loop: minibatches to the device, losses back, evaluation, early stopping, checkpoints.
 
-use super::checkpoint::{self, Best, Checkpoint, Progress as State};
+use super::checkpoint::{self, Best, Checkpoint, Progress as State, Sequence};
 use super::evaluate::evaluate;
 use super::metrics::Evaluation;
 use super::run::{Run, schema};
 use super::session::{Memory, Role, Session, mib};
 use crate::config::{Config, Monitor, ScheduleKind, Temperature};
 use crate::data::batch::{Minibatch, RowSource};
-use crate::data::dataset::{Dataset, Rows, Split};
+use crate::data::dataset::{Dataset, Rows, Split, SplitInfo};
 use crate::data::prefetch::{Position, Prefetch, batches_per_epoch};
 use crate::data::write::replace;
 use crate::device::{Choice, RING};
@@ -19,6 +19,7 @@ use serde::Serialize;
 use std::collections::VecDeque;
 use std::io::Write;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -161,7 +162,7 @@ struct Line<'a> {
     /// Means since the line before.
     train: Losses,
     valid: &'a Evaluation,
-    monitor: Option<f64>,
+    monitor: f64,
     best: bool,
     rows_per_second: f64,
     seconds: Seconds,
@@ -262,26 +263,33 @@ pub fn open(config: &Config, dataset: &Dataset, choice: Choice, progress: &Progr
     Ok(session)
 }
 
-/// Trains until the configured end, `max_steps`, or `interrupt`. With checkpoints in the run's folder it goes on from the newest.
+/// Trains until the configured end, `max_steps`, or `interrupt`. With checkpoints in the run's folder it goes on from the newest; a new
+/// run gets its folder once nothing is between it and the first step.
 ///
 /// # Errors
 ///
-/// A loss that is not finite: the step, the op where it first appeared and the last good checkpoint. What data, device and files
-/// report.
+/// A run that another process trains; a metric to monitor that is not defined on valid; a newest checkpoint that is gone, or of another
+/// seed, batch size or number of rows. A loss that is not finite: the step, the op where it first appeared and the last good checkpoint.
+/// What data, device and files report.
 pub fn train(
-    run: &Run,
+    run: &mut Run,
     dataset: Dataset,
     choice: Choice,
     max_steps: Option<u64>,
     interrupt: &AtomicBool,
     progress: &Progress,
 ) -> Result<Outcome> {
+    run.lock()?;
     let config = run.config().clone();
+    can_monitor(config.train.monitor, &dataset.manifest().valid)?;
+    let source = dataset.split(Split::Train);
+    let rows = source.len();
+    let sequence = Sequence { seed: config.seed, batch_size: config.train.batch_size, rows };
+    let newest = newest(run, &sequence)?;
     let mut session = open(&config, &dataset, choice, progress)?;
-    let state = if run.last().exists() {
-        let checkpoint = Checkpoint::open(&run.last())?;
+    let mut state = if let Some((checkpoint, state)) = newest {
         checkpoint.load(&mut session, true)?;
-        checkpoint.progress()?
+        state
     } else {
         session.initialize()?;
         if let Some(init) = run.init() {
@@ -289,14 +297,15 @@ pub fn train(
         }
         State::default()
     };
+    state.sequence = Some(sequence);
+    // A run that cannot begin gets no folder.
+    run.keep()?;
     checkpoint::remove_leftovers(run.folder())?;
     keep_metrics(run, state.step)?;
     if state.finished {
         progress.line(format!("{}: has finished at step {}", run.folder().display(), state.step));
         return Ok(Outcome { end: End::Finished, state, rows_per_second: 0.0 });
     }
-    let source = dataset.split(Split::Train);
-    let rows = source.len();
     let (layout, builders) = (session.batch_layout(), session.builders());
     let prefetch = Prefetch::train(source, layout, config.train.batch_size, config.seed, state.position, builders)?;
     let mut trainer = Trainer {
@@ -455,12 +464,14 @@ impl Trainer<'_> {
         let task = self.progress.task("valid", source.len() as u64, "rows");
         let valid = evaluate(&mut self.session, source, "valid", |rows| task.advance(rows))?;
         drop(task);
-        let value = monitor(self.config.train.monitor, &valid);
-        let best = match (value, self.state.best) {
-            (Some(value), Some(best)) => value > best.value,
-            (value, _) => value.is_some(),
-        };
-        if let (true, Some(value)) = (best, value) {
+        let value = monitor(self.config.train.monitor, &valid).ok_or_else(|| {
+            let step = self.state.step;
+            Error::user(format!(
+                "step {step}: valid has no train.monitor, against what its manifest says; prepare the data again"
+            ))
+        })?;
+        let best = self.state.best.is_none_or(|best| value > best.value);
+        if best {
             self.state.best = Some(Best { value, step: self.state.step });
             self.state.without_improvement = 0;
         } else {
@@ -542,14 +553,66 @@ fn monitor(monitor: Monitor, valid: &Evaluation) -> Option<f64> {
     }
 }
 
+/// Whether the monitored metric is defined on a valid split with these labels.
+fn can_monitor(monitor: Monitor, valid: &SplitInfo) -> Result<()> {
+    let &SplitInfo { rows, clicks, conversions, .. } = valid;
+    let both = |positives: u64, rows: u64| 0 < positives && positives < rows;
+    let (ctr, cvr, ctcvr) = (both(clicks, rows), both(conversions, clicks), both(conversions, rows));
+    let defined = match monitor {
+        Monitor::MeanAuc => ctr && ctcvr,
+        Monitor::CtrAuc => ctr,
+        Monitor::CvrAuc => cvr,
+        Monitor::CtcvrAuc => ctcvr,
+        Monitor::LogLoss => true,
+    };
+    if defined {
+        return Ok(());
+    }
+    let name = serde_json::to_value(monitor).unwrap_or_default();
+    Err(Error::user(format!(
+        "data.valid: its {rows} rows, {clicks} with a click and {conversions} with a conversion, have no {} (train.monitor), which takes rows \
+         of both classes; give valid other rows, or set train.monitor to another metric (log-loss takes any)",
+        name.as_str().unwrap_or_default()
+    )))
+}
+
+/// The newest checkpoint of a run, which must belong to `sequence`; none before the first. A process that ends within the first evaluation leaves
+/// the best alone: it is the newest once its line is written.
+fn newest(run: &Run, sequence: &Sequence) -> Result<Option<(Checkpoint, State)>> {
+    let open = |path: &Path| {
+        let checkpoint = Checkpoint::open(path)?;
+        let state = checkpoint.progress()?;
+        state.sequence.map_or(Ok(()), |was| was.require(sequence)).map_err(|e| e.context(path.display()))?;
+        Ok((checkpoint, state))
+    };
+    let (last, best, metrics) = (run.last(), run.best(), run.metrics());
+    if last.exists() {
+        return open(&last).map(Some);
+    }
+    let best = best.exists().then(|| open(&best)).transpose()?;
+    // A file that cannot be read is refused when its lines are kept.
+    let text = std::fs::read_to_string(&metrics).unwrap_or_default();
+    match text.lines().filter_map(step_of).next_back() {
+        None => Ok(None),
+        Some(step) if best.as_ref().is_some_and(|(_, state)| state.step >= step) => Ok(best),
+        Some(step) => Err(Error::user(format!(
+            "{}: is gone, but {} knows of step {step}; put it back, or train anew into another folder",
+            last.display(),
+            metrics.display()
+        ))),
+    }
+}
+
+/// The step of a line of `metrics.jsonl`; none of one that is cut off.
+fn step_of(line: &str) -> Option<u64> {
+    serde_json::from_str::<serde_json::Value>(line).ok()?["step"].as_u64()
+}
+
 /// Drops the lines of `metrics.jsonl` that lie after the checkpoint: they will be written again.
 fn keep_metrics(run: &Run, step: u64) -> Result<()> {
     let path = run.metrics();
     let text = std::fs::read_to_string(&path).map_err(io(&path))?;
-    let kept = |line: &&str| {
-        let value: Option<serde_json::Value> = serde_json::from_str(line).ok();
-        value.and_then(|v| v["step"].as_u64()).is_some_and(|s| s <= step)
-    };
+    let kept = |line: &&str| step_of(line).is_some_and(|s| s <= step);
     let lines: String = text.lines().filter(kept).flat_map(|line| [line, "\n"]).collect();
     if lines != text {
         replace(&path, checkpoint::ASIDE, lines.as_bytes())?;
@@ -560,6 +623,36 @@ fn keep_metrics(run: &Run, step: u64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn metrics_of_one_class_cannot_be_monitored() {
+        let defined = |monitor, [rows, clicks, conversions]: [u64; 3]| {
+            let (click_rate, conversion_rate) = (clicks as f64 / rows as f64, conversions as f64 / rows as f64);
+            let xxh3 = String::new();
+            let info = SplitInfo {
+                rows,
+                clicks,
+                conversions,
+                click_rate,
+                conversion_rate,
+                clicked_conversion_rate: None,
+                invalid_labels: 0,
+                xxh3,
+            };
+            can_monitor(monitor, &info).is_ok()
+        };
+        let all = [Monitor::MeanAuc, Monitor::CtrAuc, Monitor::CvrAuc, Monitor::CtcvrAuc, Monitor::LogLoss];
+        for (labels, wanted) in [
+            ([9, 5, 2], [true, true, true, true, true]),
+            ([9, 5, 0], [false, true, false, false, true]),
+            ([9, 5, 5], [true, true, false, true, true]),
+            ([9, 9, 2], [false, false, true, true, true]),
+            ([9, 0, 0], [false, false, false, false, true]),
+            ([1, 1, 1], [false, false, false, false, true]),
+        ] {
+            assert_eq!(all.map(|monitor| defined(monitor, labels)), wanted, "{labels:?}");
+        }
+    }
 
     #[test]
     #[allow(clippy::unwrap_used, reason = "a test that fails says where")]

@@ -1,7 +1,7 @@
 //! Adapters: what there is, what it can do, and opening one with exactly what a run needs.
 
 use super::tuned::{self, Choices};
-use crate::device::{Limits, without_matrices};
+use crate::device::{LESS_MEMORY, Limits, without_matrices};
 use crate::error::one_line;
 use crate::ops::tile::{Kind, MATRICES, Tile, Tiles, Tuned};
 use crate::{Error, Result};
@@ -282,13 +282,8 @@ impl Adapter {
             ..wgpu::Limits::downlevel_defaults()
         };
         let checks: [(&str, u64, u64, &str); 5] = [
-            (
-                "max_storage_buffer_binding_size",
-                needs.binding_bytes,
-                has.max_storage_buffer_binding_size,
-                "lower train.batch_size",
-            ),
-            ("max_buffer_size", needs.buffer_bytes, has.max_buffer_size, "lower train.batch_size"),
+            ("max_storage_buffer_binding_size", needs.binding_bytes, has.max_storage_buffer_binding_size, LESS_MEMORY),
+            ("max_buffer_size", needs.buffer_bytes, has.max_buffer_size, LESS_MEMORY),
             (
                 "max_storage_buffers_per_shader_stage",
                 needs.storage_buffers.into(),
@@ -312,7 +307,7 @@ impl Adapter {
             if need > has {
                 let device = self.describe();
                 return Err(Error::user(format!(
-                    "{device}: its {limit} is {has}, this run needs {need}; {advice} or use --device cpu"
+                    "{device}: its {limit} is {has}, this run needs {need}; {advice}, or use --device cpu"
                 )));
             }
         }
@@ -368,9 +363,7 @@ fn note(fault: &Fault, error: Error) {
 /// One line for an error of wgpu.
 pub(super) fn report(device: &str, error: &wgpu::Error) -> Error {
     match error {
-        wgpu::Error::OutOfMemory { .. } => Error::user(format!(
-            "{device}: out of memory; lower train.batch_size or features.dim, raise features.min_count, or use --device cpu"
-        )),
+        wgpu::Error::OutOfMemory { .. } => Error::user(format!("{device}: out of memory; {LESS_MEMORY}, or use --device cpu")),
         wgpu::Error::Validation { description, .. } => {
             Error::system(format!("{device}: refused by validation (a bug of tauten's): {}", one_line(description)))
         }

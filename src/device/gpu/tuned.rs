@@ -2,7 +2,7 @@
 //! deleted.
 
 use super::user_folder;
-use crate::data::write::replace;
+use crate::data::write::{replace, temporary};
 use crate::error::io;
 use crate::ops::tile::Tuned;
 use crate::{Error, Result};
@@ -52,15 +52,44 @@ pub fn read(file: &Path) -> Result<Choices> {
     Ok(choices)
 }
 
+/// Makes the folder of `file` and sees whether it can be written, before what it is to hold is measured.
+///
+/// # Errors
+///
+/// What the file system reports; a folder of this name.
+pub fn make_room(file: &Path) -> Result<()> {
+    if file.is_dir() {
+        return Err(Error::user(format!("{}: is a folder; name a file", file.display())));
+    }
+    let folder = file.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).map_err(io(folder))?;
+    temporary(folder, ASIDE).map(drop).map_err(io(folder))
+}
+
 /// Keeps `choices` in `file`.
 ///
 /// # Errors
 ///
 /// What the file system reports.
 pub fn write(file: &Path, choices: &Choices) -> Result<()> {
-    if let Some(folder) = file.parent() {
-        std::fs::create_dir_all(folder).map_err(io(folder))?;
-    }
+    make_room(file)?;
     let text = serde_json::to_string_pretty(choices).map_err(|e| Error::system(format!("{}: {e}", file.display())))?;
     replace(file, ASIDE, (text + "\n").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::unwrap_used, reason = "a test that fails says where")]
+    fn room_is_made_where_a_file_can_be() {
+        let home = tempfile::tempdir().unwrap();
+        make_room(&home.path().join("new/tiles.json")).unwrap();
+        assert_eq!(std::fs::read_dir(home.path().join("new")).unwrap().count(), 0);
+        let refused = |name: &str| make_room(&home.path().join(name)).unwrap_err();
+        assert!(refused("new").to_string().ends_with("/new: is a folder; name a file"));
+        std::fs::write(home.path().join("file"), "").unwrap();
+        assert_eq!(refused("file/tiles.json").exit_code(), 2);
+    }
 }
