@@ -301,7 +301,7 @@ fn an_interrupt_leaves_nothing_behind() {
     let mut child = child.env("TMPDIR", &folder).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let prepared = || {
         let made = std::fs::read_dir(&folder).unwrap().next();
-        made.is_some_and(|made| made.unwrap().path().join("new/manifest.json").exists())
+        made.is_some_and(|made| made.unwrap().path().join("new/dataset/manifest.json").exists())
     };
     while !prepared() {
         assert!(child.try_wait().unwrap().is_none());

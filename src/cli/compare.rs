@@ -133,7 +133,7 @@ impl Job<'_> {
             loaded.config.seed = self.seed;
             Run::create(&loaded, &folder, Some(&data), None, progress)?
         };
-        let resumed = run.last().exists();
+        let resumed = run.last().exists() || run.best().exists();
         let batches = batches_per_epoch(dataset.split(Split::Train).len(), run.config().train.batch_size);
         let start = Instant::now();
         let outcome = train(&mut run, dataset, Choice::new(self.device)?.0, None, interrupt, progress)?;

@@ -71,8 +71,9 @@ pub fn run(args: &Args) -> Result<u8> {
     })?;
     drop(task);
     let loaded = Loaded::read(&log.join("config.toml"), &[])?;
+    let interrupt = super::train::on_interrupt()?;
     let (mut run, dataset) = Run::create(&loaded, &out.join("run"), None, None, &progress)?;
-    let outcome = train(&mut run, dataset, choice, None, super::train::on_interrupt()?, &progress)?;
+    let outcome = train(&mut run, dataset, choice, None, interrupt, &progress)?;
     if outcome.end != End::Finished {
         super::print(&format!("interrupted; go on: tauten train --resume {}\n", run.folder().display()))?;
         return Ok(super::INTERRUPTED);

@@ -79,15 +79,15 @@ pub fn run(args: &Args) -> Result<()> {
         (None, Some(config)) => {
             // The configuration comes first: a mistake in it should not wait for a device or for data.
             let loaded = Loaded::read(config, &args.set)?;
-            ready()?;
             let choice = choose(args, &progress)?;
+            ready()?;
             super::abandon_on_interrupt()?;
             let aside;
             let dataset = match &args.data {
                 Some(path) => Dataset::open_for(path, &loaded.config)?,
                 None => {
                     aside = Aside::new(&std::env::temp_dir().join("dataset"))?;
-                    prepare(&loaded, aside.path(), &progress)?
+                    prepare(&loaded, &aside.path().join("dataset"), &progress)?
                 }
             };
             train(&loaded.config, &dataset, choice, args.steps as usize, args.mode, &progress)?

@@ -34,7 +34,8 @@ pub(crate) struct Aside {
     parent: PathBuf,
     folder: PathBuf,
     new: PathBuf,
-    _lock: File,
+    /// None once it is given up.
+    lock: Option<File>,
 }
 
 impl Aside {
@@ -57,7 +58,7 @@ impl Aside {
             if path.exists() {
                 let folder = folder.keep();
                 open().push(folder.clone());
-                return Ok(Aside { out: out.into(), parent: parent.into(), new: folder.join(NEW), folder, _lock: lock });
+                return Ok(Aside { out: out.into(), parent: parent.into(), new: folder.join(NEW), folder, lock: Some(lock) });
             }
         }
     }
@@ -72,11 +73,21 @@ impl Aside {
         error.map(|message| message.replace(&*self.new.to_string_lossy(), &self.out.to_string_lossy()))
     }
 
+    /// Gives the folder its name.
+    ///
+    /// # Errors
+    /// It cannot be renamed: as where a folder that is not empty has that name by now.
+    pub(crate) fn finish(self) -> Result<()> {
+        let _open = open();
+        rename(&self.new, &self.out).map_err(io(&self.out))?;
+        sync_folder(&self.parent)
+    }
+
     /// Gives the folder its name. What has that name already goes.
     ///
     /// # Errors
     /// It cannot be renamed; what was there stays.
-    pub(crate) fn finish(self) -> Result<()> {
+    pub(crate) fn replace(self) -> Result<()> {
         let _open = open();
         let (out, old) = (&self.out, self.folder.join(OLD));
         // Windows does not rename over a folder, not even an empty one.
@@ -85,8 +96,8 @@ impl Aside {
             rename(out, &old).map_err(io(out))?;
         }
         if let Err(e) = rename(&self.new, out) {
-            if replaces {
-                let _ = rename(&old, out);
+            if replaces && rename(&old, out).is_err() {
+                return Err(io(out)(e).map(|message| format!("{message}; what was there is {} now", old.display())));
             }
             return Err(io(out)(e));
         }
@@ -97,7 +108,7 @@ impl Aside {
 impl Drop for Aside {
     fn drop(&mut self) {
         let mut open = open();
-        remove(&self.folder);
+        remove(&self.folder, self.lock.take());
         open.retain(|folder| *folder != self.folder);
     }
 }
@@ -105,7 +116,7 @@ impl Drop for Aside {
 /// Removes the folders of this process, which must end right after it: whatever would still rename or remove one waits for ever.
 pub(crate) fn abandon() {
     let open = open();
-    open.iter().for_each(|folder| remove(folder));
+    open.iter().for_each(|folder| remove(folder, None));
     std::mem::forget(open);
 }
 
@@ -113,18 +124,28 @@ pub(crate) fn abandon() {
 fn remove_left(parent: &Path) {
     for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
         let folder = entry.path();
+        // Links may lead anywhere.
         if entry.file_name().to_string_lossy().starts_with(PREFIX)
+            && entry.file_type().is_ok_and(|kind| kind.is_dir())
+            && folder.join(LOCK).symlink_metadata().is_ok_and(|lock| lock.is_file())
             && let Ok(lock) = File::options().write(true).open(folder.join(LOCK))
             && lock.try_lock().is_ok()
         {
-            remove(&folder);
+            remove(&folder, Some(lock));
         }
     }
 }
 
-/// Removes a folder aside, as far as it can be: the lock last, so that a later process can remove what is left.
-fn remove(folder: &Path) {
-    if [NEW, OLD].iter().map(|name| folder.join(name)).all(|part| !part.exists() || remove_dir_all(part).is_ok()) {
+/// Removes a folder aside, as far as it can be: the lock last, so that a later process can remove what is left. Some file systems keep the name of a file
+/// that is open.
+fn remove(folder: &Path, lock: Option<File>) {
+    let parts = [NEW, OLD].map(|name| folder.join(name));
+    // A process ended between two renames: the old one is the user's, and has no other name.
+    if parts.iter().all(|part| part.exists()) {
+        return;
+    }
+    if parts.iter().all(|part| !part.exists() || remove_dir_all(part).is_ok()) {
+        drop(lock);
         let _ = remove_dir_all(folder);
     }
 }
@@ -151,6 +172,12 @@ mod tests {
         assert!(dead.exists(), "elsewhere");
         let beside = Aside::new(&place.path().join("out")).unwrap();
         assert!(!dead.exists() && alive.exists() && beside.folder.exists());
+        // What was to be replaced is there no more, and nowhere else.
+        let (between, _) = left(place.path(), "between");
+        std::fs::create_dir(between.join(OLD)).unwrap();
+        drop(Aside::new(&place.path().join("other")).unwrap());
+        assert!(between.join(OLD).exists());
+        std::fs::remove_dir_all(between).unwrap();
         // Nor does one that is made meanwhile take another's.
         drop(Aside::new(&place.path().join("other")).unwrap());
         assert!(beside.folder.exists());
@@ -168,11 +195,18 @@ mod tests {
             let aside = Aside::new(&out).unwrap();
             std::fs::create_dir(aside.path()).unwrap();
             std::fs::write(aside.path().join("text"), text).unwrap();
-            aside.finish().unwrap();
+            if text == "first" {
+                aside.finish().unwrap()
+            } else {
+                aside.replace().unwrap()
+            }
             assert_eq!(std::fs::read_to_string(out.join("text")).unwrap(), text);
         }
-        // There is nothing to be renamed.
-        assert!(Aside::new(&out).unwrap().finish().is_err());
+        // There is nothing to be renamed, or something has come to be there.
+        assert!(Aside::new(&out).unwrap().replace().is_err());
+        let aside = Aside::new(&out).unwrap();
+        std::fs::create_dir(aside.path()).unwrap();
+        assert!(aside.finish().is_err());
         assert_eq!(std::fs::read_to_string(out.join("text")).unwrap(), "second");
         assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1);
     }

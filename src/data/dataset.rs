@@ -582,7 +582,11 @@ fn first_other(dir: &Path, own: impl Fn(&str) -> bool) -> Result<Option<PathBuf>
     let mut first: Option<PathBuf> = None;
     for entry in std::fs::read_dir(dir).map_err(io(dir))? {
         let entry = entry.map_err(io(dir))?;
-        if !own(&entry.file_name().to_string_lossy()) && first.as_ref().is_none_or(|first| entry.path() < *first) {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        // File managers put these wherever someone looks.
+        let own = own(&name) || [".DS_Store", "Thumbs.db", "desktop.ini"].contains(&&*name);
+        if !own && first.as_ref().is_none_or(|first| entry.path() < *first) {
             first = Some(entry.path());
         }
     }

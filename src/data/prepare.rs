@@ -32,7 +32,7 @@ pub fn prepare(loaded: &Loaded, out: &Path, progress: &Progress) -> Result<Datas
     write(config, &files, aside.path(), progress).map_err(|e| aside.named(e))?;
     // It has taken a while: something may have been put there.
     refuse_foreign(out)?;
-    aside.finish()?;
+    aside.replace()?;
     Dataset::open(out)
 }
 

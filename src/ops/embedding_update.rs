@@ -185,7 +185,7 @@ pub fn embedding_update(
             kernel,
             params: params(state.shard),
             workgroups: fold(occurrences.div_ceil(rows_a_group)),
-            cost: state.shard.cost(cost(words + occurrences, words).with_table(occurrences * words_a_row)),
+            cost: state.shard.cost(cost(words + occurrences, words).with_table(words_a_row, occurrences, state.shard.of)),
             twin,
         };
         g.push_update(Variant::by(unit, BY_FOUR, op), &args);

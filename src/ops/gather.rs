@@ -83,7 +83,11 @@ pub fn gather(g: &mut Graph, table: TensorId, ids: TensorId, x: TensorId, shape:
                 pad: 0,
             },
             workgroups: fold((words / shape.unit()).div_ceil(256)),
-            cost: shard.cost(cost(words + block.rows * shape.features, 0).with_table(words).stored(words, format)),
+            cost: shard.cost(
+                cost(words + block.rows * shape.features, 0)
+                    .with_table(shape.dim, block.rows * shape.features, shard.of)
+                    .stored(words, format),
+            ),
             twin: run_gather,
         };
         Variant::by(shape.unit(), BY_FOUR, dispatch)

@@ -196,28 +196,32 @@ pub struct Cost {
     pub bytes: f64,
     /// Those of them that are rows of embedding tables, each occurrence of an id counted.
     pub table_bytes: f64,
+    /// What these would be of all rows.
+    pub table_most: f64,
     /// Floating-point operations.
     pub flops: f64,
 }
 
 impl Cost {
-    /// The same with so many words of its own for rows of embedding tables, each occurrence of an id counted.
+    /// The same with so many words of its own for each of `occurrences` of the `rows` rows of an embedding table.
     #[must_use]
-    pub fn with_table(self, words: usize) -> Cost {
-        let bytes = words as f64 * 4.0;
-        Cost { bytes: self.bytes + bytes, table_bytes: bytes, ..self }
+    pub fn with_table(self, words: usize, occurrences: usize, rows: usize) -> Cost {
+        let [table_bytes, table_most] = [occurrences, rows].map(|n| (n * words) as f64 * 4.0);
+        Cost { bytes: self.bytes + table_bytes, table_bytes, table_most, ..self }
     }
 
     /// So many times the same.
     #[must_use]
     pub fn times(self, factor: f64) -> Cost {
-        Cost { bytes: self.bytes * factor, table_bytes: self.table_bytes * factor, flops: self.flops * factor }
+        let Cost { bytes, table_bytes, table_most, flops } = self;
+        let [bytes, table_bytes, table_most, flops] = [bytes, table_bytes, table_most, flops].map(|n| n * factor);
+        Cost { bytes, table_bytes, table_most, flops }
     }
 
     /// The same where of the ids of a minibatch this part is distinct: a row that occurs more often is moved once.
     #[must_use]
     pub fn with_distinct(self, part: f64) -> Cost {
-        let table_bytes = self.table_bytes * part;
+        let table_bytes = (self.table_bytes * part).min(self.table_most);
         Cost { bytes: self.bytes - self.table_bytes + table_bytes, table_bytes, ..self }
     }
 

@@ -106,10 +106,12 @@ const WORTH: usize = 100_000_000;
 pub const SLICES: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 /// Fewest rows of a slice.
 const SLICE_ROWS: usize = 128;
-/// Most rows of a slice on software adapters, and most tiles of S that a workgroup goes over there: lavapipe (Mesa 22.3 at the least) ends every loop of an
-/// invocation without a word once all its loops together have gone around 65,535 times. (576 tiles of the contrast of width 64 come out right, 1024 do not.)
-const SOFTWARE_ROWS: usize = 16_384;
+/// Most rows of a slice on software adapters, and most tiles of S, of representations up to [`SOFTWARE_WIDTH`] wide, that a workgroup goes over there: lavapipe
+/// (Mesa 22.3 at the least) ends every loop of an invocation without a word once all its loops together have gone around 65,535 times. (Of the contrast of
+/// width 64 576 tiles come out right, 1024 do not.)
+const SOFTWARE_ROWS: usize = 8192;
 const SOFTWARE_TILES: usize = 256;
+const SOFTWARE_WIDTH: usize = 64;
 
 impl Tile {
     /// Rows and columns of the result that a workgroup makes.
@@ -324,7 +326,7 @@ impl Tiles {
         let all = self.tuned.iter().flat_map(|t| t.iter());
         let measured = all.filter(|t| t.shape.product == shape.product && self.runs(t.chosen.tile));
         match measured.min_by(|a, b| shape.distance(&a.shape).total_cmp(&shape.distance(&b.shape))) {
-            Some(nearest) => nearest.chosen,
+            Some(nearest) => Chosen { slices: nearest.chosen.slices.max(self.fewest(shape)), ..nearest.chosen },
             None => self.fixed(shape),
         }
     }
@@ -338,11 +340,17 @@ impl Tiles {
         }
     }
 
+    /// The fewest slices that this adapter sums rightly.
+    fn fewest(&self, shape: Shape) -> usize {
+        if self.kind != Kind::Software || !shape.has_slices() {
+            return 1;
+        }
+        let wanted = shape.rows.div_ceil(SOFTWARE_ROWS);
+        SLICES.into_iter().find(|&slices| slices >= wanted).unwrap_or(SLICES[SLICES.len() - 1])
+    }
+
     /// How often the rows of a sum are cut where `count` workgroups make the whole result: until there are twice enough.
     fn slices(&self, count: usize, rows: usize) -> usize {
-        if self.kind == Kind::Software {
-            return rows.div_ceil(SOFTWARE_ROWS);
-        }
         let wanted = (2 * self.enough()).div_ceil(count);
         let most = (rows / SLICE_ROWS).max(1);
         let fewest = SLICES.into_iter().find(|&slices| slices >= wanted).unwrap_or(most);
@@ -373,14 +381,18 @@ impl Tiles {
     /// How the contrast's S is cut where its rows are summed and, with `both`, its columns in the same pass: how many tiles of its rows make a band, and how many
     /// slices its columns are cut in. Rows have sums of every slice and columns of every band: so both are few, and all sums within WebGPU's 128 MiB of a binding. On
     /// GPUs up to 512 workgroups come of it, or as many as two passes of `chosen.slices` over all tiles would have.
-    pub fn bands_and_slices(&self, chosen: Chosen, rows: usize, both: bool) -> [usize; 2] {
+    pub fn bands_and_slices(&self, chosen: Chosen, shape: Shape, both: bool) -> [usize; 2] {
+        let [rows, columns] = shape.result();
         let few = |n: usize| n.min((1 << 22) / rows).max(1);
         let [height, width] = chosen.tile.size();
         let [down, across] = [rows.div_ceil(height), rows.div_ceil(width)];
         let software = self.kind == Kind::Software;
-        let band = if both { down.div_ceil(few(if software { 16 } else { 32 })) } else { 1 };
+        let most = (SOFTWARE_TILES * SOFTWARE_WIDTH / columns.max(SOFTWARE_WIDTH)).max(1);
+        // More bands where slices would be too many.
+        let bands = if software { (down * across).div_ceil(most * few(64)).max(16) } else { 32 };
+        let band = if both { down.div_ceil(few(bands)) } else { 1 };
         let slices = match (software, both) {
-            (true, _) => chosen.slices.max((band * across).div_ceil(SOFTWARE_TILES)),
+            (true, _) => chosen.slices.max((band * across).div_ceil(most)),
             (false, true) => (2 * band * chosen.slices).min(16),
             (false, false) => chosen.slices,
         };
@@ -390,7 +402,11 @@ impl Tiles {
     fn slices_of(&self, tile: Tile, shape: Shape) -> usize {
         let [rows, columns] = shape.result();
         let count = tile.workgroups(rows, columns).iter().product::<usize>() * shape.groups;
-        if shape.has_slices() { self.slices(count, shape.rows) } else { 1 }
+        match self.kind {
+            Kind::Software => self.fewest(shape),
+            _ if shape.has_slices() => self.slices(count, shape.rows),
+            _ => 1,
+        }
     }
 }
 
@@ -504,17 +520,24 @@ mod tests {
         ] {
             let tiles = Tiles { kind, ..Tiles::SOFTWARE };
             let chosen = tiles.choose(Shape::contrast(rows, 64));
-            assert_eq!(tiles.bands_and_slices(chosen, rows, true), cut, "{kind:?}, {rows} rows");
+            assert_eq!(tiles.bands_and_slices(chosen, Shape::contrast(rows, 64), true), cut, "{kind:?}, {rows} rows");
         }
         // Where loops end early nothing tells.
-        for rows in [300, 2048, 4096, 8192, 16_384, 32_768] {
+        for rows in [300, 2048, 4096, 8192, 16_384, 32_768, 65_536] {
+            let shape = Shape::contrast(rows, 64);
+            let chosen = Tiles::SOFTWARE.choose(shape);
+            assert!(chosen.slices(rows).0 <= SOFTWARE_ROWS && chosen.is_possible(shape), "{chosen:?}");
             for both in [false, true] {
-                let chosen = of(Kind::Software, rows);
-                let [band, slices] = Tiles::SOFTWARE.bands_and_slices(chosen, rows, both);
+                let [band, slices] = Tiles::SOFTWARE.bands_and_slices(chosen, shape, both);
                 let tiles = band * rows.div_ceil(slices).div_ceil(chosen.tile.size()[1]);
                 assert!(tiles <= SOFTWARE_TILES, "{rows} rows: a workgroup goes over {tiles} tiles");
             }
         }
+        let [band, slices] = Tiles::SOFTWARE.bands_and_slices(of(Kind::Software, 8192), Shape::contrast(8192, 512), true);
+        assert_eq!([band, slices], [8, 32]);
+        // Nor by what was tuned for fewer rows.
+        let tuned = Tiles::always(Chosen { tile: BROAD, slices: 1 });
+        assert_eq!(tuned.choose(shape(Product::WeightGradient, 40_000, 1, 8, 8)).slices, 8);
         assert_eq!(of(Kind::Integrated, 2048), Chosen { tile: CROSS, slices: 2 });
         assert_eq!(of(Kind::Discrete, 2048), Chosen { tile: CROSS, slices: 8 });
         assert_eq!(of(Kind::Discrete, 8192), Chosen { tile: CROSS, slices: 2 });

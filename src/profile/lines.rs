@@ -194,30 +194,30 @@ pub fn lines(nodes: &[Node], spans: &[Span], mode: Mode, roofs: &Roofs) -> Vec<L
                 constants = node.constants.iter().copied().collect();
             }
             let line = Line { name: name.into(), shape, dimensions, module, constants, ..Line::EMPTY };
-            groups.push(Group { line, nodes: 0, seconds: Vec::new() });
+            groups.push(Group { line, nodes: 0, seconds: Vec::new(), steps: Vec::new() });
             groups.len() - 1
         });
         groups[at].add(node);
         of_node.push(at);
     }
-    // In cheap mode a phase may lie in several submits of a step: its time is their sum.
-    let mut phases: HashMap<(usize, usize), f64> = HashMap::new();
+    let mut of_steps: HashMap<(usize, usize), f64> = HashMap::new();
     for span in spans {
-        match span.activity {
-            Activity::Node(node) => groups[of_node[node]].seconds.push(span.seconds()),
-            Activity::Phase(phase) => {
-                let at = groups.iter().position(|g| g.line.name == phase.name());
-                at.into_iter().for_each(|at| *phases.entry((at, span.step)).or_default() += span.seconds());
+        let at = match span.activity {
+            Activity::Node(node) => {
+                groups[of_node[node]].seconds.push(span.seconds());
+                Some(of_node[node])
             }
-            _ => {}
-        }
+            Activity::Phase(phase) => groups.iter().position(|g| g.line.name == phase.name()),
+            _ => None,
+        };
+        at.into_iter().for_each(|at| *of_steps.entry((at, span.step)).or_default() += span.seconds());
     }
-    phases.into_iter().for_each(|((at, _), seconds)| groups[at].seconds.push(seconds));
-    let mut lines: Vec<Line> = groups.into_iter().map(|g| g.finish(mode, roofs)).collect();
+    of_steps.into_iter().for_each(|((at, _), seconds)| groups[at].steps.push(seconds));
     // By medians, as all else is: an interval in which the machine did other things makes no kernel the one to look at.
-    let of_step = |line: &Line| line.times.map(|times| line.calls as f64 * times.median_us);
-    let all: f64 = lines.iter().filter_map(of_step).sum();
-    lines.iter_mut().for_each(|line| line.share = of_step(line).map(|us| us / all));
+    let of_step = |group: &Group| Times::of(group.steps.clone()).map(|times| times.median_us);
+    let all: f64 = groups.iter().filter_map(of_step).sum();
+    groups.iter_mut().for_each(|group| group.line.share = of_step(group).map(|us| us / all));
+    let mut lines: Vec<Line> = groups.into_iter().map(|g| g.finish(mode, roofs)).collect();
     lines.sort_by(|a, b| b.share.unwrap_or(0.0).total_cmp(&a.share.unwrap_or(0.0)));
     lines
 }
@@ -225,7 +225,10 @@ pub fn lines(nodes: &[Node], spans: &[Span], mode: Mode, roofs: &Roofs) -> Vec<L
 struct Group {
     line: Line,
     nodes: usize,
+    /// Of each dispatch.
     seconds: Vec<f64>,
+    /// Of each step, all dispatches or, in cheap mode, the submits of the phase together.
+    steps: Vec<f64>,
 }
 
 impl Group {
@@ -240,14 +243,14 @@ impl Group {
 
     /// From sums to figures of a call.
     fn finish(self, mode: Mode, roofs: &Roofs) -> Line {
-        let Group { mut line, nodes, seconds } = self;
+        let Group { mut line, nodes, seconds, steps } = self;
         line.calls = if mode == Mode::Cheap { 1 } else { nodes };
         line.bytes /= line.calls as f64;
         line.flops /= line.calls as f64;
         line.flop_per_byte = line.flops / line.bytes.max(1.0);
         let (least, bound) = roofs.least_seconds(Cost { bytes: line.bytes, flops: line.flops, ..Cost::default() });
         line.bound = bound;
-        line.times = Times::of(seconds);
+        line.times = Times::of(if mode == Mode::Cheap { steps } else { seconds });
         let median = line.times.map(|t| t.median_us * 1e-6);
         line.gb_s = median.map(|s| line.bytes / s / 1e9);
         line.gflop_s = median.map(|s| line.flops / s / 1e9);

@@ -167,7 +167,7 @@ pub fn tune(adapter: &Adapter, all: &[Work], steps: usize, progress: &Progress) 
     for &work in all {
         // Median times of its products under a choice for all of them.
         let measure = |chosen: Chosen| -> Result<Vec<f64>> {
-            let limits = Limits { tiles: Tiles::always(chosen), ..limits.clone() };
+            let limits = Limits { tiles: Tiles { kind: table.kind, ..Tiles::always(chosen) }, ..limits.clone() };
             let times = sweep::product_times(&choice, limits, work, steps)?;
             task.advance(1);
             Ok(times)

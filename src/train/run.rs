@@ -23,7 +23,6 @@ use crate::report::progress::Progress;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, TryLockError};
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 const RECORD: &str = "run.json";
@@ -109,6 +108,11 @@ impl Run {
         self.lock()
     }
 
+    /// Whether it has no folder yet.
+    pub fn is_new(&self) -> bool {
+        self.aside.is_some()
+    }
+
     /// Keeps other processes from training the run for as long as this one has it open. A new run, which has no folder yet, is locked when
     /// it is kept.
     ///
@@ -116,7 +120,7 @@ impl Run {
     ///
     /// Another process that trains it.
     pub fn lock(&mut self) -> Result<()> {
-        if self.aside.is_some() || self.lock.is_some() {
+        if self.is_new() || self.lock.is_some() {
             return Ok(());
         }
         // A file of its own: on Windows nobody can read one that is locked.
@@ -127,9 +131,8 @@ impl Run {
                 let folder = self.folder.display();
                 return Err(Error::user(format!("{folder}: another process is training this run; wait for it, or end it")));
             }
-            // A file system without locks.
-            Err(TryLockError::Error(e)) if e.kind() != ErrorKind::Unsupported => return Err(io(&path)(e)),
-            _ => {}
+            // A file system without locks says so in many ways.
+            Ok(()) | Err(TryLockError::Error(_)) => {}
         }
         self.lock = Some(file);
         Ok(())

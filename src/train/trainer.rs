@@ -285,7 +285,7 @@ pub fn train(
     let source = dataset.split(Split::Train);
     let rows = source.len();
     let sequence = Sequence { seed: config.seed, batch_size: config.train.batch_size, rows };
-    let newest = newest(run, &sequence)?;
+    let newest = if run.is_new() { None } else { newest(run, &sequence)? };
     let mut session = open(&config, &dataset, choice, progress)?;
     let mut state = if let Some((checkpoint, state)) = newest {
         checkpoint.load(&mut session, true)?;

@@ -150,7 +150,7 @@ impl Params {
     fn of_stats(self, tiles: &Tiles, chosen: Chosen) -> Params {
         let rows = self.rows as usize;
         let [height, width] = chosen.tile.size();
-        let [band, slices] = tiles.bands_and_slices(chosen, rows, self.directions > 1);
+        let [band, slices] = tiles.bands_and_slices(chosen, Shape::contrast(rows, self.width as usize), self.directions > 1);
         let slice = rows.div_ceil(slices).next_multiple_of(width);
         let [slice, slices, band, bands] =
             [slice, rows.div_ceil(slice), band, rows.div_ceil(height).div_ceil(band)].map(|n| n as u32);
@@ -724,7 +724,7 @@ pub fn cases() -> Vec<Case> {
         let accumulate = i % 2 == 0;
         let chosen = Chosen { tile, slices };
         let tiles = Tiles::always(chosen);
-        let [band, of_sums] = tiles.bands_and_slices(chosen, rows, true);
+        let [band, of_sums] = tiles.bands_and_slices(chosen, Shape::contrast(rows, width), true);
         assert!(band > 1 && rows / of_sums > tile.size()[1] && chosen.slices(rows).0 > tile.size()[1], "{tile:?}");
         let name = |what: &str| format!("contrast by tiles of {}, {slices} slices{what}", tile.describe());
         let tried = |spec| Try { spec, tau: (0.05, 20.0), keys: 9, equal: false, accumulate, tiles: tiles.clone() };
