@@ -5,7 +5,7 @@
 //! at; whoever makes a folder beside one that nobody holds removes that first.
 
 use super::prepare::sync_folder;
-use super::write::nameless;
+use super::write::{folder_of, nameless};
 use crate::error::io;
 use crate::{Error, Result};
 use std::fs::{File, remove_dir_all, rename};
@@ -44,7 +44,7 @@ impl Aside {
     /// # Errors
     /// A place that cannot be written to.
     pub(crate) fn new(out: &Path) -> Result<Aside> {
-        let parent = out.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+        let parent = folder_of(out);
         let refused = |e| io(parent)(nameless(e)).map(|message| format!("{message}; name another place"));
         std::fs::create_dir_all(parent).map_err(refused)?;
         remove_left(parent);

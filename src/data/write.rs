@@ -180,7 +180,7 @@ impl TableWriter {
                 return Err(Error::user(format!("{}: the column `{name}` comes twice; name each column once", path.display())));
             }
         }
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = folder_of(path);
         if path.is_dir() {
             return Err(Error::user(format!("{}: is a folder; name a file", path.display())));
         }
@@ -268,6 +268,11 @@ pub(crate) fn temporary(folder: &Path, prefix: &str) -> std::io::Result<NamedTem
     builder.tempfile_in(folder).map_err(nameless)
 }
 
+/// The folder that `path` lies in: the present one of a bare name.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."))
+}
+
 /// An error without the name of a temporary file, of which the user knows nothing.
 pub(super) fn nameless(e: std::io::Error) -> std::io::Error {
     let text = e.to_string();
@@ -276,7 +281,7 @@ pub(super) fn nameless(e: std::io::Error) -> std::io::Error {
 
 /// Makes `bytes` the file `path`: written aside under a name that begins with `prefix`, synced and renamed.
 pub(crate) fn replace(path: &Path, prefix: &str, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     let mut aside = temporary(folder, prefix).map_err(io(folder))?;
     aside.write_all(bytes).and_then(|()| aside.as_file().sync_all()).map_err(io(path))?;
     aside.persist(path).map_err(|e| io(path)(e.error))?;

@@ -2,7 +2,7 @@
 //! deleted.
 
 use super::user_folder;
-use crate::data::write::{replace, temporary};
+use crate::data::write::{folder_of, replace, temporary};
 use crate::error::io;
 use crate::ops::tile::Tuned;
 use crate::{Error, Result};
@@ -61,7 +61,7 @@ pub fn make_room(file: &Path) -> Result<()> {
     if file.is_dir() {
         return Err(Error::user(format!("{}: is a folder; name a file", file.display())));
     }
-    let folder = file.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    let folder = folder_of(file);
     std::fs::create_dir_all(folder).map_err(io(folder))?;
     temporary(folder, ASIDE).map(drop).map_err(io(folder))
 }
