@@ -13,6 +13,7 @@ use tauten::data::batch::{BatchBuilder, Minibatch, RowBlock, RowSource};
 use tauten::data::dataset::Split;
 use tauten::data::prefetch::{Position, Prefetch};
 use tauten::data::prepare::prepare;
+use tauten::device::cpu::start_threads;
 use tauten::device::timeline::{Activity, Clock, Mode};
 use tauten::device::{Choice, Limits};
 use tauten::graph::Plan;
@@ -519,10 +520,7 @@ fn run(options: &Options) -> Result<()> {
     if let Some(wrong) = options.parts.iter().find(|p| !PARTS.contains(&p.as_str())) {
         return Err(Error::user(format!("{wrong}: no part of this bench; there are {}", PARTS.join(", "))));
     }
-    if options.threads > 0 {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(options.threads);
-        pool.build_global().map_err(|e| Error::system(format!("--threads: {e}")))?;
-    }
+    start_threads(options.threads)?;
     let wanted = |part: &str| options.parts.is_empty() || options.parts.iter().any(|p| p == part);
     let mut results = json!({ "machine": machine(options)? });
     if wanted("kuairand") {

@@ -4,10 +4,12 @@ use super::check::{Case, Setup, integers, normals};
 use super::columns::take;
 use super::gather::{Columns, Shard};
 use super::memory::{prefetch, turns_ahead, with_floats};
+use super::vector::{dot, exp2};
 use super::{Access, Args, Dispatch, Kernel, Shader, Variant, cost, fold, params, shader};
 use crate::config::{EmbeddingOptimizer, EmbeddingRule};
 use crate::data::batch::{CHUNK, PIECE, TableBatch};
 use crate::graph::{Graph, Input, Step, TensorId};
+use crate::processor::vectorised;
 use bytemuck::Zeroable;
 use rayon::prelude::*;
 
@@ -192,45 +194,82 @@ pub fn embedding_update(
     }
 }
 
-/// 1 - beta^n without loss of digits; the shader's own series would do, the library has it.
+/// 1 - beta^n without loss of digits, by the series that the shader takes.
+#[inline(always)]
 fn correction(log_beta: f32, n: u32) -> f32 {
-    -(f64::from(log_beta) * f64::from(n)).exp_m1() as f32
+    let x = n as f32 * log_beta;
+    if x > -0.3 {
+        let series = |rest: f32, k: f32| 1.0 + x / k * rest;
+        return -x * [7.0, 6.0, 5.0, 4.0, 3.0, 2.0].into_iter().fold(1.0, series);
+    }
+    1.0 - exp2::<false>(x * std::f32::consts::LOG2_E)
 }
 
 struct Sources<'a> {
-    p: &'a Params,
+    dim: usize,
+    l2: f32,
     dx: &'a [f32],
+    /// Where in dx occurrence 0 begins, and how much further each next one does.
+    offset: usize,
+    stride: usize,
+    /// 2^64 over the features of an instance, rounded up: what an occurrence is multiplied by in place of a division, which takes several times as long.
+    per_feature: u64,
+    /// Columns of dx that are not of the table, by which the first occurrence of a row of dx is further from the last of the row before it.
+    gap: usize,
     sums: &'a [f32],
     occurrences: &'a [u32],
 }
 
-impl Sources<'_> {
-    /// Where in dx the gradient of occurrence `p` begins.
-    fn begins(&self, p: u32) -> usize {
-        let (b, f) = (p / self.p.features, p % self.p.features);
-        b as usize * self.p.columns as usize + (self.p.offset + f * self.p.dim) as usize
+impl<'a> Sources<'a> {
+    fn new(p: &Params, dx: &'a [f32], sums: &'a [f32], occurrences: &'a [u32]) -> Sources<'a> {
+        let (features, dim, columns) = (p.features as usize, p.dim as usize, p.columns as usize);
+        // 2^64 itself would be too large; of one feature rows of dx are as far apart as its occurrences.
+        let (stride, gap, per_feature) = match features {
+            1 => (columns, 0, 0),
+            _ => (dim, columns - features * dim, u64::MAX / features as u64 + 1),
+        };
+        Sources { dim, l2: p.l2, dx, offset: p.offset as usize, stride, per_feature, gap, sums, occurrences }
     }
 
-    fn prefetch_occurrences(&self, occurrences: &[u32]) {
-        occurrences.iter().for_each(|&p| prefetch(&self.dx[self.begins(p)..][..self.p.dim as usize]));
+    /// The gradient of occurrence `p`.
+    #[inline(always)]
+    fn of(&self, p: u32) -> &'a [f32] {
+        let row = (u128::from(self.per_feature) * u128::from(p)) >> 64;
+        &self.dx[self.offset + p as usize * self.stride + row as usize * self.gap..][..self.dim]
     }
 
-    fn sum_occurrences(&self, occurrences: &[u32], sum: &mut [f32]) {
+    #[inline(always)]
+    fn prefetch(&self, occurrences: &[u32]) {
+        occurrences.iter().for_each(|&p| prefetch(self.of(p)));
+    }
+
+    #[inline(always)]
+    fn sum(&self, occurrences: &[u32], sum: &mut [f32]) {
         sum.fill(0.0);
         for &p in occurrences {
-            sum.iter_mut().zip(&self.dx[self.begins(p)..]).for_each(|(sum, dx)| *sum += dx);
+            add(sum, self.of(p));
         }
     }
 
+    #[inline(always)]
     fn gradient(&self, [_, start, end, chunk]: [u32; 4], g: &mut [f32]) {
         if chunk == u32::MAX {
-            return self.sum_occurrences(&self.occurrences[start as usize..end as usize], g);
+            return self.sum(&self.occurrences[start as usize..end as usize], g);
         }
         g.fill(0.0);
         let chunks = ((end - start) as usize).div_ceil(CHUNK);
         for sums in self.sums[chunk as usize * g.len()..].chunks_exact(g.len()).take(chunks) {
-            g.iter_mut().zip(sums).for_each(|(g, sum)| *g += sum);
+            add(g, sums);
         }
+    }
+}
+
+#[inline(always)]
+fn add(to: &mut [f32], from: &[f32]) {
+    let n = to.len().min(from.len());
+    let (to, from) = (&mut to[..n], &from[..n]);
+    for i in 0..n {
+        to[i] += from[i];
     }
 }
 
@@ -239,7 +278,7 @@ impl Sources<'_> {
 fn for_each_row(
     p: &Params,
     args: &mut Args,
-    (moment_width, step_width): (usize, usize),
+    widths: (usize, usize),
     update: impl Fn(&mut [f32], &mut [f32], &mut [u32], &[f32]) + Sync,
 ) {
     let (dx, sums) = (args.read::<f32>(0), args.read::<f32>(1));
@@ -248,14 +287,13 @@ fn for_each_row(
         return;
     }
     let table = args.write::<f32>(6);
-    let moments = if moment_width > 0 { args.write::<f32>(7) } else { &mut [] };
-    let steps = if step_width > 0 { args.write::<u32>(8) } else { &mut [] };
+    let moments = if widths.0 > 0 { args.write::<f32>(7) } else { &mut [] };
+    let steps = if widths.1 > 0 { args.write::<u32>(8) } else { &mut [] };
     let all = &segments[1..1 + segments[0][0] as usize];
     let from = all.partition_point(|s| s[0] < p.first);
     let to = all.partition_point(|s| u64::from(s[0]) < u64::from(p.first) + u64::from(p.count));
-    let work = Work { first: p.first as usize, table, moments, steps };
-    let sources = Sources { p, dx, sums, occurrences };
-    work.split(&all[from..to], &sources, (moment_width, step_width), &update);
+    let work = Work { first: p.first as usize, table, moments, steps, widths };
+    work.split(&all[from..to], &Sources::new(p, dx, sums, occurrences), &update);
 }
 
 /// Rows of a shard from table row `first` on, halved until small enough for one task.
@@ -264,6 +302,7 @@ struct Work<'a> {
     table: &'a mut [f32],
     moments: &'a mut [f32],
     steps: &'a mut [u32],
+    widths: (usize, usize),
 }
 
 impl Work<'_> {
@@ -271,50 +310,69 @@ impl Work<'_> {
         self,
         segments: &[[u32; 4]],
         sources: &Sources,
-        widths: (usize, usize),
         update: &(impl Fn(&mut [f32], &mut [f32], &mut [u32], &[f32]) + Sync),
     ) {
-        let dim = sources.p.dim as usize;
-        let (moment_width, step_width) = widths;
-        if segments.len() > 512 {
-            let (left, right) = segments.split_at(segments.len() / 2);
-            let middle = right[0][0] as usize - self.first;
-            let (table, table2) = self.table.split_at_mut(middle * dim);
-            let (moments, moments2) = self.moments.split_at_mut(middle * moment_width);
-            let (steps, steps2) = self.steps.split_at_mut(middle * step_width);
-            let a = Work { first: self.first, table, moments, steps };
-            let b = Work { first: self.first + middle, table: table2, moments: moments2, steps: steps2 };
-            rayon::join(|| a.split(left, sources, widths, update), || b.split(right, sources, widths, update));
-            return;
+        if segments.len() <= 512 {
+            return with_floats(sources.dim, |g| update_rows(self, segments, sources, g, update));
         }
-        let ahead = turns_ahead(&[dim, dim, moment_width, step_width]);
-        with_floats(dim, |g| {
-            let mut next = segments.iter();
-            next.by_ref().take(ahead).for_each(|segment| self.prefetch(segment, sources, widths));
-            for &segment in segments {
-                next.next().into_iter().for_each(|segment| self.prefetch(segment, sources, widths));
-                sources.gradient(segment, g);
-                let row = segment[0] as usize - self.first;
-                let weights = &mut self.table[row * dim..][..dim];
-                g.iter_mut().zip(&*weights).for_each(|(g, w)| *g += sources.p.l2 * w);
-                update(
-                    weights,
-                    &mut self.moments[row * moment_width..][..moment_width],
-                    &mut self.steps[row * step_width..][..step_width],
-                    g,
-                );
-            }
-        });
+        let (left, right) = segments.split_at(segments.len() / 2);
+        let middle = right[0][0] as usize - self.first;
+        let (table, table2) = self.table.split_at_mut(middle * sources.dim);
+        let (moments, moments2) = self.moments.split_at_mut(middle * self.widths.0);
+        let (steps, steps2) = self.steps.split_at_mut(middle * self.widths.1);
+        let a = Work { table, moments, steps, ..self };
+        let b = Work { first: self.first + middle, table: table2, moments: moments2, steps: steps2, ..self };
+        rayon::join(|| a.split(left, sources, update), || b.split(right, sources, update));
+    }
+
+    /// A row of the table, its moments and its step count.
+    #[inline(always)]
+    fn row(&mut self, row: u32, dim: usize) -> (&mut [f32], &mut [f32], &mut [u32]) {
+        let (row, (moments, steps)) = (row as usize - self.first, self.widths);
+        (
+            &mut self.table[row * dim..][..dim],
+            &mut self.moments[row * moments..][..moments],
+            &mut self.steps[row * steps..][..steps],
+        )
     }
 
     /// Asks for what a row is made from: its parts lie in memory in no order.
-    fn prefetch(&self, &[row, start, end, chunk]: &[u32; 4], sources: &Sources, (moment_width, step_width): (usize, usize)) {
-        let (row, dim) = (row as usize - self.first, sources.p.dim as usize);
-        prefetch(&self.table[row * dim..][..dim]);
-        prefetch(&self.moments[row * moment_width..][..moment_width]);
-        prefetch(&self.steps[row * step_width..][..step_width]);
+    #[inline(always)]
+    fn prefetch(&mut self, &[row, start, end, chunk]: &[u32; 4], sources: &Sources) {
+        let (weights, moments, steps) = self.row(row, sources.dim);
+        prefetch(weights);
+        prefetch(moments);
+        prefetch(steps);
         if chunk == u32::MAX {
-            sources.prefetch_occurrences(&sources.occurrences[start as usize..end as usize]);
+            sources.prefetch(&sources.occurrences[start as usize..end as usize]);
+        }
+    }
+}
+
+vectorised! {
+    /// Updates the rows of `segments`, with room for a gradient.
+    fn update_rows<Update: Fn(&mut [f32], &mut [f32], &mut [u32], &[f32])>(
+        work: Work,
+        segments: &[[u32; 4]],
+        sources: &Sources,
+        g: &mut [f32],
+        update: &Update,
+    ) {
+        let mut work = work;
+        let ahead = turns_ahead(&[g.len(), g.len(), work.widths.0, work.widths.1]);
+        for segment in segments.iter().take(ahead) {
+            work.prefetch(segment, sources);
+        }
+        for (i, &segment) in segments.iter().enumerate() {
+            if let Some(segment) = segments.get(i + ahead) {
+                work.prefetch(segment, sources);
+            }
+            sources.gradient(segment, g);
+            let (weights, moments, steps) = work.row(segment[0], g.len());
+            for d in 0..g.len() {
+                g[d] += sources.l2 * weights[d];
+            }
+            update(weights, moments, steps, g);
         }
     }
 }
@@ -323,35 +381,44 @@ fn chunk_sums(p: &Params, args: &mut Args) {
     let (dx, segments) = (args.read::<f32>(0), args.read::<[u32; 4]>(1));
     let (occurrences, chunks) = (args.read::<u32>(2), args.read::<[u32; 2]>(3));
     let sums = args.write::<f32>(4);
-    let sources = Sources { p, dx, sums: &[], occurrences };
+    let sources = Sources::new(p, dx, &[], occurrences);
     let chunks = &chunks[..segments[0][1] as usize];
     sums.par_chunks_exact_mut(p.dim as usize).with_min_len(16).zip(chunks).for_each(|(sum, &[start, end])| {
-        with_floats(sum.len(), |piece| {
-            sum.fill(0.0);
-            let pieces = occurrences[start as usize..end as usize].chunks(PIECE);
-            let mut next = pieces.clone();
-            next.by_ref()
-                .take(turns_ahead(&[piece.len(); PIECE]))
-                .for_each(|positions| sources.prefetch_occurrences(positions));
-            for positions in pieces {
-                next.next().into_iter().for_each(|positions| sources.prefetch_occurrences(positions));
-                sources.sum_occurrences(positions, piece);
-                sum.iter_mut().zip(&*piece).for_each(|(sum, piece)| *sum += piece);
-            }
-        });
+        let occurrences = &occurrences[start as usize..end as usize];
+        with_floats(sum.len(), |piece| sum_chunk(occurrences, &sources, sum, piece));
     });
+}
+
+vectorised! {
+    /// Sums a chunk's occurrences, by its pieces, with room for a piece's sum.
+    fn sum_chunk(occurrences: &[u32], sources: &Sources, sum: &mut [f32], piece: &mut [f32]) {
+        let ahead = turns_ahead(&[sum.len(); PIECE]);
+        let pieces = occurrences.chunks(PIECE);
+        pieces.clone().take(ahead).for_each(|positions| sources.prefetch(positions));
+        sum.fill(0.0);
+        let mut next = pieces.clone().skip(ahead);
+        for positions in pieces {
+            next.next().into_iter().for_each(|positions| sources.prefetch(positions));
+            sources.sum(positions, piece);
+            add(sum, piece);
+        }
+    }
 }
 
 fn adam(p: &Params, args: &mut Args) {
     let lr = args.uniform::<Step>(5).embedding_lr;
     for_each_row(p, args, (2 * p.dim as usize, 1), |w, moments, steps, g| {
         steps[0] += 1;
-        let (correction1, correction2) = (correction(p.log_beta1, steps[0]), correction(p.log_beta2, steps[0]));
-        let (m, v) = moments.split_at_mut(g.len());
-        for (((w, m), v), &g) in w.iter_mut().zip(m).zip(v).zip(g) {
-            *m = p.beta1 * *m + (1.0 - p.beta1) * g;
-            *v = p.beta2 * *v + (1.0 - p.beta2) * g * g;
-            *w -= lr * (*m / correction1) / ((*v / correction2).sqrt() + p.eps);
+        // Corrected once a row, not once a number: divisions and roots are what takes time.
+        let lr = lr / correction(p.log_beta1, steps[0]);
+        let root = 1.0 / correction(p.log_beta2, steps[0]).sqrt();
+        let n = g.len();
+        let (m, v) = moments.split_at_mut(n);
+        let (w, v) = (&mut w[..n], &mut v[..n]);
+        for i in 0..n {
+            m[i] = p.beta1 * m[i] + (1.0 - p.beta1) * g[i];
+            v[i] = p.beta2 * v[i] + (1.0 - p.beta2) * g[i] * g[i];
+            w[i] -= lr * m[i] / (v[i].sqrt() * root + p.eps);
         }
     });
 }
@@ -359,9 +426,11 @@ fn adam(p: &Params, args: &mut Args) {
 fn adagrad(p: &Params, args: &mut Args) {
     let lr = args.uniform::<Step>(5).embedding_lr;
     for_each_row(p, args, (p.dim as usize, 0), |w, sums, _, g| {
-        for ((w, sum), &g) in w.iter_mut().zip(sums).zip(g) {
-            *sum += g * g;
-            *w -= lr * g / (sum.sqrt() + p.eps);
+        let n = g.len();
+        let (w, sums) = (&mut w[..n], &mut sums[..n]);
+        for i in 0..n {
+            sums[i] += g[i] * g[i];
+            w[i] -= lr * g[i] / (sums[i].sqrt() + p.eps);
         }
     });
 }
@@ -369,15 +438,23 @@ fn adagrad(p: &Params, args: &mut Args) {
 fn rowwise_adagrad(p: &Params, args: &mut Args) {
     let lr = args.uniform::<Step>(5).embedding_lr;
     for_each_row(p, args, (1, 0), |w, sum, _, g| {
-        sum[0] += g.iter().map(|g| g * g).sum::<f32>() / g.len() as f32;
+        sum[0] += dot(g, g) / g.len() as f32;
         let scale = lr / (sum[0].sqrt() + p.eps);
-        w.iter_mut().zip(g).for_each(|(w, g)| *w -= scale * g);
+        let w = &mut w[..g.len()];
+        for i in 0..g.len() {
+            w[i] -= scale * g[i];
+        }
     });
 }
 
 fn sgd(p: &Params, args: &mut Args) {
     let lr = args.uniform::<Step>(5).embedding_lr;
-    for_each_row(p, args, (0, 0), |w, _, _, g| w.iter_mut().zip(g).for_each(|(w, g)| *w -= lr * g));
+    for_each_row(p, args, (0, 0), |w, _, _, g| {
+        let w = &mut w[..g.len()];
+        for i in 0..g.len() {
+            w[i] -= lr * g[i];
+        }
+    });
 }
 
 /// Unique rows and occurrence lists of ids, by their definition; the loader's own way is fast and tested against another.
