@@ -6,17 +6,17 @@
 ///
 /// Nothing is fused but where the body asks for it by its constant `FUSED`, which says whether there is an instruction for it.
 macro_rules! vectorised {
-    ($(#[$note:meta])* fn $name:ident $(<$generic:ident: $bound:path>)? ($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
+    ($(#[$note:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
         $(#[$note])*
-        fn $name $(<$generic: $bound>)? ($($arg: $type),*) $(-> $result)? {
+        fn $name($($arg: $type),*) $(-> $result)? {
             #[inline(always)]
-            fn body<const FUSED: bool $(, $generic: $bound)?>($($arg: $type),*) $(-> $result)? $body
+            fn body<const FUSED: bool>($($arg: $type),*) $(-> $result)? $body
 
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2,fma,bmi1,bmi2,popcnt")]
-                fn wide $(<$generic: $bound>)? ($($arg: $type),*) $(-> $result)? {
-                    body::<true $(, $generic)?>($($arg),*)
+                fn wide($($arg: $type),*) $(-> $result)? {
+                    body::<true>($($arg),*)
                 }
                 if std::arch::is_x86_feature_detected!("avx2")
                     && std::arch::is_x86_feature_detected!("fma")
@@ -29,7 +29,7 @@ macro_rules! vectorised {
                     return unsafe { wide($($arg),*) };
                 }
             }
-            body::<{ cfg!(target_arch = "aarch64") } $(, $generic)?>($($arg),*)
+            body::<{ cfg!(target_arch = "aarch64") }>($($arg),*)
         }
     };
 }

@@ -18,15 +18,16 @@ pub fn name() -> String {
 }
 
 /// Starts the threads of the process's parallel work, twins and all else: so many, or 0 for one a core (`RAYON_NUM_THREADS`, where it is set). The
-/// calling thread is one of them, so it is the one that should run devices. Otherwise it would wake others for each kernel and sleep, and the system may
-/// let one that is woken meanwhile wait for its core: on Linux until the next tick of its clock, milliseconds for a kernel of one.
+/// calling thread is one of them, so it is the one that should run devices; of one thread it is the only one, and others that ask for parallel work wait
+/// for it. A caller of its own would wake another for each kernel and sleep, and the system may let one that is woken meanwhile wait for that core: on
+/// Linux until the next tick of its clock, milliseconds lost on a kernel that takes one.
 ///
 /// # Errors
 ///
 /// Threads that cannot be started, or have been.
 pub fn start_threads(count: usize) -> Result<()> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(count).use_current_thread();
-    pool.build_global().map_err(|e| Error::system(format!("cannot start the threads of the twins: {e}")))
+    pool.build_global().map_err(|e| Error::system(format!("cannot start threads: {e}")))
 }
 
 /// Buffers in host memory and programs of twins.

@@ -205,16 +205,27 @@ fn correction(log_beta: f32, n: u32) -> f32 {
     1.0 - exp2::<false>(x * std::f32::consts::LOG2_E)
 }
 
+/// What [`quotient`] takes to divide by `d`.
+fn reciprocal(d: u32) -> u64 {
+    ((1 << 63) - 1) / u64::from(d) + 1
+}
+
+/// n / d for the `reciprocal` of d: 2^63 / d rounded up, which adds less than n / 2^63 to the exact quotient, less than takes it to the next integer. A
+/// division takes several times as long.
+#[inline(always)]
+fn quotient(n: u32, reciprocal: u64) -> u32 {
+    ((u128::from(n) * u128::from(reciprocal)) >> 63) as u32
+}
+
 struct Sources<'a> {
     dim: usize,
     l2: f32,
     dx: &'a [f32],
-    /// Where in dx occurrence 0 begins, and how much further each next one does.
+    /// Where in dx occurrence 0 begins.
     offset: usize,
-    stride: usize,
-    /// 2^64 over the features of an instance, rounded up: what an occurrence is multiplied by in place of a division, which takes several times as long.
+    /// The [`reciprocal`] of an instance's features.
     per_feature: u64,
-    /// Columns of dx that are not of the table, by which the first occurrence of a row of dx is further from the last of the row before it.
+    /// Columns of dx that are not of the table: what lies between the last occurrence of an instance and the first of the next.
     gap: usize,
     sums: &'a [f32],
     occurrences: &'a [u32],
@@ -222,20 +233,15 @@ struct Sources<'a> {
 
 impl<'a> Sources<'a> {
     fn new(p: &Params, dx: &'a [f32], sums: &'a [f32], occurrences: &'a [u32]) -> Sources<'a> {
-        let (features, dim, columns) = (p.features as usize, p.dim as usize, p.columns as usize);
-        // 2^64 itself would be too large; of one feature rows of dx are as far apart as its occurrences.
-        let (stride, gap, per_feature) = match features {
-            1 => (columns, 0, 0),
-            _ => (dim, columns - features * dim, u64::MAX / features as u64 + 1),
-        };
-        Sources { dim, l2: p.l2, dx, offset: p.offset as usize, stride, per_feature, gap, sums, occurrences }
+        let (dim, gap) = (p.dim as usize, (p.columns - p.features * p.dim) as usize);
+        Sources { dim, l2: p.l2, dx, offset: p.offset as usize, per_feature: reciprocal(p.features), gap, sums, occurrences }
     }
 
     /// The gradient of occurrence `p`.
     #[inline(always)]
     fn of(&self, p: u32) -> &'a [f32] {
-        let row = (u128::from(self.per_feature) * u128::from(p)) >> 64;
-        &self.dx[self.offset + p as usize * self.stride + row as usize * self.gap..][..self.dim]
+        let row = quotient(p, self.per_feature);
+        &self.dx[self.offset + p as usize * self.dim + row as usize * self.gap..][..self.dim]
     }
 
     #[inline(always)]
@@ -273,14 +279,17 @@ fn add(to: &mut [f32], from: &[f32]) {
     }
 }
 
-/// Calls `update(row of table, row of moments, steps of the row, gradient)` for each unique row of the shard; `widths` are the
-/// words a row of moments and of steps.
-fn for_each_row(
-    p: &Params,
-    args: &mut Args,
-    widths: (usize, usize),
-    update: impl Fn(&mut [f32], &mut [f32], &mut [u32], &[f32]) + Sync,
-) {
+/// How a row changes. What it does must be `#[inline(always)]`, as a closure cannot be.
+trait Rule: Sync {
+    /// Words a row of moments and of step counts.
+    fn widths(dim: usize) -> (usize, usize);
+    /// Changes a row of the table, its moments and step count by its gradient.
+    fn update(&self, w: &mut [f32], moments: &mut [f32], steps: &mut [u32], g: &[f32]);
+}
+
+/// Updates each unique row of the shard.
+fn for_each_row<R: Rule>(p: &Params, args: &mut Args, rule: &R) {
+    let widths = R::widths(p.dim as usize);
     let (dx, sums) = (args.read::<f32>(0), args.read::<f32>(1));
     let (segments, occurrences) = (args.read::<[u32; 4]>(2), args.read::<u32>(3));
     if args.read::<u32>(4)[0] != 0 {
@@ -293,7 +302,7 @@ fn for_each_row(
     let from = all.partition_point(|s| s[0] < p.first);
     let to = all.partition_point(|s| u64::from(s[0]) < u64::from(p.first) + u64::from(p.count));
     let work = Work { first: p.first as usize, table, moments, steps, widths };
-    work.split(&all[from..to], &Sources::new(p, dx, sums, occurrences), &update);
+    work.split(&all[from..to], &Sources::new(p, dx, sums, occurrences), rule);
 }
 
 /// Rows of a shard from table row `first` on, halved until small enough for one task.
@@ -306,14 +315,9 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    fn split(
-        self,
-        segments: &[[u32; 4]],
-        sources: &Sources,
-        update: &(impl Fn(&mut [f32], &mut [f32], &mut [u32], &[f32]) + Sync),
-    ) {
+    fn split(self, segments: &[[u32; 4]], sources: &Sources, rule: &impl Rule) {
         if segments.len() <= 512 {
-            return with_floats(sources.dim, |g| update_rows(self, segments, sources, g, update));
+            return with_floats(sources.dim, |g| update_rows(self, segments, sources, g, rule));
         }
         let (left, right) = segments.split_at(segments.len() / 2);
         let middle = right[0][0] as usize - self.first;
@@ -322,7 +326,7 @@ impl Work<'_> {
         let (steps, steps2) = self.steps.split_at_mut(middle * self.widths.1);
         let a = Work { table, moments, steps, ..self };
         let b = Work { first: self.first + middle, table: table2, moments: moments2, steps: steps2, ..self };
-        rayon::join(|| a.split(left, sources, update), || b.split(right, sources, update));
+        rayon::join(|| a.split(left, sources, rule), || b.split(right, sources, rule));
     }
 
     /// A row of the table, its moments and its step count.
@@ -351,13 +355,7 @@ impl Work<'_> {
 
 vectorised! {
     /// Updates the rows of `segments`, with room for a gradient.
-    fn update_rows<Update: Fn(&mut [f32], &mut [f32], &mut [u32], &[f32])>(
-        work: Work,
-        segments: &[[u32; 4]],
-        sources: &Sources,
-        g: &mut [f32],
-        update: &Update,
-    ) {
+    fn update_rows(work: Work, segments: &[[u32; 4]], sources: &Sources, g: &mut [f32], rule: &impl Rule) {
         let mut work = work;
         let ahead = turns_ahead(&[g.len(), g.len(), work.widths.0, work.widths.1]);
         for segment in segments.iter().take(ahead) {
@@ -372,7 +370,7 @@ vectorised! {
             for d in 0..g.len() {
                 g[d] += sources.l2 * weights[d];
             }
-            update(weights, moments, steps, g);
+            rule.update(weights, moments, steps, g);
         }
     }
 }
@@ -407,12 +405,41 @@ vectorised! {
 
 fn adam(p: &Params, args: &mut Args) {
     let lr = args.uniform::<Step>(5).embedding_lr;
-    for_each_row(p, args, (2 * p.dim as usize, 1), |w, moments, steps, g| {
+    for_each_row(p, args, &AdamRule { p, lr });
+}
+
+fn adagrad(p: &Params, args: &mut Args) {
+    let lr = args.uniform::<Step>(5).embedding_lr;
+    for_each_row(p, args, &AdagradRule { lr, eps: p.eps });
+}
+
+fn rowwise_adagrad(p: &Params, args: &mut Args) {
+    let lr = args.uniform::<Step>(5).embedding_lr;
+    for_each_row(p, args, &RowwiseAdagradRule { lr, eps: p.eps });
+}
+
+fn sgd(p: &Params, args: &mut Args) {
+    let lr = args.uniform::<Step>(5).embedding_lr;
+    for_each_row(p, args, &SgdRule { lr });
+}
+
+struct AdamRule<'a> {
+    p: &'a Params,
+    lr: f32,
+}
+
+impl Rule for AdamRule<'_> {
+    fn widths(dim: usize) -> (usize, usize) {
+        (moment_width(EmbeddingRule::Adam, dim), 1)
+    }
+
+    #[inline(always)]
+    fn update(&self, w: &mut [f32], moments: &mut [f32], steps: &mut [u32], g: &[f32]) {
+        let (n, p) = (g.len(), self.p);
         steps[0] += 1;
         // Corrected once a row, not once a number: divisions and roots are what takes time.
-        let lr = lr / correction(p.log_beta1, steps[0]);
+        let lr = self.lr / correction(p.log_beta1, steps[0]);
         let root = 1.0 / correction(p.log_beta2, steps[0]).sqrt();
-        let n = g.len();
         let (m, v) = moments.split_at_mut(n);
         let (w, v) = (&mut w[..n], &mut v[..n]);
         for i in 0..n {
@@ -420,41 +447,69 @@ fn adam(p: &Params, args: &mut Args) {
             v[i] = p.beta2 * v[i] + (1.0 - p.beta2) * g[i] * g[i];
             w[i] -= lr * m[i] / (v[i].sqrt() * root + p.eps);
         }
-    });
+    }
 }
 
-fn adagrad(p: &Params, args: &mut Args) {
-    let lr = args.uniform::<Step>(5).embedding_lr;
-    for_each_row(p, args, (p.dim as usize, 0), |w, sums, _, g| {
+struct AdagradRule {
+    lr: f32,
+    eps: f32,
+}
+
+impl Rule for AdagradRule {
+    fn widths(dim: usize) -> (usize, usize) {
+        (moment_width(EmbeddingRule::Adagrad, dim), 0)
+    }
+
+    #[inline(always)]
+    fn update(&self, w: &mut [f32], sums: &mut [f32], _: &mut [u32], g: &[f32]) {
         let n = g.len();
         let (w, sums) = (&mut w[..n], &mut sums[..n]);
         for i in 0..n {
             sums[i] += g[i] * g[i];
-            w[i] -= lr * g[i] / (sums[i].sqrt() + p.eps);
+            w[i] -= self.lr * g[i] / (sums[i].sqrt() + self.eps);
         }
-    });
+    }
 }
 
-fn rowwise_adagrad(p: &Params, args: &mut Args) {
-    let lr = args.uniform::<Step>(5).embedding_lr;
-    for_each_row(p, args, (1, 0), |w, sum, _, g| {
+struct RowwiseAdagradRule {
+    lr: f32,
+    eps: f32,
+}
+
+impl Rule for RowwiseAdagradRule {
+    fn widths(dim: usize) -> (usize, usize) {
+        (moment_width(EmbeddingRule::RowwiseAdagrad, dim), 0)
+    }
+
+    #[inline(always)]
+    fn update(&self, w: &mut [f32], sum: &mut [f32], _: &mut [u32], g: &[f32]) {
         sum[0] += dot(g, g) / g.len() as f32;
-        let scale = lr / (sum[0].sqrt() + p.eps);
-        let w = &mut w[..g.len()];
-        for i in 0..g.len() {
-            w[i] -= scale * g[i];
-        }
-    });
+        descend(w, self.lr / (sum[0].sqrt() + self.eps), g);
+    }
 }
 
-fn sgd(p: &Params, args: &mut Args) {
-    let lr = args.uniform::<Step>(5).embedding_lr;
-    for_each_row(p, args, (0, 0), |w, _, _, g| {
-        let w = &mut w[..g.len()];
-        for i in 0..g.len() {
-            w[i] -= lr * g[i];
-        }
-    });
+struct SgdRule {
+    lr: f32,
+}
+
+impl Rule for SgdRule {
+    fn widths(dim: usize) -> (usize, usize) {
+        (moment_width(EmbeddingRule::Sgd, dim), 0)
+    }
+
+    #[inline(always)]
+    fn update(&self, w: &mut [f32], _: &mut [f32], _: &mut [u32], g: &[f32]) {
+        descend(w, self.lr, g);
+    }
+}
+
+/// w -= scale g.
+#[inline(always)]
+fn descend(w: &mut [f32], scale: f32, g: &[f32]) {
+    let w = &mut w[..g.len()];
+    for i in 0..g.len() {
+        w[i] -= scale * g[i];
+    }
 }
 
 /// Unique rows and occurrence lists of ids, by their definition; the loader's own way is fast and tested against another.
@@ -542,4 +597,31 @@ pub fn cases() -> Vec<Case> {
         }
     }
     cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotients_are_exact() {
+        for d in (1..2000).chain([65_535, 65_536, u32::MAX / 2, u32::MAX]) {
+            let (reciprocal, most) = (reciprocal(d), u32::MAX / d);
+            for n in [0, 1, most / 2, most].into_iter().flat_map(|q| [q * d, q * d + (d - 1).min(u32::MAX - q * d)]) {
+                assert_eq!(quotient(n, reciprocal), n / d, "{n} / {d}");
+            }
+        }
+    }
+
+    #[test]
+    fn corrections_are_those_of_f64() {
+        for beta in [0.0f32, 0.5, 0.7, 0.9, 0.95, 0.99, 0.999, 0.99999] {
+            let log_beta = f64::from(beta).ln().max(-1e30) as f32;
+            for n in (1..2000).chain([1 << 16, 1 << 24, u32::MAX]) {
+                let wanted = -(f64::from(log_beta) * f64::from(n)).exp_m1();
+                let error = (f64::from(correction(log_beta, n)) - wanted).abs() / wanted;
+                assert!(error < 5e-7, "beta {beta}, n {n}: {error:e}");
+            }
+        }
+    }
 }

@@ -157,6 +157,15 @@ impl Ring {
     }
 }
 
+/// What `make` makes, or an error that the device reports of it on this thread: on others its scopes are not seen.
+fn watched<T>(device: &wgpu::Device, make: impl FnOnce() -> T) -> std::result::Result<T, wgpu::Error> {
+    use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
+    let scopes = [OutOfMemory, Validation, Internal].map(|filter| device.push_error_scope(filter));
+    let made = make();
+    let error = scopes.into_iter().rev().fold(None, |first, scope| pollster::block_on(scope.pop()).or(first));
+    error.map_or(Ok(made), Err)
+}
+
 impl Gpu {
     /// Opens `adapter` with its state buffers and programs; nothing is allocated after this.
     ///
@@ -172,52 +181,47 @@ impl Gpu {
     fn counting(adapter: Adapter, checks: Checks, state: &[StateBuffer], plans: Vec<Plan>, counts: bool) -> Result<Gpu> {
         let name = adapter.describe();
         let (device, queue, fault) = adapter.open(needs(state, &plans))?;
-        let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let validation = device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let internal = device.push_error_scope(wgpu::ErrorFilter::Internal);
-
-        let buffer = |label: &str, words: usize, usage: wgpu::BufferUsages| {
-            let copies = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
-            device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some(label),
-                size: words as u64 * 4,
-                usage: usage | copies,
+        let made = watched(&device, || {
+            let buffer = |label: &str, words: usize, usage: wgpu::BufferUsages| {
+                let copies = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+                device.create_buffer(&wgpu::BufferDescriptor {
+                    label: Some(label),
+                    size: words as u64 * 4,
+                    usage: usage | copies,
+                    mapped_at_creation: false,
+                })
+            };
+            let storage = wgpu::BufferUsages::STORAGE;
+            let state: Vec<wgpu::Buffer> = state.iter().map(|b| buffer(&b.name, b.len, storage)).collect();
+            let slots = shared_slots(&plans);
+            let slots: Vec<wgpu::Buffer> =
+                slots.iter().enumerate().map(|(i, &words)| buffer(&format!("slot {i}"), words, storage)).collect();
+            let slots = Arc::new(slots);
+            let nodes = plans.iter().flat_map(|p| &p.nodes);
+            let pipelines = Pipelines::new(&device, adapter.info(), checks, nodes, counts)?;
+            let programs = plans
+                .into_iter()
+                .map(|plan| {
+                    let inputs: Vec<wgpu::Buffer> = plan
+                        .inputs
+                        .iter()
+                        .map(|&(input, words)| {
+                            let usage = if input == Input::Step { wgpu::BufferUsages::UNIFORM } else { storage };
+                            buffer(&format!("{input:?}"), words, usage)
+                        })
+                        .collect();
+                    Program::new(&device, &queue, &pipelines, plan, &state, inputs, slots.clone())
+                })
+                .collect::<Vec<_>>();
+            let transfer = device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("transfer"),
+                size: TRANSFER as u64,
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
                 mapped_at_creation: false,
-            })
-        };
-        let storage = wgpu::BufferUsages::STORAGE;
-        let state: Vec<wgpu::Buffer> = state.iter().map(|b| buffer(&b.name, b.len, storage)).collect();
-        let slots = shared_slots(&plans);
-        let slots: Vec<wgpu::Buffer> =
-            slots.iter().enumerate().map(|(i, &words)| buffer(&format!("slot {i}"), words, storage)).collect();
-        let slots = Arc::new(slots);
-        let nodes = plans.iter().flat_map(|p| &p.nodes);
-        let pipelines = Pipelines::new(&device, adapter.info(), checks, nodes, counts)?;
-        let programs = plans
-            .into_iter()
-            .map(|plan| {
-                let inputs: Vec<wgpu::Buffer> = plan
-                    .inputs
-                    .iter()
-                    .map(|&(input, words)| {
-                        let usage = if input == Input::Step { wgpu::BufferUsages::UNIFORM } else { storage };
-                        buffer(&format!("{input:?}"), words, usage)
-                    })
-                    .collect();
-                Program::new(&device, &queue, &pipelines, plan, &state, inputs, slots.clone())
-            })
-            .collect();
-        let transfer = device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("transfer"),
-            size: TRANSFER as u64,
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
+            });
+            Ok((state, programs, transfer))
         });
-        for scope in [internal, validation, memory] {
-            if let Some(error) = pollster::block_on(scope.pop()) {
-                return Err(report(&name, &error));
-            }
-        }
+        let (state, programs, transfer) = made.map_err(|error| report(&name, &error))??;
         let recorder = Recorder::default();
         Ok(Gpu { name, device, queue, fault, state, programs, transfer, recorder, recording: None })
     }

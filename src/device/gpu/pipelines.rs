@@ -1,6 +1,6 @@
 //! Pipelines: made in parallel, one for each kernel with its constants, through the driver's pipeline cache where there is one.
 
-use super::{Checks, report, user_folder};
+use super::{Checks, report, user_folder, watched};
 use crate::error::{io, one_line};
 use crate::graph::PlannedNode;
 use crate::ops::{Access, File, Kernel, Module};
@@ -85,16 +85,13 @@ impl Pipelines {
             .into_par_iter()
             .map(|(key, PlannedNode { op, module, .. })| {
                 let kernel = op.kernel();
-                // Error scopes are a thread's own.
-                let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
-                let pipeline = compile(device, kernel, &modules[&module.name()], op.overrides(), cache.as_ref());
-                match pollster::block_on(scope.pop()) {
-                    None => Ok((key, pipeline)),
-                    Some(error) if folder().is_some() => {
+                match watched(device, || compile(device, kernel, &modules[&module.name()], op.overrides(), cache.as_ref())) {
+                    Ok(pipeline) => Ok((key, pipeline)),
+                    Err(error) if folder().is_some() => {
                         let (name, words) = (kernel.name, one_line(&error.to_string()));
                         Err(Error::user(format!("{FOLDER}: kernel {name} does not fit the program: {words}")))
                     }
-                    Some(error) => Err(report(kernel.name, &error)),
+                    Err(error) => Err(report(kernel.name, &error)),
                 }
             })
             .collect::<Result<_>>()?;
