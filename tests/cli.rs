@@ -231,6 +231,24 @@ fn interrupted_prepare() {
     assert!(folder.join("out/manifest.json").exists());
 }
 
+/// An interrupt of predict leaves nothing beside its output.
+#[cfg(unix)]
+#[test]
+fn interrupted_predict() {
+    let (folder, log, run) = (place().join("interrupted-predict"), path("log/test.parquet"), path("run"));
+    std::fs::create_dir_all(&folder).unwrap();
+    let out = path("interrupted-predict/o.csv");
+    let args = [vec!["predict", &run, "--out", &out, "--device", "cpu", "-q"], vec![&*log; 2000]].concat();
+    let mut child = command(&args).spawn().unwrap();
+    let left = || std::fs::read_dir(&folder).unwrap().count();
+    while left() == 0 {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert!(std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!((child.wait().unwrap().code(), left()), (Some(130), 0));
+}
+
 #[test]
 fn runs_that_are_none_or_lack_something() {
     std::fs::create_dir_all(place().join("folder")).unwrap();
@@ -296,7 +314,7 @@ fn progress_and_results_go_apart() {
     let out = quiet.out.replace(&place().display().to_string(), "PLACE");
     insta::assert_snapshot!(out, @r"
     PLACE/quiet: stopped at step 2: not evaluated yet
-    go on: tauten train --resume PLACE/quiet
+    go on: tauten train --resume PLACE/quiet --device cpu
     ");
     let prepared = well(tauten(&["prepare", &config, "--out", &path("prepared"), "-q", "--json"]));
     assert!(serde_json::from_str::<Value>(&prepared.out).unwrap()["fingerprint"].is_string());
@@ -309,7 +327,7 @@ fn wrong_predictions() {
         error(&[&["predict", &run, input, "--out", &path(out), "--device", "cpu", "-q"], more].concat())
     };
     insta::assert_snapshot!(predict(&test, "o.txt", &[]), @"2: error: PLACE/o.txt: unknown ending; the file's name must end in .parquet or .csv");
-    insta::assert_snapshot!(predict(&test, "no/o.csv", &[]), @"2: error: PLACE/no/o.csv: No such file or directory (os error 2)");
+    insta::assert_snapshot!(predict(&test, "no/o.csv", &[]), @"2: error: PLACE/no/o.csv: there is no folder PLACE/no; make it first");
     std::fs::create_dir_all(place().join("folder.csv")).unwrap();
     insta::assert_snapshot!(predict(&test, "folder.csv", &[]), @"2: error: PLACE/folder.csv: is a folder; name a file");
     insta::assert_snapshot!(predict(&test, "o.csv", &["--keep", "click,user,click"]), @"2: error: --keep click: the output would have two columns of this name");

@@ -196,8 +196,28 @@ fn what_does_not_belong_together_is_refused() {
         ended.err.replace(&place().display().to_string(), "PLACE")
     };
     insta::assert_snapshot!(refused(&[]), @"error: PLACE/settled: exists; name another folder with --out, or go on with that one by --resume");
-    insta::assert_snapshot!(refused(&["--resume"]), @"error: PLACE/settled/suite.json: made with train.epochs 1 for the variant `off`, but the suite has 2; name another folder with --out");
+    insta::assert_snapshot!(refused(&["--resume"]), @"error: PLACE/settled/suite.json: made with train.epochs 1 for the variant `off`, but the suite has 2; give the variant another name, or name another folder with --out");
     insta::assert_snapshot!(refused(&["--resume", "--set", "data.test=[]"]), @"error: PLACE/settled/suite.json: made to measure on test, but the suite says valid; name another folder with --out");
+    let same = ["--resume", "--set", "train.epochs=1", "--set", "contrast.temperature=off"];
+    let with_gauc = refused(&[&same[..], &["--set", "evaluate.gauc=user"]].concat());
+    insta::assert_snapshot!(with_gauc, @r#"error: PLACE/settled/suite.json: made with evaluate.gauc unset for the variant `off`, but the suite has "user"; give the variant another name, or name another folder with --out"#);
+    let lock = std::fs::File::open(path("settled/lock")).unwrap();
+    lock.lock().unwrap();
+    insta::assert_snapshot!(refused(&same), @"error: PLACE/settled: another process is working on this comparison; wait for it, or end it");
+    drop(lock);
+    let record = std::fs::read_to_string(path("settled/suite.json")).unwrap();
+    std::fs::write(path("settled/suite.json"), record.replacen("\"fingerprint\": \"", "\"fingerprint\": \"0", 1)).unwrap();
+    insta::assert_snapshot!(refused(&same), @"error: PLACE/settled/suite.json: made with another dataset than PLACE/settled/dataset (its fingerprint differs); name another folder with --out");
+    std::fs::write(path("settled/suite.json"), "{").unwrap();
+    assert!(refused(&same).ends_with("; name another folder with --out\n"));
+
+    // What could not begin may be mended.
+    let short = ["-q", "--set", "train.epochs=1"];
+    let too_long = ["--set", r#"optimizer.schedule={ kind = "cosine", warmup_steps = 5000 }"#];
+    let ended = compare("s.toml", "mended", &[&short[..], &too_long].concat());
+    assert!(ended.code == 1 && ended.out.contains("lower it"), "{ended:?}");
+    well(compare("s.toml", "mended", &[&short[..], &["--resume"]].concat()));
+
     let out = path("folder");
     std::fs::create_dir_all(&out).unwrap();
     let ended = compare("s.toml", "folder", &["--resume", "-q"]);
@@ -224,7 +244,9 @@ fn interrupted() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
-    let sets: String = endless.chunks(2).map(|set| format!(" --set '{}'", set[1])).collect();
-    let go_on = format!("{out}: interrupted after 0 of 6 runs\ngo on: tauten compare {suite} --resume --out {out}{sets}\n");
+    let sets: String = endless.chunks(2).map(|set| format!(" --set {}", set[1])).collect();
+    let go_on = format!(
+        "{out}: interrupted after 0 of 6 runs\ngo on: tauten compare {suite} --resume --out {out}{sets} --device cpu\n"
+    );
     assert_eq!(text, go_on);
 }

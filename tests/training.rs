@@ -326,7 +326,7 @@ fn interrupted() {
     let step = checkpoint_step(run).unwrap();
     let out = String::from_utf8(output.stdout).unwrap();
     assert!(out.contains(&format!("interrupted after step {step}: ")), "{out}");
-    assert!(out.ends_with(&format!("\ngo on: tauten train --resume {}\n", path(run))), "{out}");
+    assert!(out.ends_with(&format!("\ngo on: tauten train --resume {} --device cpu\n", path(run))), "{out}");
     let most = (step + 5).to_string();
     resume(run, "cpu", &["--max-steps", &most]);
     train("never-interrupted", "cpu", &[&endless[..], &["--max-steps", &most]].concat());
@@ -680,6 +680,7 @@ fn what_does_not_belong_together_is_refused() {
                    with --data\n";
     assert_eq!(refused(&["train", "--resume", &path("on-moved"), "--device", "cpu"]), changed);
     assert_eq!(refused(&["evaluate", &path("on-moved"), "--device", "cpu"]), changed);
+    resume("on-moved", "cpu", &["--max-steps", "2", "--data", &path("dataset")]);
     let elsewhere =
         well(tauten(&["evaluate", &path("on-moved"), "--data", &path("dataset"), "--device", "cpu", "-q", "--json"]));
     assert!(elsewhere.out.contains("\"rows\": 200"), "{elsewhere:?}");

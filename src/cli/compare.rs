@@ -174,6 +174,7 @@ fn describe(measured: &Measured) -> String {
 
 /// The command that goes on with the comparison in `out`.
 fn go_on(args: &Args, out: &Path) -> String {
-    let sets: String = args.set.iter().map(|set| format!(" --set '{set}'")).collect();
-    format!("tauten compare {} --resume --out {}{sets}", args.suite.display(), out.display())
+    let (suite, out) = (args.suite.to_string_lossy(), out.to_string_lossy());
+    let sets = args.set.iter().flat_map(|set| ["--set", set]);
+    super::command(&["compare", &suite, "--resume", "--out", &out].into_iter().chain(sets).collect::<Vec<_>>(), &args.device)
 }

@@ -75,7 +75,8 @@ pub fn run(args: &Args) -> Result<u8> {
     let (mut run, dataset) = Run::create(&loaded, &out.join("run"), None, None, &progress)?;
     let outcome = train(&mut run, dataset, choice, None, interrupt, &progress)?;
     if outcome.end != End::Finished {
-        super::print(&format!("interrupted; go on: tauten train --resume {}\n", run.folder().display()))?;
+        let go_on = super::command(&["train", "--resume", &run.folder().to_string_lossy()], &args.device);
+        super::print(&format!("interrupted; go on: {go_on}\n"))?;
         return Ok(super::INTERRUPTED);
     }
 

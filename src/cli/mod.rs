@@ -62,13 +62,24 @@ impl Cli {
 /// The exit code after an interrupt: as shells have it, 128 and the signal's number.
 const INTERRUPTED: u8 = 130;
 
-/// Has an interrupt end the process with nothing left of the folders that it has in the making.
+/// Has an interrupt end the process with nothing left of the folders and tables that it has in the making.
 fn abandon_on_interrupt() -> Result<()> {
     let interrupted = || {
         abandon();
         std::process::exit(INTERRUPTED.into());
     };
     ctrlc::set_handler(interrupted).map_err(|e| Error::system(format!("cannot listen for interrupts: {e}")))
+}
+
+/// A command to go on with as a shell takes it: `words`, then the device where one was asked for.
+fn command(words: &[&str], device: &str) -> String {
+    let device = if device == "auto" { vec![] } else { vec!["--device", device] };
+    let plain = |c: char| c.is_alphanumeric() || "-_./=,:+".contains(c) || cfg!(windows) && c == '\\';
+    let quoted = |word: &&str| match word.chars().all(plain) && !word.is_empty() {
+        true => word.to_string(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    };
+    std::iter::once(&"tauten").chain(words).chain(&device).map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 /// Writes a result to standard output. A reader that has seen enough (`| head`) is no error.

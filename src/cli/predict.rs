@@ -27,7 +27,7 @@ pub struct Args {
     /// The file to write: `.csv` or `.parquet`.
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Input columns to carry through, separated by commas.
+    /// Input columns to carry through, separated by commas. Numbers go by their shortest text, into 64 bits; an empty text or a NaN comes out missing.
     #[arg(long, value_name = "COLUMNS", value_delimiter = ',')]
     pub keep: Vec<String>,
     /// A checkpoint of the run [default: the best one, or the newest where there was no evaluation yet].
@@ -51,6 +51,7 @@ const ADDED: [&str; 4] = ["pctr", "pcvr", "pctcvr", "tau"];
 /// Those of the run's folder, the inputs, the device and the output; an output that is an input; a kept column that is not there or has a
 /// prediction's name.
 pub fn run(args: &Args) -> Result<()> {
+    super::abandon_on_interrupt()?;
     let rows = predict(args)?;
     super::print(&format!("{}: {rows} rows\n", args.out.display()))
 }
@@ -84,8 +85,8 @@ pub(super) fn predict(args: &Args) -> Result<u64> {
     columns.extend(ADDED.map(|_| Column::F32(Vec::new())));
     let header: Vec<(&str, Column)> = args.keep.iter().map(String::as_str).chain(ADDED).zip(columns.iter().cloned()).collect();
 
-    let session = super::evaluate::trained(&run, args.checkpoint.clone(), &args.device, &progress)?;
     let mut writer = TableWriter::create(&args.out, &header)?;
+    let session = super::evaluate::trained(&run, args.checkpoint.clone(), &args.device, &progress)?;
     let mut scorer = Scorer::new(session, encoding)?;
     let total = args.inputs.iter().filter_map(|p| std::fs::metadata(p).ok()).map(|m| m.len()).sum();
     let task = progress.task("predicting", total, "bytes");

@@ -40,6 +40,7 @@ fn format(text: &str) -> std::result::Result<Format, String> {
 /// # Errors
 /// Those of [`simulate`], and a standard output that cannot be written to.
 pub fn run(args: &Args) -> Result<()> {
+    super::abandon_on_interrupt()?;
     let progress = Progress::new(args.quiet);
     let task = progress.task("simulating", args.rows, "rows");
     let mut done = 0;

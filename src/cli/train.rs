@@ -19,8 +19,8 @@ pub struct Args {
     /// The run's configuration; may be left out with --resume.
     #[arg(required_unless_present = "resume")]
     pub config: Option<PathBuf>,
-    /// The encoded dataset of `tauten prepare`; without it the data is prepared into the run's folder.
-    #[arg(long, value_name = "DATASET", conflicts_with = "resume")]
+    /// The encoded dataset of `tauten prepare`; without it the data is prepared into the run's folder. With --resume: where the run's dataset lies now.
+    #[arg(long, value_name = "DATASET")]
     pub data: Option<PathBuf>,
     /// The run's folder, which must not exist [default: runs/NAME-N, NAME the configuration's, N the first that is free].
     #[arg(long, value_name = "RUN", conflicts_with = "resume")]
@@ -57,7 +57,7 @@ pub fn run(args: &Args) -> Result<u8> {
     let progress = Progress::new(args.quiet);
     // The configuration comes first: a mistake in it should not wait for a device or for data.
     let loaded = args.config.as_ref().map(|path| load(path, args)).transpose()?;
-    let resumed = args.resume.as_ref().map(|folder| resumed(folder, loaded.as_ref())).transpose()?;
+    let resumed = args.resume.as_ref().map(|folder| resumed(folder, args.data.as_deref(), loaded.as_ref())).transpose()?;
     let (choice, line) = Choice::new(&args.device)?;
     progress.line(line);
     let interrupt = on_interrupt()?;
@@ -72,12 +72,12 @@ pub fn run(args: &Args) -> Result<u8> {
         (None, None) => return Err(Error::user("train: name a configuration, or a run with --resume")),
     };
     let outcome = train(&mut run, dataset, choice, args.max_steps, interrupt, &progress)?;
-    super::print(&summary(&run, &outcome))?;
+    super::print(&summary(&run, &outcome, &args.device))?;
     Ok(if outcome.end == End::Interrupted { super::INTERRUPTED } else { 0 })
 }
 
 /// The run to go on with and its dataset; a configuration that is named as well must be the run's.
-fn resumed(folder: &Path, loaded: Option<&Loaded>) -> Result<(Run, Dataset)> {
+fn resumed(folder: &Path, data: Option<&Path>, loaded: Option<&Loaded>) -> Result<(Run, Dataset)> {
     let run = Run::open(folder)?;
     if let Some(loaded) = loaded.filter(|l| l.config != *run.config()) {
         return Err(Error::user(format!(
@@ -86,7 +86,7 @@ fn resumed(folder: &Path, loaded: Option<&Loaded>) -> Result<(Run, Dataset)> {
             folder.join("config.toml").display()
         )));
     }
-    let dataset = run.dataset(None)?;
+    let dataset = run.dataset(data)?;
     Ok((run, dataset))
 }
 
@@ -119,8 +119,9 @@ pub(super) fn on_interrupt() -> Result<&'static AtomicBool> {
     set.as_ref().map(|()| &INTERRUPT).map_err(|e| Error::system(format!("cannot listen for interrupts: {e}")))
 }
 
-fn summary(run: &Run, outcome: &Outcome) -> String {
+fn summary(run: &Run, outcome: &Outcome, device: &str) -> String {
     let folder = run.folder().display();
+    let go_on = super::command(&["train", "--resume", &run.folder().to_string_lossy()], device);
     let state = &outcome.state;
     let best = match state.best {
         Some(best) => format!("best {:.4} at step {}", best.value, best.step),
@@ -128,10 +129,8 @@ fn summary(run: &Run, outcome: &Outcome) -> String {
     };
     let end = match outcome.end {
         End::Finished => format!("finished at step {}: {best}\nevaluate: tauten evaluate {folder}", state.step),
-        End::MaxSteps => format!("stopped at step {}: {best}\ngo on: tauten train --resume {folder}", state.step),
-        End::Interrupted => {
-            format!("interrupted after step {}: {best}\ngo on: tauten train --resume {folder}", state.step)
-        }
+        End::MaxSteps => format!("stopped at step {}: {best}\ngo on: {go_on}", state.step),
+        End::Interrupted => format!("interrupted after step {}: {best}\ngo on: {go_on}", state.step),
     };
     format!("{folder}: {end}\n")
 }

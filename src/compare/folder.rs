@@ -1,8 +1,9 @@
 //! A comparison's folder: everything that going on with it needs, and what came out.
 //!
 //! ```text
-//! suite.json                the split that is measured; name, folder and configuration of every variant
+//! suite.json                the split that is measured; the dataset's fingerprint; name, folder and configuration of every variant
 //! dataset/                  the encoded dataset of all runs
+//! lock                      held by the process that works in the folder
 //! runs/VARIANT/seed-N/      a run's folder; with result.json once it has been trained and measured
 //! table.md, .csv, .json     the table
 //! ```
@@ -11,20 +12,28 @@ use super::suite::{Suite, other_dataset};
 use super::table::Table;
 use crate::config::Config;
 use crate::data::aside::Aside;
-use crate::data::dataset::{Difference, Split};
+use crate::data::dataset::{Dataset, Difference, Split};
 use crate::data::prepare::prepare;
 use crate::data::write::replace;
 use crate::error::io;
 use crate::report::progress::Progress;
 use crate::train::checkpoint::ASIDE;
 use crate::train::metrics::Evaluation;
+use crate::train::run::lock_folder;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 const RECORD: &str = "suite.json";
 const RESULT: &str = "result.json";
+const DATASET: &str = "dataset";
+const RUNS: &str = "runs";
+/// How the name of a run's folder begins.
+const SEED: &str = "seed-";
+/// What another process does that holds the folder.
+const BUSY: &str = "is working on this comparison";
 /// Longest part of a variant's name in its folder's.
 const LONGEST: usize = 100;
 
@@ -32,14 +41,31 @@ const LONGEST: usize = 100;
 pub struct Comparison {
     folder: PathBuf,
     record: Record,
+    /// Keeps others from working in the folder until this is closed.
+    _lock: File,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Record {
     split: Split,
+    /// The dataset's.
+    fingerprint: String,
     /// Those of every suite that was run here.
     variants: Vec<Kept>,
+}
+
+impl Record {
+    /// Notes the variants of `suite` that are not known yet.
+    fn add(&mut self, suite: &Suite) {
+        let variants = &mut self.variants;
+        for variant in &suite.variants {
+            if !variants.iter().any(|kept| kept.name == variant.name) {
+                let folder = slug(&variant.name, |slug| variants.iter().any(|kept| kept.folder.eq_ignore_ascii_case(slug)));
+                variants.push(Kept { name: variant.name.clone(), folder, config: variant.loaded.config.clone() });
+            }
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -86,12 +112,13 @@ impl Comparison {
         // Made aside, so that a folder under the comparison's name is complete whenever the process ends.
         let aside = Aside::new(out)?;
         std::fs::create_dir(aside.path()).map_err(io(out))?;
-        let record = Record { split: suite.split, variants: Vec::new() };
-        let mut comparison = Comparison { folder: aside.path().to_path_buf(), record };
-        comparison.add(suite)?;
-        prepare(&suite.variants[0].loaded, &comparison.dataset(), progress).map_err(|e| aside.named(e))?;
+        let dataset = prepare(&suite.variants[0].loaded, &aside.path().join(DATASET), progress).map_err(|e| aside.named(e))?;
+        let fingerprint = dataset.manifest().fingerprint.clone();
+        let mut record = Record { split: suite.split, fingerprint, variants: Vec::new() };
+        record.add(suite);
+        write(&aside.path().join(RECORD), &record)?;
         aside.finish()?;
-        Ok(Comparison { folder: out.to_path_buf(), ..comparison })
+        Ok(Comparison { folder: out.to_path_buf(), record, _lock: lock_folder(out, BUSY)? })
     }
 
     /// Opens the folder `folder` to go on with `suite`, which may have further variants and seeds, or leave some out.
@@ -107,44 +134,48 @@ impl Comparison {
                 folder.display()
             )));
         }
-        let record: Record = read(&path)?;
-        let refuse = |why: String| Err(Error::user(format!("{}: {why}; name another folder with --out", path.display())));
+        let lock = lock_folder(folder, BUSY)?;
+        let mut record: Record = read(&path, "name another folder with --out")?;
+        let refuse = |why: String| Err(Error::user(format!("{}: {why} name another folder with --out", path.display())));
         if record.split != suite.split {
             let (was, is) = (record.split.name(), suite.split.name());
-            return refuse(format!("made to measure on {was}, but the suite says {is}"));
+            return refuse(format!("made to measure on {was}, but the suite says {is};"));
         }
+        // Where no run has begun, the configuration may still be mended.
+        let begun = |kept: &Kept| {
+            let runs = std::fs::read_dir(folder.join(RUNS).join(&kept.folder)).into_iter().flatten().flatten();
+            runs.into_iter().any(|run| run.file_name().to_string_lossy().starts_with(SEED))
+        };
         let mut known = false;
         for variant in &suite.variants {
             let (name, config) = (&variant.name, &variant.loaded.config);
             let differs = match record.variants.iter().find(|kept| kept.name == *name) {
-                Some(kept) => {
+                Some(kept) if begun(kept) => {
                     known = true;
                     difference(&kept.config, config)?
                 }
-                None => record.variants.first().and_then(|kept| other_dataset(&kept.config, config)),
+                kept => {
+                    known |= kept.is_some();
+                    record.variants.first().and_then(|kept| other_dataset(&kept.config, config))
+                }
             };
             if let Some(Difference { key, one, other }) = differs {
-                return refuse(format!("made with {key} {one} for the variant `{name}`, but the suite has {other}"));
+                return refuse(format!(
+                    "made with {key} {one} for the variant `{name}`, but the suite has {other}; give the variant another name, or"
+                ));
             }
         }
         if !known {
-            return refuse("made for a suite with none of this one's variants".into());
+            return refuse("made for a suite with none of this one's variants;".into());
         }
-        let mut comparison = Comparison { folder: folder.to_path_buf(), record };
-        comparison.add(suite)?;
-        Ok(comparison)
-    }
-
-    /// Notes the variants of `suite` that are not known yet.
-    fn add(&mut self, suite: &Suite) -> Result<()> {
-        let variants = &mut self.record.variants;
-        for variant in &suite.variants {
-            if !variants.iter().any(|kept| kept.name == variant.name) {
-                let folder = slug(&variant.name, |slug| variants.iter().any(|kept| kept.folder.eq_ignore_ascii_case(slug)));
-                variants.push(Kept { name: variant.name.clone(), folder, config: variant.loaded.config.clone() });
-            }
+        let dataset = folder.join(DATASET);
+        if Dataset::open(&dataset)?.manifest().fingerprint != record.fingerprint {
+            return refuse(format!("made with another dataset than {} (its fingerprint differs);", dataset.display()));
         }
-        write(&self.folder.join(RECORD), &self.record)
+        record.variants.retain(begun);
+        record.add(suite);
+        write(&path, &record)?;
+        Ok(Comparison { folder: folder.to_path_buf(), record, _lock: lock })
     }
 
     /// The folder.
@@ -154,7 +185,7 @@ impl Comparison {
 
     /// The dataset's folder.
     pub fn dataset(&self) -> PathBuf {
-        self.folder.join("dataset")
+        self.folder.join(DATASET)
     }
 
     /// The folder of the run of the variant `name` under `seed`.
@@ -165,7 +196,7 @@ impl Comparison {
     pub fn run(&self, name: &str, seed: u64) -> Result<PathBuf> {
         let kept = self.record.variants.iter().find(|kept| kept.name == name);
         let kept = kept.ok_or_else(|| Error::system(format!("{RECORD}: has no variant `{name}`")))?;
-        Ok(self.folder.join("runs").join(&kept.folder).join(format!("seed-{seed}")))
+        Ok(self.folder.join(RUNS).join(&kept.folder).join(format!("{SEED}{seed}")))
     }
 
     /// What came out of the run in the folder `run`, if it has been measured.
@@ -175,7 +206,7 @@ impl Comparison {
     /// A file that cannot be read or is damaged.
     pub fn result(run: &Path) -> Result<Option<Measured>> {
         let path = run.join(RESULT);
-        if path.exists() { read(&path).map(Some) } else { Ok(None) }
+        if path.exists() { read(&path, "remove it to have it made again").map(Some) } else { Ok(None) }
     }
 
     /// Keeps what came out of the run in the folder `run`, so that it is not run again.
@@ -199,10 +230,10 @@ impl Comparison {
     }
 }
 
-fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
+/// Reads a file of the folder; `remedy` is what to do about a damaged one.
+fn read<T: for<'de> Deserialize<'de>>(path: &Path, remedy: &str) -> Result<T> {
     let text = std::fs::read(path).map_err(io(path))?;
-    serde_json::from_slice(&text)
-        .map_err(|e| Error::user(format!("{}: damaged: {e}; remove it to have it made again", path.display())))
+    serde_json::from_slice(&text).map_err(|e| Error::user(format!("{}: damaged: {e}; {remedy}", path.display())))
 }
 
 fn write(path: &Path, value: &impl Serialize) -> Result<()> {
@@ -216,9 +247,17 @@ fn difference(one: &Config, other: &Config) -> Result<Option<Difference>> {
         if let (Value::Object(a), Value::Object(b)) = (one, other) {
             let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
             let below = |name: &String| if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
-            return keys.filter_map(|name| first(&below(name), &a[name.as_str()], b.get(name)?)).next();
+            // A key that has no value is left out.
+            let value = |of: &serde_json::Map<String, Value>, name| of.get(name).cloned().unwrap_or_default();
+            return keys.filter_map(|name| first(&below(name), &value(a, name), &value(b, name))).next();
         }
-        let differs = || Difference { key: key.to_string(), one: one.to_string(), other: other.to_string() };
+        let show = |value: &Value| match value {
+            Value::Null => "unset".to_string(),
+            // Numbers are 32-bit ones widened, of more digits than anybody wrote.
+            Value::Number(x) if x.is_f64() => x.as_f64().map_or(String::new(), |x| (x as f32).to_string()),
+            _ => value.to_string(),
+        };
+        let differs = || Difference { key: key.to_string(), one: show(one), other: show(other) };
         (one != other).then(differs)
     }
     let json = |config: &Config| serde_json::to_value(config).map_err(|e| Error::system(format!("{RECORD}: {e}")));

@@ -21,11 +21,27 @@ const NEW: &str = "new";
 /// The folder that it takes the place of.
 const OLD: &str = "old";
 
-/// The folders of this process. Held while one is renamed or removed.
+/// What this process has in the making. Held while a folder of it is renamed or removed.
 static OPEN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 fn open() -> MutexGuard<'static, Vec<PathBuf>> {
     OPEN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has [`abandon`] remove a temporary file, until it is dropped.
+pub(super) struct Listed(PathBuf);
+
+impl Listed {
+    pub(super) fn new(file: &Path) -> Listed {
+        open().push(file.into());
+        Listed(file.into())
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        open().retain(|path| *path != self.0);
+    }
 }
 
 /// A folder in the making. Dropped before [`Aside::finish`], it leaves nothing.
@@ -113,10 +129,16 @@ impl Drop for Aside {
     }
 }
 
-/// Removes the folders of this process, which must end right after it: whatever would still rename or remove one waits for ever.
+/// Removes what this process has in the making, which must end right after it: whatever would still rename or remove a folder waits for ever.
 pub(crate) fn abandon() {
     let open = open();
-    open.iter().for_each(|folder| remove(folder, None));
+    for path in open.iter() {
+        if path.is_dir() {
+            remove(path, None);
+        } else {
+            let _ = std::fs::remove_file(path);
+        }
+    }
     std::mem::forget(open);
 }
 

@@ -1,5 +1,6 @@
 //! Streaming writer of a table of named columns to CSV or Parquet, by the file's ending.
 
+use super::aside::Listed;
 use super::prepare::sync_folder;
 use crate::error::io;
 use crate::{Error, Result};
@@ -159,6 +160,7 @@ impl Column {
 pub struct TableWriter {
     path: PathBuf,
     aside: NamedTempFile,
+    _listed: Listed,
     columns: usize,
     sink: Sink,
     rows: u64,
@@ -184,7 +186,11 @@ impl TableWriter {
         if path.is_dir() {
             return Err(Error::user(format!("{}: is a folder; name a file", path.display())));
         }
+        if !folder.is_dir() {
+            return Err(Error::user(format!("{}: there is no folder {}; make it first", path.display(), folder.display())));
+        }
         let aside = temporary(folder, ".tauten-").map_err(io(path))?;
+        let listed = Listed::new(aside.path());
         let file = aside.reopen().map_err(io(path))?;
         let sink = match format {
             Format::Csv => {
@@ -204,7 +210,7 @@ impl TableWriter {
                 Sink::Parquet { writer: start().map_err(|e| parquet_error(path, e))?, group }
             }
         };
-        Ok(TableWriter { path: path.to_owned(), aside, columns: columns.len(), sink, rows: 0 })
+        Ok(TableWriter { path: path.to_owned(), aside, _listed: listed, columns: columns.len(), sink, rows: 0 })
     }
 
     /// Appends rows: a column for each of the header's, in its order and of its type, all of one length.

@@ -123,18 +123,7 @@ impl Run {
         if self.is_new() || self.lock.is_some() {
             return Ok(());
         }
-        // A file of its own: on Windows nobody can read one that is locked.
-        let path = self.folder.join("lock");
-        let file = File::options().create(true).append(true).open(&path).map_err(io(&path))?;
-        match file.try_lock() {
-            Err(TryLockError::WouldBlock) => {
-                let folder = self.folder.display();
-                return Err(Error::user(format!("{folder}: another process is training this run; wait for it, or end it")));
-            }
-            // A file system without locks says so in many ways.
-            Ok(()) | Err(TryLockError::Error(_)) => {}
-        }
-        self.lock = Some(file);
+        self.lock = Some(lock_folder(&self.folder, "is training this run")?);
         Ok(())
     }
 
@@ -179,7 +168,8 @@ impl Run {
     /// A dataset that is gone or is not the one that was trained on.
     pub fn dataset(&self, other: Option<&Path>) -> Result<Dataset> {
         let path = other.map_or_else(|| self.folder.join(&self.record.dataset), Path::to_path_buf);
-        let dataset = Dataset::open(&path)?;
+        let elsewhere = |message| format!("{message}, or name where it lies now with --data");
+        let dataset = Dataset::open(&path).map_err(|e| if other.is_none() { e.map(elsewhere) } else { e })?;
         if dataset.manifest().fingerprint != self.record.fingerprint {
             return Err(Error::user(format!(
                 "{}: not the dataset that {} was trained on (its fingerprint differs); name that one with --data",
@@ -231,6 +221,24 @@ impl Run {
             self.folder.display(),
             self.folder.display()
         )))
+    }
+}
+
+/// Keeps other processes from what this one does in `folder`, as long as the file is open; `does` says it in words.
+///
+/// # Errors
+///
+/// Another process that does it.
+pub(crate) fn lock_folder(folder: &Path, does: &str) -> Result<File> {
+    // A file of its own: on Windows nobody can read one that is locked.
+    let path = folder.join("lock");
+    let file = File::options().create(true).append(true).open(&path).map_err(io(&path))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::user(format!("{}: another process {does}; wait for it, or end it", folder.display())))
+        }
+        // A file system without locks says so in many ways.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
     }
 }
 
