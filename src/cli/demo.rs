@@ -63,6 +63,7 @@ pub fn run(args: &Args) -> Result<u8> {
     }
     let log = out.join("log");
 
+    let interrupt = super::train::on_interrupt()?;
     let task = progress.task("simulating", args.rows, "rows");
     let mut done = 0;
     let truth = simulate(args.rows, args.seed, &log, Format::Parquet, &mut |rows| {
@@ -71,7 +72,6 @@ pub fn run(args: &Args) -> Result<u8> {
     })?;
     drop(task);
     let loaded = Loaded::read(&log.join("config.toml"), &[])?;
-    let interrupt = super::train::on_interrupt()?;
     let (mut run, dataset) = Run::create(&loaded, &out.join("run"), None, None, &progress)?;
     let outcome = train(&mut run, dataset, choice, None, interrupt, &progress)?;
     if outcome.end != End::Finished {

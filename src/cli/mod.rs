@@ -95,3 +95,16 @@ pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Error::system(format!("JSON: {e}")))?;
     print(&(text + "\n"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_as_a_shell_takes_them() {
+        assert_eq!(command(&["train", "--resume", "runs/a-1"], "auto"), "tauten train --resume runs/a-1");
+        let words = ["compare", "my suite.toml", "--set", "data.test=[]", "--set", "it's", "--set", ""];
+        let wanted = r"tauten compare 'my suite.toml' --set 'data.test=[]' --set 'it'\''s' --set '' --device 'NVIDIA H200'";
+        assert_eq!(command(&words, "NVIDIA H200"), wanted);
+    }
+}

@@ -27,7 +27,9 @@ pub struct Args {
     /// The file to write: `.csv` or `.parquet`.
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,
-    /// Input columns to carry through, separated by commas. Numbers go by their shortest text, into 64 bits; an empty text or a NaN comes out missing.
+    /// Input columns to carry through, separated by commas.
+    ///
+    /// Of Parquet, numbers go by their shortest text, into 64 bits; an empty text or a NaN comes out missing.
     #[arg(long, value_name = "COLUMNS", value_delimiter = ',')]
     pub keep: Vec<String>,
     /// A checkpoint of the run [default: the best one, or the newest where there was no evaluation yet].

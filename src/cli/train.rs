@@ -72,7 +72,7 @@ pub fn run(args: &Args) -> Result<u8> {
         (None, None) => return Err(Error::user("train: name a configuration, or a run with --resume")),
     };
     let outcome = train(&mut run, dataset, choice, args.max_steps, interrupt, &progress)?;
-    super::print(&summary(&run, &outcome, &args.device))?;
+    super::print(&summary(&run, &outcome, args))?;
     Ok(if outcome.end == End::Interrupted { super::INTERRUPTED } else { 0 })
 }
 
@@ -119,16 +119,23 @@ pub(super) fn on_interrupt() -> Result<&'static AtomicBool> {
     set.as_ref().map(|()| &INTERRUPT).map_err(|e| Error::system(format!("cannot listen for interrupts: {e}")))
 }
 
-fn summary(run: &Run, outcome: &Outcome, device: &str) -> String {
+fn summary(run: &Run, outcome: &Outcome, args: &Args) -> String {
     let folder = run.folder().display();
-    let go_on = super::command(&["train", "--resume", &run.folder().to_string_lossy()], device);
+    // The run knows where its dataset was, not where it has been moved.
+    let moved = args.data.as_ref().filter(|_| args.resume.is_some()).map(|data| data.to_string_lossy());
+    let name = run.folder().to_string_lossy();
+    let command = |words: &[&str]| {
+        let data = moved.iter().flat_map(|data| ["--data", data]);
+        super::command(&words.iter().copied().chain([&*name]).chain(data).collect::<Vec<_>>(), &args.device)
+    };
+    let go_on = command(&["train", "--resume"]);
     let state = &outcome.state;
     let best = match state.best {
         Some(best) => format!("best {:.4} at step {}", best.value, best.step),
         None => "not evaluated yet".into(),
     };
     let end = match outcome.end {
-        End::Finished => format!("finished at step {}: {best}\nevaluate: tauten evaluate {folder}", state.step),
+        End::Finished => format!("finished at step {}: {best}\nevaluate: {}", state.step, command(&["evaluate"])),
         End::MaxSteps => format!("stopped at step {}: {best}\ngo on: {go_on}", state.step),
         End::Interrupted => format!("interrupted after step {}: {best}\ngo on: {go_on}", state.step),
     };

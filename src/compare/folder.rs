@@ -142,24 +142,26 @@ impl Comparison {
             return refuse(format!("made to measure on {was}, but the suite says {is};"));
         }
         // Where no run has begun, the configuration may still be mended.
-        let begun = |kept: &Kept| {
-            let runs = std::fs::read_dir(folder.join(RUNS).join(&kept.folder)).into_iter().flatten().flatten();
-            runs.into_iter().any(|run| run.file_name().to_string_lossy().starts_with(SEED))
+        let begun = |kept: &Kept| -> Result<bool> {
+            let runs = folder.join(RUNS).join(&kept.folder);
+            match std::fs::read_dir(&runs) {
+                Ok(runs) => Ok(runs.flatten().any(|run| run.file_name().to_string_lossy().starts_with(SEED))),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+                Err(e) => Err(io(&runs)(e)),
+            }
         };
         let mut known = false;
         for variant in &suite.variants {
             let (name, config) = (&variant.name, &variant.loaded.config);
-            let differs = match record.variants.iter().find(|kept| kept.name == *name) {
-                Some(kept) if begun(kept) => {
-                    known = true;
-                    difference(&kept.config, config)?
-                }
-                kept => {
-                    known |= kept.is_some();
-                    record.variants.first().and_then(|kept| other_dataset(&kept.config, config))
-                }
-            };
-            if let Some(Difference { key, one, other }) = differs {
+            let dataset = record.variants.first().and_then(|kept| other_dataset(&kept.config, config));
+            if let Some(Difference { key, one, other }) = dataset {
+                return refuse(format!("made with {key} {one}, but the suite has {other} for the variant `{name}`;"));
+            }
+            let Some(kept) = record.variants.iter().find(|kept| kept.name == *name) else { continue };
+            known = true;
+            if begun(kept)?
+                && let Some(Difference { key, one, other }) = difference(&kept.config, config)?
+            {
                 return refuse(format!(
                     "made with {key} {one} for the variant `{name}`, but the suite has {other}; give the variant another name, or"
                 ));
@@ -172,7 +174,13 @@ impl Comparison {
         if Dataset::open(&dataset)?.manifest().fingerprint != record.fingerprint {
             return refuse(format!("made with another dataset than {} (its fingerprint differs);", dataset.display()));
         }
-        record.variants.retain(begun);
+        let mut kept = Vec::new();
+        for variant in record.variants {
+            if begun(&variant)? {
+                kept.push(variant);
+            }
+        }
+        record.variants = kept;
         record.add(suite);
         write(&path, &record)?;
         Ok(Comparison { folder: folder.to_path_buf(), record, _lock: lock })

@@ -5,12 +5,13 @@
 //! at; whoever makes a folder beside one that nobody holds removes that first.
 
 use super::prepare::sync_folder;
-use super::write::{folder_of, nameless};
+use super::write::{folder_of, nameless, temporary};
 use crate::error::io;
 use crate::{Error, Result};
 use std::fs::{File, remove_dir_all, rename};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use tempfile::NamedTempFile;
 
 /// How the names of folders aside begin.
 const PREFIX: &str = ".tauten-aside-";
@@ -32,9 +33,14 @@ fn open() -> MutexGuard<'static, Vec<PathBuf>> {
 pub(super) struct Listed(PathBuf);
 
 impl Listed {
-    pub(super) fn new(file: &Path) -> Listed {
-        open().push(file.into());
-        Listed(file.into())
+    /// A temporary file in `folder`.
+    pub(super) fn temporary(folder: &Path, prefix: &str) -> std::io::Result<(NamedTempFile, Listed)> {
+        // Held while it is made, so that there is none that an interrupt does not know.
+        let mut open = open();
+        let file = temporary(folder, prefix)?;
+        open.push(file.path().into());
+        let listed = Listed(file.path().into());
+        Ok((file, listed))
     }
 }
 

@@ -189,6 +189,7 @@ impl Builder {
         let (used, recycled) = channel::<Minibatch>();
         let work = move || {
             let mut rows = Vec::with_capacity(batch_size.min(source.len()));
+            let mut spare: Vec<Minibatch> = Vec::new();
             let mut of_epoch: Option<(u64, O)> = None;
             for Position { epoch, batch: index } in positions {
                 let start = Instant::now();
@@ -198,7 +199,9 @@ impl Builder {
                 rows.clear();
                 rows.extend(first..source.len().min(first + batch_size));
                 order(&mut rows);
-                let mut batch = recycled.try_recv().unwrap_or_default();
+                // The one that came last first: most of it may still be in a cache.
+                spare.extend(recycled.try_iter());
+                let mut batch = spare.pop().unwrap_or_default();
                 (batch.epoch, batch.index) = (epoch, index);
                 let built = builder.fill(&*source, &rows, &mut batch).map(|()| batch);
                 let last = built.is_err();

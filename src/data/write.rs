@@ -189,8 +189,7 @@ impl TableWriter {
         if !folder.is_dir() {
             return Err(Error::user(format!("{}: there is no folder {}; make it first", path.display(), folder.display())));
         }
-        let aside = temporary(folder, ".tauten-").map_err(io(path))?;
-        let listed = Listed::new(aside.path());
+        let (aside, listed) = Listed::temporary(folder, ".tauten-").map_err(io(path))?;
         let file = aside.reopen().map_err(io(path))?;
         let sink = match format {
             Format::Csv => {

@@ -168,8 +168,11 @@ impl Run {
     /// A dataset that is gone or is not the one that was trained on.
     pub fn dataset(&self, other: Option<&Path>) -> Result<Dataset> {
         let path = other.map_or_else(|| self.folder.join(&self.record.dataset), Path::to_path_buf);
-        let elsewhere = |message| format!("{message}, or name where it lies now with --data");
-        let dataset = Dataset::open(&path).map_err(|e| if other.is_none() { e.map(elsewhere) } else { e })?;
+        if other.is_none() && !path.exists() {
+            let (path, run) = (path.display(), self.folder.display());
+            return Err(Error::user(format!("{path}: the dataset of {run} is not there; name where it lies now with --data")));
+        }
+        let dataset = Dataset::open(&path)?;
         if dataset.manifest().fingerprint != self.record.fingerprint {
             return Err(Error::user(format!(
                 "{}: not the dataset that {} was trained on (its fingerprint differs); name that one with --data",

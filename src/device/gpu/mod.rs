@@ -162,7 +162,7 @@ fn watched<T>(device: &wgpu::Device, make: impl FnOnce() -> T) -> std::result::R
     use wgpu::ErrorFilter::{Internal, OutOfMemory, Validation};
     let scopes = [OutOfMemory, Validation, Internal].map(|filter| device.push_error_scope(filter));
     let made = make();
-    let error = scopes.into_iter().rev().fold(None, |first, scope| pollster::block_on(scope.pop()).or(first));
+    let error = scopes.into_iter().rev().fold(None, |inner, scope| pollster::block_on(scope.pop()).or(inner));
     error.map_or(Ok(made), Err)
 }
 

@@ -87,7 +87,7 @@ impl Pipelines {
                 let kernel = op.kernel();
                 match watched(device, || compile(device, kernel, &modules[&module.name()], op.overrides(), cache.as_ref())) {
                     Ok(pipeline) => Ok((key, pipeline)),
-                    Err(error) if folder().is_some() => {
+                    Err(error @ wgpu::Error::Validation { .. }) if folder().is_some() => {
                         let (name, words) = (kernel.name, one_line(&error.to_string()));
                         Err(Error::user(format!("{FOLDER}: kernel {name} does not fit the program: {words}")))
                     }
