@@ -49,8 +49,8 @@ pub struct Comparison {
 #[serde(deny_unknown_fields)]
 struct Record {
     split: Split,
-    /// The dataset's.
-    fingerprint: String,
+    /// The dataset's; none yet where an earlier version made the folder.
+    fingerprint: Option<String>,
     /// Those of every suite that was run here.
     variants: Vec<Kept>,
 }
@@ -114,7 +114,7 @@ impl Comparison {
         std::fs::create_dir(aside.path()).map_err(io(out))?;
         let dataset = prepare(&suite.variants[0].loaded, &aside.path().join(DATASET), progress).map_err(|e| aside.named(e))?;
         let fingerprint = dataset.manifest().fingerprint.clone();
-        let mut record = Record { split: suite.split, fingerprint, variants: Vec::new() };
+        let mut record = Record { split: suite.split, fingerprint: Some(fingerprint), variants: Vec::new() };
         record.add(suite);
         write(&aside.path().join(RECORD), &record)?;
         aside.finish()?;
@@ -171,7 +171,8 @@ impl Comparison {
             return refuse("made for a suite with none of this one's variants;".into());
         }
         let dataset = folder.join(DATASET);
-        if Dataset::open(&dataset)?.manifest().fingerprint != record.fingerprint {
+        let fingerprint = Dataset::open(&dataset)?.manifest().fingerprint.clone();
+        if *record.fingerprint.get_or_insert_with(|| fingerprint.clone()) != fingerprint {
             return refuse(format!("made with another dataset than {} (its fingerprint differs);", dataset.display()));
         }
         let mut kept = Vec::new();
