@@ -120,13 +120,12 @@ pub(super) fn on_interrupt() -> Result<&'static AtomicBool> {
 }
 
 fn summary(run: &Run, outcome: &Outcome, args: &Args) -> String {
-    let folder = run.folder().display();
+    let folder = run.folder().to_string_lossy();
     // The run knows where its dataset was, not where it has been moved.
     let moved = args.data.as_ref().filter(|_| args.resume.is_some()).map(|data| data.to_string_lossy());
-    let name = run.folder().to_string_lossy();
     let command = |words: &[&str]| {
         let data = moved.iter().flat_map(|data| ["--data", data]);
-        super::command(&words.iter().copied().chain([&*name]).chain(data).collect::<Vec<_>>(), &args.device)
+        super::command(&words.iter().copied().chain([&*folder]).chain(data).collect::<Vec<_>>(), &args.device)
     };
     let go_on = command(&["train", "--resume"]);
     let state = &outcome.state;

@@ -56,6 +56,11 @@ struct Record {
 }
 
 impl Record {
+    /// What is kept of the variant `name`.
+    fn kept(&self, name: &str) -> Option<&Kept> {
+        self.variants.iter().find(|kept| kept.name == name)
+    }
+
     /// Notes the variants of `suite` that are not known yet.
     fn add(&mut self, suite: &Suite) {
         let variants = &mut self.variants;
@@ -141,47 +146,45 @@ impl Comparison {
             let (was, is) = (record.split.name(), suite.split.name());
             return refuse(format!("made to measure on {was}, but the suite says {is};"));
         }
-        // Where no run has begun, the configuration may still be mended.
-        let begun = |kept: &Kept| -> Result<bool> {
-            let runs = folder.join(RUNS).join(&kept.folder);
-            match std::fs::read_dir(&runs) {
-                Ok(runs) => Ok(runs.flatten().any(|run| run.file_name().to_string_lossy().starts_with(SEED))),
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
-                Err(e) => Err(io(&runs)(e)),
-            }
-        };
-        let mut known = false;
         for variant in &suite.variants {
             let (name, config) = (&variant.name, &variant.loaded.config);
             let dataset = record.variants.first().and_then(|kept| other_dataset(&kept.config, config));
             if let Some(Difference { key, one, other }) = dataset {
                 return refuse(format!("made with {key} {one}, but the suite has {other} for the variant `{name}`;"));
             }
-            let Some(kept) = record.variants.iter().find(|kept| kept.name == *name) else { continue };
-            known = true;
-            if begun(kept)?
-                && let Some(Difference { key, one, other }) = difference(&kept.config, config)?
-            {
+        }
+        if !suite.variants.iter().any(|variant| record.kept(&variant.name).is_some()) {
+            return refuse("made for a suite with none of this one's variants;".into());
+        }
+        // Where no run has begun, the configuration may still be mended.
+        let mut begun = Vec::new();
+        for kept in record.variants {
+            let runs = folder.join(RUNS).join(&kept.folder);
+            match std::fs::read_dir(&runs) {
+                Ok(mut runs) => {
+                    if runs.any(|run| run.is_ok_and(|run| run.file_name().to_string_lossy().starts_with(SEED))) {
+                        begun.push(kept);
+                    }
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) => return Err(io(&runs)(e)),
+            }
+        }
+        record.variants = begun;
+        for variant in &suite.variants {
+            let (name, config) = (&variant.name, &variant.loaded.config);
+            let Some(kept) = record.kept(name) else { continue };
+            if let Some(Difference { key, one, other }) = difference(&kept.config, config)? {
                 return refuse(format!(
                     "made with {key} {one} for the variant `{name}`, but the suite has {other}; give the variant another name, or"
                 ));
             }
-        }
-        if !known {
-            return refuse("made for a suite with none of this one's variants;".into());
         }
         let dataset = folder.join(DATASET);
         let fingerprint = Dataset::open(&dataset)?.manifest().fingerprint.clone();
         if *record.fingerprint.get_or_insert_with(|| fingerprint.clone()) != fingerprint {
             return refuse(format!("made with another dataset than {} (its fingerprint differs);", dataset.display()));
         }
-        let mut kept = Vec::new();
-        for variant in record.variants {
-            if begun(&variant)? {
-                kept.push(variant);
-            }
-        }
-        record.variants = kept;
         record.add(suite);
         write(&path, &record)?;
         Ok(Comparison { folder: folder.to_path_buf(), record, _lock: lock })
@@ -203,8 +206,7 @@ impl Comparison {
     ///
     /// A variant that is none of the suite's.
     pub fn run(&self, name: &str, seed: u64) -> Result<PathBuf> {
-        let kept = self.record.variants.iter().find(|kept| kept.name == name);
-        let kept = kept.ok_or_else(|| Error::system(format!("{RECORD}: has no variant `{name}`")))?;
+        let kept = self.record.kept(name).ok_or_else(|| Error::system(format!("{RECORD}: has no variant `{name}`")))?;
         Ok(self.folder.join(RUNS).join(&kept.folder).join(format!("{SEED}{seed}")))
     }
 

@@ -152,15 +152,17 @@ fn read(device: &wgpu::Device, module: &Module, folder: &Path) -> Result<wgpu::S
     };
     let files: Vec<&File> = module.files().collect();
     let texts: Vec<String> = files.iter().map(|file| read(file)).collect::<Result<_>>()?;
-    let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
-    let (enables, name) = (module.enables(), module.name());
-    let source = wgpu::ShaderSource::Wgsl((enables.to_string() + &texts.concat()).into());
-    let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(&name), source });
-    let messages = pollster::block_on(module.get_compilation_info()).messages;
-    let refused = pollster::block_on(scope.pop());
-    if refused.is_none() {
-        return Ok(module);
-    }
+    let (enables, name, mut messages) = (module.enables(), module.name(), Vec::new());
+    let made = watched(device, || {
+        let source = wgpu::ShaderSource::Wgsl((enables.to_string() + &texts.concat()).into());
+        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(&name), source });
+        messages = pollster::block_on(module.get_compilation_info()).messages;
+        module
+    });
+    let refused = match made {
+        Ok(module) => return Ok(module),
+        Err(refused) => refused,
+    };
     let message = messages.into_iter().find(|m| m.message_type == wgpu::CompilationMessageType::Error);
     // The line's number in its own file.
     let line = message.as_ref().and_then(|m| m.location).map(|at| at.line_number as usize);
@@ -170,7 +172,7 @@ fn read(device: &wgpu::Device, module: &Module, folder: &Path) -> Result<wgpu::S
         (line, file) = (Some(rest), file + 1);
     }
     let (line, file) = (line.map_or(String::new(), |line| format!("{line}: ")), folder.join(files[file].name));
-    let words = message.map_or_else(|| refused.map(|e| e.to_string()).unwrap_or_default(), |m| m.message);
+    let words = message.map_or_else(|| refused.to_string(), |m| m.message);
     // Behind the message naga draws the line itself.
     let words = words.split('┌').next().unwrap_or_default();
     Err(Error::user(format!("{}:{line}{}", file.display(), one_line(words))))
