@@ -11,7 +11,7 @@ struct Params {
     outputs: u32,      // N
     groups: u32,       // G
     activation: u32,   // 0 identity, 1 relu, 2 tanh, 3 gelu, 4 silu
-    flags: u32,        // 1: there is a bias; 2: add to what dx or dw and dbias hold
+    flags: u32,        // 1: there is a bias; 2: add to what dinput or dw and dbias hold
     slice: u32,        // rows of a slice
     slices: u32,       // S; above 1: the sums of weight_gradient are [S] of dw and dbias
     gate_outputs: u32, // M, columns of gates beside the layer; 0 where there are none

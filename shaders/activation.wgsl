@@ -1,7 +1,7 @@
 // The activation of a layer by itself, where something stands between it and the product (activated.wgsl, a part of this module, has Params and the functions):
 //
 //   activate           y[b, g, n] = act(x[b, g, n])
-//   activate_backward  dx[b, g, n] (+)= dy[b, g, n] act'(x[b, g, n])
+//   activate_backward  dinput[b, g, n] (+)= dy[b, g, n] act'(x[b, g, n])
 //
 // Its slope is computed again, not kept. Activations are (B, G, N); x is stored as In, y as Out.
 // Workgroup: 256, an invocation an element, workgroups folded into x and y. Deterministic: one owner an element.
@@ -9,7 +9,7 @@
 @group(0) @binding(1) var<storage, read> x: array<In>;
 @group(0) @binding(4) var<storage, read_write> y: array<Out>;
 @group(0) @binding(6) var<storage, read> dy: array<f32>;
-@group(0) @binding(7) var<storage, read_write> dx: array<f32>;
+@group(0) @binding(7) var<storage, read_write> dinput: array<f32>;
 
 // The number of this invocation's element.
 fn element(group: vec3<u32>, groups: vec3<u32>, t: u32) -> u32 {
@@ -45,7 +45,7 @@ fn activate_backward(
     }
     var gradient = dy[i] * activated(vec4(f32(x[i]))).slope.x;
     if (params.flags & 2u) != 0u {
-        gradient += dx[i];
+        gradient += dinput[i];
     }
-    dx[i] = gradient;
+    dinput[i] = gradient;
 }

@@ -20,14 +20,6 @@ struct Params {
 @group(0) @binding(3) var<storage, read_write> row_losses: array<f32>; // (rows)
 @group(0) @binding(4) var<storage, read_write> dr: array<f32>; // (rows)
 
-// log(1 + e) for e in 0 .. 1.
-fn log1p(e: f32) -> f32 {
-    if (e < 0.01) {
-        return e * (1.0 - e * (0.5 - e * (1.0 / 3.0 - e * 0.25)));
-    }
-    return log(1.0 + e);
-}
-
 @compute @workgroup_size(64)
 fn forward(
     @builtin(local_invocation_id) local: vec3<u32>,

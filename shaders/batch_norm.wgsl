@@ -10,7 +10,7 @@
 //                   where health is not 0. Needs B > 1.
 //   sums            parts[k, c] = (sum_b dy[b, c] unit[b, c], sum_b dy[b, c]) over the rows of each chunk, of which norm_sums.wgsl makes the gradients of gain and
 //                   offset, and (p, q) of all rows
-//   input_gradient  dx[b, c] (+)= gain[c] (dy[b, c] - q[c] / B - unit[b, c] p[c] / B) / sqrt(variance[c] + eps)
+//   input_gradient  dinput[b, c] (+)= gain[c] (dy[b, c] - q[c] / B - unit[b, c] p[c] / B) / sqrt(variance[c] + eps)
 //
 // Activations are [B, C] row-major. moments, forward, sums and input_gradient may run on blocks of rows that begin with a chunk.
 // Workgroup: 256. moments and sums: 32 columns (local x) x 8 lanes (local y), lane l takes rows l, l + 8, ... of the chunk;
@@ -23,7 +23,7 @@ struct Params {
     rows: u32,       // of this dispatch; B in merge_moments and running
     width: u32,      // C
     chunk: u32,      // number of the first chunk of this dispatch
-    accumulate: u32, // 1: add to what dx holds
+    accumulate: u32, // 1: add to what dinput holds
     batch: u32,      // B
     eps: f32,
     momentum: f32,
@@ -46,7 +46,7 @@ struct Params {
 @group(0) @binding(13) var<storage, read_write> running_variance: array<f32>;      // (C)
 @group(0) @binding(14) var<storage, read> dy: array<f32>;                          // (rows, C)
 @group(0) @binding(15) var<storage, read> column_sums: array<vec2<f32>>;           // (C): p, q
-@group(0) @binding(16) var<storage, read_write> dx: array<f32>;                    // (rows, C)
+@group(0) @binding(16) var<storage, read_write> dinput: array<f32>;                    // (rows, C)
 
 const CHUNK = 64u;
 const COLUMNS = 32u;
@@ -229,7 +229,7 @@ fn input_gradient(
     let means = column_sums[c] / f32(params.batch);
     var gradient = gain[c] * inverse * (dy[i] - means.y - (x[i] - mean_in[c]) * inverse * means.x);
     if params.accumulate != 0u {
-        gradient += dx[i];
+        gradient += dinput[i];
     }
-    dx[i] = gradient;
+    dinput[i] = gradient;
 }

@@ -3,7 +3,7 @@
 //   squares  parts[p] (+)= sum over i = 256 p + t + 65536 n (t < 256, n = 0, 1, ...) of gradients[i]^2
 //   finish   factor = min(1, most / (sqrt(sum over p of parts[p]) + 1e-6)), as PyTorch's clip_grad_norm_ has it
 //
-// Gradients beyond 1e14 count as 1e14, so that no sum of squares becomes infinite. Those between parameters (padding) are zero.
+// Gradients beyond 1e14 count as 1e14, here and in the update, so that no sum of squares becomes infinite. Those between parameters (padding) are zero.
 // Workgroup: 256. Dispatch: squares 256 workgroups, once for each range of gradients that a binding holds; finish one.
 // Deterministic: an invocation sums its elements in order, then a tree of fixed shape over the 256; ranges one after the other.
 

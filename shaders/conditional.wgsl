@@ -16,14 +16,6 @@ struct Params {
 @group(0) @binding(1) var<storage, read> direct: array<vec2<f32>>;       // (B, 2): a, c
 @group(0) @binding(2) var<storage, read_write> logits: array<vec2<f32>>; // (B, 2): a, b
 
-// log(1 + e) for e in 0 .. 1.
-fn log1p(e: f32) -> f32 {
-    if e < 0.01 {
-        return e * (1.0 - e * (0.5 - e * (1.0 / 3.0 - e * 0.25)));
-    }
-    return log(1.0 + e);
-}
-
 fn softplus(x: f32) -> f32 {
     return max(x, 0.0) + log1p(exp(-abs(x)));
 }

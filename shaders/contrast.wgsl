@@ -53,17 +53,6 @@ struct Params {
     pad0: u32,
 }
 
-struct Step {
-    dense_lr: f32,
-    embedding_lr: f32,
-    correction1: f32,
-    correction2: f32,
-    inverse_clicks: f32,
-    step_low: u32,
-    step_high: u32,
-    contrast: f32, // factor of lambda
-}
-
 // Below every S / tau, and far enough from the largest float for differences and products.
 const LOWEST: f32 = -1.0e30;
 // What the highest exponent starts from: below that of any pair, and far above that of one that is left out, whose S is LOWEST, at any temperature. So the e^ of
@@ -535,15 +524,23 @@ fn gradient(
     let side = flat / chunks / tiles % 2u;
     let own = tile_row(flat / chunks % tiles);
     let column = tile_column(flat % chunks);
-    for (var i = t; i < tile_row(1u); i += SIZE) {
-        owns[i] = vec4(anchor(own + i, side), 0.0);
+    // Loops around barriers, or between them, that go around as often in every invocation: DX12's older compiler writes out others that go around once, and then
+    // takes the barriers for passed by some alone.
+    for (var first = 0u; first < tile_row(1u); first += SIZE) {
+        let i = first + t;
+        if i < tile_row(1u) {
+            owns[i] = vec4(anchor(own + i, side), 0.0);
+        }
     }
     var sums = Sums();
     let end = min((slice + 1u) * params.slice, params.rows);
     for (var j0 = slice * params.slice; j0 < end; j0 += tile_column(1u)) {
         // Read behind the barriers of the products; those of the tile before have been read before a barrier.
-        for (var i = t; i < tile_column(1u); i += SIZE) {
-            others[i] = vec4(anchor(j0 + i, 1u - side), 0.0);
+        for (var first = 0u; first < tile_column(1u); first += SIZE) {
+            let i = first + t;
+            if i < tile_column(1u) {
+                others[i] = vec4(anchor(j0 + i, 1u - side), 0.0);
+            }
         }
         var s = scores(side, own, j0, local);
         let plain = is_plain(own, j0, end);

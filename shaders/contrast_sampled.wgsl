@@ -34,17 +34,6 @@ struct Params {
     pad0: u32,
 }
 
-struct Step {
-    dense_lr: f32,
-    embedding_lr: f32,
-    correction1: f32,
-    correction2: f32,
-    inverse_clicks: f32,
-    step_low: u32,
-    step_high: u32,
-    contrast: f32, // factor of lambda
-}
-
 // Below every S / tau, and far enough from the largest float for differences and products.
 const LOWEST: f32 = -1.0e30;
 

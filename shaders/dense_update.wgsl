@@ -3,7 +3,7 @@
 //   adamw    w -= lr decay w; m, v moments; w -= lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
 //   adagrad  s += g^2; w -= lr g / (sqrt(s) + eps)
 //   sgd      w -= lr g
-// g is the gradient times the factor of clip.wgsl, if there is one. Weight decay is decoupled for all three. Gradients between
+// g is the gradient times the factor of clip.wgsl, if there is one; there a gradient beyond 1e14 is 1e14, as the factor counts it. Weight decay is decoupled for all three. Gradients between
 // parameters (padding) are zero.
 //
 // An invocation an element, 256 a workgroup, workgroups folded into x and y. Deterministic: one owner an element.
@@ -15,19 +15,8 @@ struct Params {
     eps: f32,
     decay: f32,
     lr_scale: f32, // learning rate of these parameters in parts of the step's
-    clipped: u32,  // 1: gradients are multiplied by factor
+    clipped: u32,  // 1: gradients are at most LARGEST and multiplied by factor
     pad: u32,
-}
-
-struct Step {
-    dense_lr: f32,
-    embedding_lr: f32,
-    correction1: f32,
-    correction2: f32,
-    inverse_clicks: f32,
-    step_low: u32,
-    step_high: u32,
-    contrast: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -39,11 +28,15 @@ struct Step {
 @group(0) @binding(6) var<storage, read_write> second: array<f32>;      // v
 @group(0) @binding(7) var<storage, read> factor: array<f32>;            // (1)
 
+const LARGEST: f32 = 1e14;
+
 fn gradient(i: u32) -> f32 {
+    let g = gradients[i];
     if params.clipped == 1u {
-        return gradients[i] * factor[0];
+        // Not clamp, of which a NaN may come as a number.
+        return select(g, sign(g) * LARGEST, abs(g) > LARGEST) * factor[0];
     }
-    return gradients[i];
+    return g;
 }
 
 // The element of this invocation, or one past the end where there is nothing to do.

@@ -18,17 +18,6 @@ struct Params {
     accumulate: u32, // 1 adds to y
 }
 
-struct Step {
-    dense_lr: f32,
-    embedding_lr: f32,
-    correction1: f32,
-    correction2: f32,
-    inverse_clicks: f32,
-    step_low: u32,
-    step_high: u32,
-    contrast: f32,
-}
-
 const PURPOSE = 6u;
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -1,12 +1,12 @@
 // Embedding backward fused with the sparse optimizer, over the minibatch's unique rows; no atomics.
 //
-//   chunk_sums  partial[c, d] = sum of dx over the occurrences of chunk c of a hot row: the sum of its pieces' sums
+//   chunk_sums  partial[c, d] = sum of dinput over the occurrences of chunk c of a hot row: the sum of its pieces' sums
 //   adam, adagrad, rowwise_adagrad, sgd
-//               g[u, d] = sum of dx over all occurrences of unique row u (its chunks' partials if it is hot) + l2 table[u, d], then
+//               g[u, d] = sum of dinput over all occurrences of unique row u (its chunks' partials if it is hot) + l2 table[u, d], then
 //               one update of the row and its state. Lazy: rows that are not in the minibatch keep their moments and their step count.
 //
 // segments: header (U, C, 0, 0), then (table row, start, end, first chunk or 0xffffffff) a unique row, ascending.
-// Occurrence p = b * F + f stands for dx[b, offset + f * D .. + D].
+// Occurrence p = b * F + f stands for dinput[b, offset + f * D .. + D].
 // Invocations handle Numbers: one or, where D, X and offset are multiples of four, four neighbours (by_one.wgsl and by_four.wgsl, of which one is a
 // part of this module). A workgroup of 256 handles 256 / lanes rows, lanes = min(D / UNIT, 256) invocations a row; of chunks as many as it has
 // room for with lanes invocations a piece, of min(16, 256 / lanes) pieces side by side. Rows outside this shard are passed over.
@@ -15,8 +15,8 @@
 struct Params {
     features: u32,  // F
     dim: u32,       // D
-    columns: u32,   // X, columns of dx
-    offset: u32,    // first column of dx
+    columns: u32,   // X, columns of dinput
+    offset: u32,    // first column of dinput
     first: u32,     // first table row of the shard
     count: u32,     // table rows of the shard
     lanes: u32,     // min(D / UNIT, 256)
@@ -32,19 +32,8 @@ struct Params {
     pad2: u32,
 }
 
-struct Step {
-    dense_lr: f32,
-    embedding_lr: f32,
-    correction1: f32,
-    correction2: f32,
-    inverse_clicks: f32,
-    step_low: u32,
-    step_high: u32,
-    contrast: f32,
-}
-
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> dx: array<Numbers>;                 // (B, X)
+@group(0) @binding(1) var<storage, read> dinput: array<Numbers>;                 // (B, X)
 @group(0) @binding(2) var<storage, read_write> partial_out: array<Numbers>;  // (C, D)
 @group(0) @binding(3) var<storage, read> partial_sums: array<Numbers>;            // (C, D)
 @group(0) @binding(4) var<storage, read> segments: array<vec4<u32>>;     // (1 + U)
@@ -73,7 +62,7 @@ fn dim() -> u32 {
 // The gradient of occurrence p.
 fn at_occurrence(p: u32, d: u32) -> Numbers {
     let b = p / params.features;
-    return dx[(b * params.columns + params.offset + (p - b * params.features) * params.dim) / UNIT + d];
+    return dinput[(b * params.columns + params.offset + (p - b * params.features) * params.dim) / UNIT + d];
 }
 
 struct Fetched {

@@ -2,7 +2,7 @@
 //
 //   forward             mean = sum_n x[b, g, n] / N,  inverse = 1 / sqrt(sum_n (x[b, g, n] - mean)^2 / N + eps)
 //                       y[b, g, n] = gain[g, n] unit[b, g, n] + offset[g, n],  unit = (x - mean) inverse
-//   input_gradient      dx[b, g, n] (+)= inverse (d[n] - sum_m d[m] / N - unit[n] sum_m d[m] unit[m] / N),  d = gain dy
+//   input_gradient      dinput[b, g, n] (+)= inverse (d[n] - sum_m d[m] / N - unit[n] sum_m d[m] unit[m] / N),  d = gain dy
 //   parameter_sums      of the rows b of each chunk of 64: parts[k, g, n] = (sum_b dy[b, g, n] unit[b, g, n], sum_b dy[b, g, n]), of which norm_sums.wgsl makes the
 //                       gradients of gain and offset
 //
@@ -17,7 +17,7 @@ struct Params {
     rows: u32,       // of this dispatch
     groups: u32,     // G
     width: u32,      // N
-    accumulate: u32, // 1: add to what dx holds
+    accumulate: u32, // 1: add to what dinput holds
     eps: f32,
     chunk: u32,      // number of the first chunk of this dispatch
     pad1: u32,
@@ -32,7 +32,7 @@ struct Params {
 @group(0) @binding(5) var<storage, read_write> moments: array<vec2<f32>>;  // (B, G): mean, inverse
 @group(0) @binding(6) var<storage, read> moments_in: array<vec2<f32>>;     // (B, G)
 @group(0) @binding(7) var<storage, read> dy: array<f32>;                   // (B, G, N)
-@group(0) @binding(8) var<storage, read_write> dx: array<f32>;             // (B, G, N)
+@group(0) @binding(8) var<storage, read_write> dinput: array<f32>;             // (B, G, N)
 @group(0) @binding(9) var<storage, read_write> parts: array<vec2<f32>>;    // (ceil(B / 64), G, N)
 
 const CHUNK = 64u;
@@ -111,9 +111,9 @@ fn input_gradient(
         let unit = (x[base + c] - own.x) * own.y;
         var gradient = own.y * (gain[first + c] * dy[base + c] - means.x - unit * means.y);
         if params.accumulate != 0u {
-            gradient += dx[base + c];
+            gradient += dinput[base + c];
         }
-        dx[base + c] = gradient;
+        dinput[base + c] = gradient;
     }
 }
 

@@ -2,7 +2,7 @@
 //
 //   forward          y[b, g, n]  = act(z[b, g, n]),  z[b, g, n] = bias[g, n] + sum_k x[b, g, k] w[g, k, n]
 //   forward_keeping  the same, and slope[b, g, n] = act'(z[b, g, n])
-//   input_gradient   dx[b, g, k] (+)= sum_n d[b, g, n] w[g, k, n]          d = dy * act'(z)
+//   input_gradient   dinput[b, g, k] (+)= sum_n d[b, g, n] w[g, k, n]          d = dy * act'(z)
 //   weight_gradient  dw[g, k, n] (+)= sum_b x[b, g, k] d[b, g, n],  dbias[g, n] (+)= sum_b d[b, g, n]
 //                    or these of each slice of the rows, one after the other, for linear_merge.wgsl
 //

@@ -6,7 +6,7 @@
 @group(0) @binding(4) var<storage, read_write> y: array<vec4<Out>>;      // (B, G, N)
 @group(0) @binding(5) var<storage, read> y_read: array<vec4<Out>>;       // (B, G, N): y, or slope of gelu and silu
 @group(0) @binding(6) var<storage, read> dy: array<vec4<f32>>;           // (B, G, N)
-@group(0) @binding(7) var<storage, read_write> dx: array<vec4<f32>>;     // (B, G, K)
+@group(0) @binding(7) var<storage, read_write> dinput: array<vec4<f32>>;     // (B, G, K)
 @group(0) @binding(8) var<storage, read_write> dw: array<vec4<f32>>;     // (G, K, N); of slices (S, G, K, N)
 @group(0) @binding(10) var<storage, read_write> slope: array<vec4<Out>>; // (B, G, N)
 
@@ -49,15 +49,15 @@ fn stored_four(v: vec4<f32>) -> vec4<Out> {
     return vec4(stored(v.x), stored(v.y), stored(v.z), stored(v.w));
 }
 
-// Writes columns k .. + 3 of dx's row b, or adds to them.
+// Writes columns k .. + 3 of dinput's row b, or adds to them.
 fn put_dx(g: u32, b: u32, k: u32, value: vec4<f32>) {
     if b < params.rows && k < params.inputs {
         let at = ((b * params.groups + g) * params.inputs + k) / 4u;
         var sum = value;
         if (params.flags & 2u) != 0u {
-            sum += dx[at];
+            sum += dinput[at];
         }
-        dx[at] = sum;
+        dinput[at] = sum;
     }
 }
 

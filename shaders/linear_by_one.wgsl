@@ -6,7 +6,7 @@
 @group(0) @binding(4) var<storage, read_write> y: array<Out>;      // (B, G, N)
 @group(0) @binding(5) var<storage, read> y_read: array<Out>;       // (B, G, N): y, or slope of gelu and silu
 @group(0) @binding(6) var<storage, read> dy: array<f32>;           // (B, G, N)
-@group(0) @binding(7) var<storage, read_write> dx: array<f32>;     // (B, G, K)
+@group(0) @binding(7) var<storage, read_write> dinput: array<f32>;     // (B, G, K)
 @group(0) @binding(8) var<storage, read_write> dw: array<f32>;     // (G, K, N); of slices (S, G, K, N)
 @group(0) @binding(10) var<storage, read_write> slope: array<Out>; // (B, G, N)
 
@@ -56,16 +56,16 @@ fn put_slope(g: u32, b: u32, n: u32, value: vec4<f32>) {
     }
 }
 
-// Writes columns k .. + 3 of dx's row b, or adds to them.
+// Writes columns k .. + 3 of dinput's row b, or adds to them.
 fn put_dx(g: u32, b: u32, k: u32, value: vec4<f32>) {
     for (var j = 0u; j < 4u; j++) {
         if b < params.rows && k + j < params.inputs {
             let at = (b * params.groups + g) * params.inputs + k + j;
             var sum = value[j];
             if (params.flags & 2u) != 0u {
-                sum += dx[at];
+                sum += dinput[at];
             }
-            dx[at] = sum;
+            dinput[at] = sum;
         }
     }
 }

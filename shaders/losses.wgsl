@@ -30,17 +30,6 @@ struct Params {
     pad2: u32,
 }
 
-struct Step {
-    dense_lr: f32,
-    embedding_lr: f32,
-    correction1: f32,
-    correction2: f32,
-    inverse_clicks: f32,
-    step_low: u32,
-    step_high: u32,
-    contrast: f32,
-}
-
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> logits: array<vec2<f32>>;          // (B, 2)
 @group(0) @binding(2) var<storage, read> labels: array<vec2<f32>>;          // (B, 2)
@@ -50,14 +39,6 @@ struct Step {
 @group(0) @binding(6) var<storage, read> uncertainty: array<f32>;           // (3): s of ctr, ctcvr, cvr; anything if not uncertain
 @group(0) @binding(7) var<storage, read> imputation: array<f32>;            // (B)
 @group(0) @binding(8) var<storage, read_write> dimputation: array<f32>;     // (B)
-
-// log(1 + e) for e in 0 .. 1.
-fn log1p(e: f32) -> f32 {
-    if e < 0.01 {
-        return e * (1.0 - e * (0.5 - e * (1.0 / 3.0 - e * 0.25)));
-    }
-    return log(1.0 + e);
-}
 
 fn softplus(x: f32) -> f32 {
     return max(x, 0.0) + log1p(exp(-abs(x)));

@@ -23,17 +23,6 @@ struct Params {
     pad2: u32,
 }
 
-struct Step {
-    dense_lr: f32,
-    embedding_lr: f32,
-    correction1: f32,
-    correction2: f32,
-    inverse_clicks: f32,
-    step_low: u32,
-    step_high: u32,
-    contrast: f32,
-}
-
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> losses: array<f32>;         // (B, 3)
 @group(0) @binding(2) var<uniform> step: Step;

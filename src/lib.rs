@@ -8,7 +8,7 @@
 //!   -> train (loop, early stop, checkpoint, metrics) -> report (what a person reads and looks at)
 //! ```
 //!
-//! A layer knows ops, never devices; a device knows ops and buffers, never models; `data` knows neither.
+//! A layer knows ops, and of devices their limits alone; a device knows ops and buffers, never models; `data` knows none of these.
 
 pub mod cli;
 pub mod compare;
@@ -16,7 +16,9 @@ pub mod config;
 pub mod data;
 pub mod device;
 pub mod error;
+mod files;
 pub mod graph;
+pub mod metrics;
 pub mod model;
 pub mod ops;
 mod processor;

@@ -14,7 +14,7 @@ use std::sync::LazyLock;
 use tauten::data::input::{Block, Kind, Reader};
 use tauten::data::simulate::simulate;
 use tauten::data::write::{Column, Format, TableWriter};
-use tauten::train::metrics::auc;
+use tauten::metrics::auc;
 
 const CONFIG: &str = concat!(
     include_str!("common/log.toml"),

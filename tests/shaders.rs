@@ -3,11 +3,14 @@
 
 use naga::back::{self, PipelineConstants};
 use naga::valid::{Capabilities, GlobalUse, ModuleInfo, ValidationFlags, Validator};
-use naga::{AddressSpace, Block, Expression, Function, Handle, Module, ShaderStage, Statement, StorageAccess, TypeInner};
+use naga::{
+    AddressSpace, Block, Expression, Function, Handle, Module, ShaderStage, Statement, StorageAccess, StructMember, TypeInner,
+};
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::offset_of;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use tauten::graph::{Format, Plan};
+use tauten::graph::{Format, Plan, Step};
 use tauten::ops::check::cases;
 use tauten::ops::{Access, Kernel, Module as Source};
 
@@ -64,11 +67,28 @@ impl Used {
     }
 }
 
+/// Names and offsets of the step's scalars.
+const STEP: [(&str, usize); 8] = [
+    ("dense_lr", offset_of!(Step, dense_lr)),
+    ("embedding_lr", offset_of!(Step, embedding_lr)),
+    ("correction1", offset_of!(Step, correction1)),
+    ("correction2", offset_of!(Step, correction2)),
+    ("inverse_clicks", offset_of!(Step, inverse_clicks)),
+    ("step_low", offset_of!(Step, number)),
+    ("step_high", offset_of!(Step, number) + size_of::<u32>()),
+    ("contrast", offset_of!(Step, contrast)),
+];
+
+/// Names and offsets of a struct's members.
+fn fields(members: &[StructMember]) -> Vec<(&str, usize)> {
+    members.iter().map(|m| (m.name.as_deref().unwrap_or("?"), m.offset as usize)).collect()
+}
+
 /// Every kernel that the cases use, with each set of constants once.
 fn used() -> Vec<Used> {
     let mut used = BTreeMap::new();
     for case in cases() {
-        for node in Plan::new(case.setup().graph).nodes {
+        for node in Plan::new(case.setup().graph).nodes() {
             let (kernel, source, constants) = (node.op.kernel(), node.module, node.op.overrides().to_vec());
             let bits: Vec<(&str, u64)> = constants.iter().map(|&(name, value)| (name, value.to_bits())).collect();
             used.insert((source.name(), kernel.entry, kernel.name, bits), Used { kernel, source, constants });
@@ -234,6 +254,11 @@ fn translate(used: &Used, validator: bool) -> Result<(), String> {
     let options = back::hlsl::Options::default();
     let mut text = String::new();
     back::hlsl::Writer::new(&mut text, &options, &pipeline).write(&module, &info, None).map_err(|e| format!("HLSL: {e}"))?;
+    // Namespaces of DX12's newer compiler, which naga takes for names like others.
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if let Some(name) = text.split(|c| !word(c)).find(|name| ["dx", "vk"].contains(name)) {
+        return Err(format!("HLSL: {name} is no name that DX12's newer compiler takes"));
+    }
     Ok(())
 }
 
@@ -357,10 +382,8 @@ fn compare(used: &Used, module: &Module, info: &ModuleInfo) -> Vec<String> {
             if *span as usize != kernel.params_size {
                 fail(format!("Params are {span} bytes in the shader, {} on the host", kernel.params_size));
             }
-            let fields: Vec<(&str, usize)> =
-                members.iter().map(|m| (m.name.as_deref().unwrap_or("?"), m.offset as usize)).collect();
-            if fields != kernel.fields {
-                fail(format!("Params are {fields:?} in the shader, {:?} on the host", kernel.fields));
+            if fields(members) != kernel.fields {
+                fail(format!("Params are {:?} in the shader, {:?} on the host", fields(members), kernel.fields));
             }
             continue;
         }
@@ -369,6 +392,12 @@ fn compare(used: &Used, module: &Module, info: &ModuleInfo) -> Vec<String> {
             fail(format!("{name} at binding {} is used, but nothing is bound there", at.binding));
             continue;
         };
+        // The only uniform besides.
+        if let (Access::Uniform, TypeInner::Struct { members, span }) = (access, &ty.inner)
+            && (*span as usize, fields(members)) != (size_of::<Step>(), STEP.to_vec())
+        {
+            fail(format!("Step is {:?} in the shader, {STEP:?} on the host", fields(members)));
+        }
         let side = kernel.stored.iter().position(|bindings| bindings.contains(&at.binding));
         let format = if is_f16(module, variable.ty) { Format::F16 } else { Format::F32 };
         if format != side.map_or(Format::F32, |side| formats[side]) {

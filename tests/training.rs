@@ -430,6 +430,11 @@ fn a_loss_that_is_not_finite_stops_the_run() {
     assert!(error.contains("the loss is NaN or infinite, first in "), "{error}");
     assert!(error.contains("; the last good checkpoint is RUN/last.safetensors of step 1; "), "{error}");
     assert_eq!(checkpoint_step("nan-embedding"), Some(1));
+    // Moments overflow where the loss does not: no checkpoint is written that none could go on with.
+    let error = diverged("infinite-moments", "cpu", &["--set", "loss.ctr=1e25", "--max-steps", "2"]);
+    assert!(error.starts_with("error: RUN/last.safetensors: cannot be written at step 2: `optimizer."), "{error}");
+    assert!(error.contains("` holds a NaN or an infinity; lower optimizer.dense.lr, "), "{error}");
+    assert_eq!((checkpoint_step("infinite-moments"), hidden_files("infinite-moments")), (None, vec![]));
     let number = std::cell::Cell::new(0);
     let f16 = ["train.activation_storage=\"f16\"", "train.checkpoint_every=1"];
     let f16 = f16.map(|key| ["--set", key]).concat();

@@ -11,15 +11,15 @@
 use super::suite::{Suite, other_dataset};
 use super::table::Table;
 use crate::config::Config;
-use crate::data::aside::Aside;
 use crate::data::dataset::{Dataset, Difference, Split};
 use crate::data::prepare::prepare;
-use crate::data::write::replace;
 use crate::error::io;
+use crate::files::aside::Aside;
+use crate::files::lock_folder;
+use crate::files::replace;
+use crate::metrics::Evaluation;
 use crate::report::progress::Progress;
 use crate::train::checkpoint::ASIDE;
-use crate::train::metrics::Evaluation;
-use crate::train::run::lock_folder;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -51,7 +51,7 @@ struct Record {
     split: Split,
     /// The dataset's; none yet where an earlier version made the folder.
     fingerprint: Option<String>,
-    /// Those of every suite that was run here.
+    /// Those of every suite that was run here; of suites before the last one those of which a run has begun.
     variants: Vec<Kept>,
 }
 
@@ -119,6 +119,8 @@ impl Comparison {
         std::fs::create_dir(aside.path()).map_err(io(out))?;
         let dataset = prepare(&suite.variants[0].loaded, &aside.path().join(DATASET), progress).map_err(|e| aside.named(e))?;
         let fingerprint = dataset.manifest().fingerprint.clone();
+        // Windows renames no folder whose files are mapped.
+        drop(dataset);
         let mut record = Record { split: suite.split, fingerprint: Some(fingerprint), variants: Vec::new() };
         record.add(suite);
         write(&aside.path().join(RECORD), &record)?;

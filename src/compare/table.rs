@@ -4,8 +4,8 @@ use super::folder::Measured;
 use super::statistics::{Gap, SIGNIFICANT_BELOW, Spread};
 use super::suite::Suite;
 use crate::data::dataset::Split;
+use crate::metrics::{Evaluation, TaskMetrics};
 use crate::report::columns::columns;
-use crate::train::metrics::{Evaluation, TaskMetrics};
 use crate::{Error, Result};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -317,7 +317,7 @@ mod tests {
     use super::*;
     use crate::compare::suite::Variant;
     use crate::config::Loaded;
-    use crate::train::metrics::Scored;
+    use crate::metrics::Scored;
 
     /// A suite of three variants, its seeds 1 to 3; the second is a little better, the third fails under seed 2.
     fn table() -> Table {

@@ -14,6 +14,7 @@
 use super::batch::{BLOCK, RowBlock, RowSource, TOGETHER};
 use super::encode::{Encoded, Encoding, read_json};
 use crate::config::{Config, InvalidLabels, Transform};
+use crate::files::map;
 use crate::{Error, Result, error::io};
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
@@ -135,7 +136,7 @@ impl Settings {
 
     /// xxh3-128 of the settings, in hex.
     pub fn fingerprint(&self) -> String {
-        hex(xxh3_128(format!("{self:?}").as_bytes()))
+        hex(xxh3_128(&serde_json::to_vec(self).expect("names and numbers have a form in JSON")))
     }
 }
 
@@ -486,20 +487,6 @@ fn read_columns<const WIDTH: usize, const N: usize>(records: &[&[u8]], at: usize
             to[f][i] = u32::from_le_bytes(id);
         }
     }
-}
-
-/// Maps a file of a dataset.
-#[expect(unsafe_code, reason = "a mapped file may change under the map")]
-fn map(path: &Path, file: &File) -> Result<Mmap> {
-    // SAFETY: a mapped file that another process cuts short or rewrites is undefined behaviour. Datasets are written aside and
-    // renamed as a whole and never changed in place, so a map keeps the file it was made of, even when a dataset is replaced.
-    let map = unsafe { Mmap::map(file) };
-    map.map_err(|e| {
-        Error::system(format!(
-            "{}: cannot map it into memory: {e}; allow more address space (ulimit -v), the file is not held in memory",
-            path.display()
-        ))
-    })
 }
 
 /// An encoded dataset that is open for reading.

@@ -2,7 +2,6 @@
 //!
 //! Knows neither models nor devices.
 
-pub(crate) mod aside;
 pub mod batch;
 mod csv;
 pub mod dataset;

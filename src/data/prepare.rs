@@ -2,11 +2,12 @@
 //!
 //! Memory is bounded by the vocabularies and a few blocks of rows, never by the number of rows.
 
-use super::aside::Aside;
 use super::dataset::{Dataset, ENCODING, MANIFEST, Manifest, Settings, Split, SplitInfo, SplitWriter};
 use super::encode::{Encoded, Encoding, Fit, write_json};
 use super::input::{Block, Column, expand, for_each_block};
 use crate::config::{Config, InvalidLabels, Loaded};
+use crate::files::aside::Aside;
+use crate::files::sync_folder;
 use crate::report::progress::{Progress, Task};
 use crate::{Error, Result, error::io};
 use std::path::{Path, PathBuf};
@@ -68,7 +69,7 @@ fn write(config: &Config, files: &[Vec<PathBuf>], dir: &Path, progress: &Progres
         let rows: Vec<usize> = kept.iter().map(|k| k.0).collect();
         fit.add(block, &rows)
     })?;
-    task.finish();
+    drop(task);
     let encoding = fit.finish();
     encoding.save(&encoding_dir)?;
 
@@ -106,7 +107,7 @@ fn write_split(
         encoding.encode(block, &mut encoded)?;
         kept.iter().try_for_each(|&(row, labels)| writer.push(&encoded, row, labels)).map_err(io(&path))
     })?;
-    task.finish();
+    drop(task);
     let info = writer.finish(invalid).map_err(io(&path))?;
     if info.rows == 0 {
         let names = files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>().join(", ");
@@ -212,12 +213,4 @@ fn label(block: &Block, column: &Column, name: &str, row: usize) -> Result<u8> {
             Err(Error::user(format!("{}: label `{name}` {what}; labels must be 0 or 1", block.place(row))))
         }
     }
-}
-
-/// Makes renames within a folder last; only Unix can and needs to.
-pub(crate) fn sync_folder(dir: &Path) -> Result<()> {
-    if cfg!(unix) {
-        std::fs::File::open(dir).and_then(|f| f.sync_all()).map_err(io(dir))?;
-    }
-    Ok(())
 }

@@ -57,8 +57,8 @@
 
 use super::write::{Column, Format, TableWriter};
 use crate::error::io;
+use crate::metrics::auc;
 use crate::random::{Permutation, Purpose, Stream};
-use crate::train::metrics::auc;
 use crate::{Error, Result};
 use serde::Serialize;
 use std::path::{Path, PathBuf};

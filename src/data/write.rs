@@ -1,8 +1,8 @@
 //! Streaming writer of a table of named columns to CSV or Parquet, by the file's ending.
 
-use super::aside::Listed;
-use super::prepare::sync_folder;
 use crate::error::io;
+use crate::files::aside::Listed;
+use crate::files::folder_of;
 use crate::{Error, Result};
 use parquet::basic::{Compression, LogicalType, Repetition, Type as Physical};
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, DataType, DoubleType, FloatType, Int64Type};
@@ -262,35 +262,6 @@ impl TableWriter {
         self.aside.persist(path).map_err(|e| io(path)(e.error))?;
         Ok(self.rows)
     }
-}
-
-/// A temporary file with the rights of an ordinary new file: it becomes one.
-pub(crate) fn temporary(folder: &Path, prefix: &str) -> std::io::Result<NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(prefix);
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(folder).map_err(nameless)
-}
-
-/// The folder that `path` lies in: the present one of a bare name.
-pub(crate) fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."))
-}
-
-/// An error without the name of a temporary file, of which the user knows nothing.
-pub(super) fn nameless(e: std::io::Error) -> std::io::Error {
-    let text = e.to_string();
-    std::io::Error::new(e.kind(), text.split(" at path ").next().unwrap_or(&text))
-}
-
-/// Makes `bytes` the file `path`: written aside under a name that begins with `prefix`, synced and renamed.
-pub(crate) fn replace(path: &Path, prefix: &str, bytes: &[u8]) -> Result<()> {
-    let folder = folder_of(path);
-    let mut aside = temporary(folder, prefix).map_err(io(folder))?;
-    aside.write_all(bytes).and_then(|()| aside.as_file().sync_all()).map_err(io(path))?;
-    aside.persist(path).map_err(|e| io(path)(e.error))?;
-    sync_folder(folder)
 }
 
 /// Writes the columns as a row group and empties them.

@@ -7,7 +7,7 @@ use super::{Access, Args, Dispatch, Kernel, Shader, cost, fold, params, shader};
 use crate::graph::{Graph, Input, TensorId};
 use rayon::prelude::*;
 
-const SOURCE: Shader = shader!("agreement");
+const SOURCE: Shader = shader!("log1p", "agreement");
 
 params! {
     struct Params {

@@ -14,7 +14,7 @@ params! {
 }
 
 static CONDITIONAL: Kernel =
-    Params::kernel("conditional", shader!("conditional"), "conditional", &[(1, Access::Read), (2, Access::Write)]);
+    Params::kernel("conditional", shader!("log1p", "conditional"), "conditional", &[(1, Access::Read), (2, Access::Write)]);
 
 /// log pCTR - log pCTCVR is at least this: pCVR is below 1.
 const LEAST: f32 = 1e-6;

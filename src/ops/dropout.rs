@@ -31,7 +31,7 @@ params! {
     }
 }
 
-const SOURCE: Shader = shader!(stored "dropout");
+const SOURCE: Shader = shader!(stored "step", "dropout");
 static DROPOUT: Kernel =
     Params::kernel("dropout", SOURCE, "dropout", &[(1, Access::Read), (2, Access::Uniform), (3, Access::Update)])
         .stored(&[1], &[3]);

@@ -24,7 +24,7 @@ params! {
     }
 }
 
-const SOURCE: Shader = shader!("losses");
+const SOURCE: Shader = shader!("step", "log1p", "losses");
 static SUPERVISED: Kernel = Params::kernel(
     "losses",
     SOURCE,

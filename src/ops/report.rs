@@ -49,7 +49,7 @@ params! {
     }
 }
 
-const SOURCE: Shader = shader!("report");
+const SOURCE: Shader = shader!("step", "report");
 static SUPERVISED: Kernel = Params::kernel(
     "report",
     SOURCE,

@@ -4,18 +4,19 @@
 
 use super::session::Session;
 use crate::data::prefetch::Position;
-use crate::data::write::temporary;
 use crate::error::io;
+use crate::files::{folder_of, map, sync_folder, temporary};
 use crate::graph::{Parameter, Words};
 use crate::ops::report::WORDS;
 use crate::{Error, Result};
 use memmap2::Mmap;
 use safetensors::tensor::{Metadata, View};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::Path;
 
 /// The metadata key that holds a [`Progress`] as JSON.
@@ -111,7 +112,7 @@ impl View for Lazy<'_> {
         let mut bytes = Vec::with_capacity(self.data_len());
         let read = self.session.borrow_mut().read_array(self.array, |words| {
             bytes.extend(words.iter().flat_map(|w| w.to_le_bytes()));
-            Ok(())
+            finite(self.array, words).map_err(|e| e.map(|message| format!("{message}; {CALMER}")))
         });
         if let Err(e) = read {
             // The trait has no way to fail: the writer gets zeros, and the file is thrown away for this.
@@ -125,6 +126,18 @@ impl View for Lazy<'_> {
         self.array.len() * 4
     }
 }
+
+/// Refuses `words` of `array` that no training can go on with: a moment may overflow where no loss does.
+fn finite(array: &Parameter, words: &[u32]) -> Result<()> {
+    if array.words == Words::Unsigned || words.iter().all(|&word| f32::from_bits(word).is_finite()) {
+        return Ok(());
+    }
+    Err(Error::user(format!("`{}` holds a NaN or an infinity", array.name)))
+}
+
+/// What to do about numbers that grow beyond all bounds.
+pub(super) const CALMER: &str =
+    "lower optimizer.dense.lr, optimizer.embedding.lr or contrast.weight, or look for extreme numeric features";
 
 /// How the names of files and folders begin that are being written.
 pub(crate) const ASIDE: &str = ".checkpoint-";
@@ -146,13 +159,13 @@ pub fn remove_leftovers(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes a checkpoint of `session`.
+/// Writes a checkpoint of `session` to `path`; what is there stays until it is whole.
 ///
 /// # Errors
 ///
-/// What the device reports; a file that cannot be written.
+/// What the device reports; an array with a number that is not finite; a file that cannot be written.
 pub fn save(session: &mut Session, progress: &Progress, path: &Path) -> Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     let arrays: Vec<Parameter> =
         session.model().parameters().iter().chain(session.model().optimizer_state()).cloned().collect();
     let json = serde_json::to_string(progress).map_err(|e| Error::system(format!("{}: {e}", path.display())))?;
@@ -161,20 +174,25 @@ pub fn save(session: &mut Session, progress: &Progress, path: &Path) -> Result<(
     let own = tempfile::Builder::new().prefix(ASIDE).tempdir_in(folder).map_err(io(folder))?;
     let aside = temporary(own.path(), "new-").map_err(io(folder))?;
     let permissions = aside.as_file().metadata().map_err(io(path))?.permissions();
+    // Closed: Windows replaces no file that is open.
+    let aside = aside.into_temp_path();
     let failure = RefCell::new(None);
     let session = RefCell::new(session);
     let views = arrays.iter().map(|array| (array.name.as_str(), Lazy { session: &session, failure: &failure, array }));
-    let written = safetensors::serialize_to_file(views, Some(metadata), aside.path());
+    let written = safetensors::serialize_to_file(views, Some(metadata), &aside);
     if let Some(e) = failure.into_inner() {
-        return Err(e);
+        return Err(e.context(format_args!("{}: cannot be written at step {}", path.display(), progress.step)));
     }
-    written.map_err(|e| Error::system(format!("{}: cannot be written: {e}", path.display())))?;
+    written.map_err(|e| match e {
+        SafeTensorError::IoError(e) => io(path)(e),
+        e => Error::system(format!("{}: cannot be written: {e}", path.display())),
+    })?;
     // The writer has replaced the file under the name by one for the owner's eyes alone.
-    std::fs::set_permissions(aside.path(), permissions).map_err(io(path))?;
-    std::fs::File::open(aside.path()).and_then(|f| f.sync_all()).map_err(io(path))?;
-    let aside = aside.into_temp_path();
+    std::fs::set_permissions(&aside, permissions).map_err(io(path))?;
+    // Windows syncs what is open to be written.
+    File::options().write(true).open(&aside).and_then(|f| f.sync_all()).map_err(io(path))?;
     aside.persist(path).map_err(|e| io(path)(e.error))?;
-    crate::data::prepare::sync_folder(folder)
+    sync_folder(folder)
 }
 
 /// A checkpoint that is open for reading.
@@ -193,10 +211,7 @@ impl Checkpoint {
         if path.is_dir() {
             return Err(Error::user(format!("{}: is a folder; name a safetensors file", path.display())));
         }
-        let file = std::fs::File::open(path).map_err(io(path))?;
-        // SAFETY: checkpoints are only ever replaced by renaming a new file over the old, which leaves the mapped one as it was.
-        #[allow(unsafe_code, reason = "a memory map")]
-        let file = unsafe { Mmap::map(&file) }.map_err(io(path))?;
+        let file = map(path, &File::open(path).map_err(io(path))?)?;
         let checkpoint = Checkpoint { name: path.display().to_string(), file };
         checkpoint.tensors()?;
         Ok(checkpoint)
@@ -260,11 +275,8 @@ impl Checkpoint {
             session.write_array(array, |from, words| {
                 for (word, bytes) in words.iter_mut().zip(data[from * 4..].chunks_exact(4)) {
                     *word = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-                    if array.words == Words::Float && !f32::from_bits(*word).is_finite() {
-                        return Err(Error::user(format!("{}: `{}` holds a NaN or an infinity", self.name, array.name)));
-                    }
                 }
-                Ok(())
+                finite(array, words).map_err(|e| e.context(&self.name))
             })?;
         }
         Ok(())

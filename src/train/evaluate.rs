@@ -1,11 +1,11 @@
 //! Scores rows with a trained model, and measures the scores of a split.
 
-use super::metrics::{Evaluation, Scored, Tau};
 use super::session::{Role, Session};
 use crate::config::Config;
 use crate::data::batch::{BatchLayout, Minibatch, RowSource};
 use crate::data::prefetch::Prefetch;
 use crate::device::RING;
+use crate::metrics::{Evaluation, Scored, Tau};
 use crate::{Error, Result};
 use std::collections::VecDeque;
 use std::sync::Arc;

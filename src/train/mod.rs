@@ -1,8 +1,7 @@
-//! The training loop, what it measures and what it leaves behind.
+//! The training loop and what it leaves behind.
 
 pub mod checkpoint;
 pub mod evaluate;
-pub mod metrics;
 pub mod run;
 pub mod schedule;
 pub mod session;

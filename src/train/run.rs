@@ -11,18 +11,19 @@
 //! lock              empty; locked by the process that trains
 //! ```
 
-use super::checkpoint::{Checkpoint, Progress as Position};
+use super::checkpoint::{ASIDE, Checkpoint, Progress as Position};
 use crate::config::{Config, Loaded};
-use crate::data::aside::Aside;
 use crate::data::dataset::Dataset;
 use crate::data::encode::Encoding;
-use crate::data::prepare::{prepare, sync_folder};
+use crate::data::prepare::prepare;
 use crate::error::io;
+use crate::files::aside::Aside;
+use crate::files::{lock_folder, replace};
 use crate::model::Schema;
 use crate::report::progress::Progress;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 const RECORD: &str = "run.json";
@@ -87,25 +88,25 @@ impl Run {
         let text = serde_json::to_string_pretty(&record).map_err(|e| Error::system(format!("{RECORD}: {e}")))?;
         for (name, text) in [("config.toml", loaded.config.to_toml()?), (RECORD, text + "\n"), ("metrics.jsonl", String::new())]
         {
-            let path = fresh.join(name);
-            std::fs::write(&path, text).map_err(io(&path))?;
-            File::open(&path).and_then(|f| f.sync_all()).map_err(io(&path))?;
+            replace(&fresh.join(name), ASIDE, text.as_bytes())?;
         }
-        sync_folder(fresh)?;
         let (folder, config) = (out.to_path_buf(), loaded.config.clone());
         Ok((Run { folder, config, record, aside: Some(aside), lock: None }, dataset))
     }
 
-    /// Gives a new run's folder its name, so that a folder under it is complete whenever the process ends, and locks it.
+    /// Gives a new run's folder its name, so that a folder under it is complete whenever the process ends, and locks it. Takes the
+    /// run's dataset and gives it back: one that lies in the folder is opened anew, since Windows renames none whose files are mapped.
     ///
     /// # Errors
     ///
-    /// A folder that has come to exist; those of [`Run::lock`].
-    pub fn keep(&mut self) -> Result<()> {
-        let Some(aside) = self.aside.take() else { return Ok(()) };
+    /// A folder that has come to exist; those of [`Run::lock`] and [`Run::dataset`].
+    pub fn keep(&mut self, dataset: Dataset) -> Result<Dataset> {
+        let Some(aside) = self.aside.take() else { return Ok(dataset) };
         refuse_existing(&self.folder)?;
+        let elsewhere = Some(dataset).filter(|_| self.record.dataset.is_absolute());
         aside.finish()?;
-        self.lock()
+        self.lock()?;
+        elsewhere.map_or_else(|| self.dataset(None), Ok)
     }
 
     /// Whether it has no folder yet.
@@ -224,24 +225,6 @@ impl Run {
             self.folder.display(),
             self.folder.display()
         )))
-    }
-}
-
-/// Keeps other processes from what this one does in `folder`, as long as the file is open; `does` says it in words.
-///
-/// # Errors
-///
-/// Another process that does it.
-pub(crate) fn lock_folder(folder: &Path, does: &str) -> Result<File> {
-    // A file of its own: on Windows nobody can read one that is locked.
-    let path = folder.join("lock");
-    let file = File::options().create(true).append(true).open(&path).map_err(io(&path))?;
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => {
-            Err(Error::user(format!("{}: another process {does}; wait for it, or end it", folder.display())))
-        }
-        // A file system without locks says so in many ways.
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
     }
 }
 

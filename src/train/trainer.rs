@@ -2,16 +2,16 @@
 
 use super::checkpoint::{self, Best, Checkpoint, Progress as State, Sequence};
 use super::evaluate::evaluate;
-use super::metrics::Evaluation;
 use super::run::{Run, schema};
 use super::session::{Memory, Role, Session, mib};
 use crate::config::{Config, Monitor, ScheduleKind, Temperature};
 use crate::data::batch::{Minibatch, RowSource};
 use crate::data::dataset::{Dataset, Rows, Split, SplitInfo};
 use crate::data::prefetch::{Position, Prefetch, batches_per_epoch};
-use crate::data::write::replace;
 use crate::device::{Choice, RING};
 use crate::error::io;
+use crate::files::replace;
+use crate::metrics::Evaluation;
 use crate::ops::report::{Report, WORDS};
 use crate::report::progress::{Progress, Task};
 use crate::{Error, Result};
@@ -282,8 +282,7 @@ pub fn train(
     run.lock()?;
     let config = run.config().clone();
     can_monitor(config.train.monitor, &dataset.manifest().valid)?;
-    let source = dataset.split(Split::Train);
-    let rows = source.len();
+    let rows = dataset.split(Split::Train).len();
     let sequence = Sequence { seed: config.seed, batch_size: config.train.batch_size, rows };
     let newest = if run.is_new() { None } else { newest(run, &sequence)? };
     let mut session = open(&config, &dataset, choice, progress)?;
@@ -299,7 +298,7 @@ pub fn train(
     };
     state.sequence = Some(sequence);
     // A run that cannot begin gets no folder.
-    run.keep()?;
+    let dataset = run.keep(dataset)?;
     checkpoint::remove_leftovers(run.folder())?;
     keep_metrics(run, state.step)?;
     if state.finished {
@@ -307,6 +306,7 @@ pub fn train(
         return Ok(Outcome { end: End::Finished, state, rows_per_second: 0.0 });
     }
     let (layout, builders) = (session.batch_layout(), session.builders());
+    let source = dataset.split(Split::Train);
     let prefetch = Prefetch::train(source, layout, config.train.batch_size, config.seed, state.position, builders)?;
     let mut trainer = Trainer {
         run,
@@ -451,10 +451,10 @@ impl Trainer<'_> {
             Err(_) => "there is no checkpoint yet".into(),
         };
         Error::user(format!(
-            "step {} (epoch {}): the loss is NaN or infinite, {found}; {checkpoint}; lower optimizer.dense.lr, \
-             optimizer.embedding.lr or contrast.weight, or look for extreme numeric features",
+            "step {} (epoch {}): the loss is NaN or infinite, {found}; {checkpoint}; {}",
             step + 1,
-            batch.epoch + 1
+            batch.epoch + 1,
+            checkpoint::CALMER
         ))
     }
 

@@ -2,6 +2,7 @@
 
 use super::{Checks, report, user_folder, watched};
 use crate::error::{io, one_line};
+use crate::files::replace;
 use crate::graph::PlannedNode;
 use crate::ops::{Access, File, Kernel, Module};
 use crate::{Error, Result};
@@ -12,6 +13,9 @@ use std::path::{Path, PathBuf};
 
 /// The variable that names a folder: a build with debug assertions reads its shaders from there.
 const FOLDER: &str = "TAUTEN_SHADERS";
+
+/// Names of files that are being written begin with this.
+const ASIDE: &str = ".tauten-pipelines-";
 
 /// Counts a pass in a tally.
 const COUNT: &str = "
@@ -258,12 +262,9 @@ impl Cache {
             return;
         }
         let Some(folder) = self.file.parent() else { return };
-        if std::fs::create_dir_all(folder).is_ok()
-            && let Ok(mut aside) = tempfile::NamedTempFile::new_in(folder)
-            && std::io::Write::write_all(&mut aside, &data).is_ok()
-        {
+        if std::fs::create_dir_all(folder).is_ok() {
             // Another process may have been first; its data is as good.
-            let _ = aside.persist(&self.file);
+            let _ = replace(&self.file, ASIDE, &data);
         }
     }
 }

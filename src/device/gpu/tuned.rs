@@ -2,8 +2,8 @@
 //! deleted.
 
 use super::user_folder;
-use crate::data::write::{folder_of, replace, temporary};
 use crate::error::io;
+use crate::files::{folder_of, replace, temporary};
 use crate::ops::tile::Tuned;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};

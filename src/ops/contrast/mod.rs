@@ -26,12 +26,12 @@ use rayon::prelude::*;
 use std::f32::consts::{LN_2, LOG2_E};
 use std::ops::Range;
 
-const TILED: Shader = shader!("tile", "sums", "multiply", "chunk", "contrast_by_one", "contrast");
+const TILED: Shader = shader!("tile", "sums", "multiply", "chunk", "step", "contrast_by_one", "contrast");
 static SHADERS: Shaders = [
-    &[TILED, shader!("tile", "sums", "multiply_subgroup", "chunk", "contrast_by_one", "contrast")],
+    &[TILED, shader!("tile", "sums", "multiply_subgroup", "chunk", "step", "contrast_by_one", "contrast")],
     &[
-        shader!("tile", "sums", "multiply", "chunk", "contrast_by_four", "contrast"),
-        shader!("tile", "sums", "multiply_subgroup", "chunk", "contrast_by_four", "contrast"),
+        shader!("tile", "sums", "multiply", "chunk", "step", "contrast_by_four", "contrast"),
+        shader!("tile", "sums", "multiply_subgroup", "chunk", "step", "contrast_by_four", "contrast"),
     ],
 ];
 

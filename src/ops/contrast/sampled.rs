@@ -11,8 +11,8 @@ use Access::{Read, Uniform, Update, Write};
 use rayon::prelude::*;
 use std::f32::consts::LOG2_E;
 
-const BY_ONE: Shader = shader!(stored "by_one", "contrast_sampled");
-const BY_FOUR: Shader = shader!(stored "by_four", "contrast_sampled");
+const BY_ONE: Shader = shader!(stored "by_one", "step", "contrast_sampled");
+const BY_FOUR: Shader = shader!(stored "by_four", "step", "contrast_sampled");
 static STATS: Kernel = Params::kernel(
     "contrast, sampled",
     BY_ONE,

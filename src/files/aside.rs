@@ -4,8 +4,7 @@
 //! a file that its process has locked. The system gives the lock up with the process, however that ends, where an id or an age would have to be guessed
 //! at; whoever makes a folder beside one that nobody holds removes that first.
 
-use super::prepare::sync_folder;
-use super::write::{folder_of, nameless, temporary};
+use super::{folder_of, nameless, sync_folder, temporary};
 use crate::error::io;
 use crate::{Error, Result};
 use std::fs::{File, remove_dir_all, rename};
@@ -30,11 +29,11 @@ fn open() -> MutexGuard<'static, Vec<PathBuf>> {
 }
 
 /// Has [`abandon`] remove a temporary file, until it is dropped.
-pub(super) struct Listed(PathBuf);
+pub(crate) struct Listed(PathBuf);
 
 impl Listed {
     /// A temporary file in `folder`.
-    pub(super) fn temporary(folder: &Path, prefix: &str) -> std::io::Result<(NamedTempFile, Listed)> {
+    pub(crate) fn temporary(folder: &Path, prefix: &str) -> std::io::Result<(NamedTempFile, Listed)> {
         // Held while it is made, so that there is none that an interrupt does not know.
         let mut open = open();
         let file = temporary(folder, prefix)?;
