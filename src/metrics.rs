@@ -302,9 +302,7 @@ fn key(score: f64, label: bool) -> Option<u64> {
 }
 
 fn not_finite(row: usize) -> Error {
-    Error::system(format!(
-        "the score of row {row} (counted from 0) is NaN or infinite; the model has diverged, lower the rates"
-    ))
+    Error::user(format!("the score of row {row} (counted from 0) is NaN or infinite; the model has diverged, lower the rates"))
 }
 
 fn auc_of_keys(keys: &mut [u64]) -> Option<f64> {

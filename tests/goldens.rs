@@ -376,7 +376,7 @@ fn products_by_cooperative_matrices_stay_near_pytorch() {
         for mut golden in goldens() {
             golden.config.train.cooperative_matrices = true;
             let model = Model::new(&golden.config, &golden.schema, open().limits()).unwrap();
-            if model.training_plan(70).nodes.iter().any(|node| node.module.shader.matrices) {
+            if model.training_plan(70).nodes().iter().any(|node| node.module.shader.matrices) {
                 let name = format!("{name}, cooperative matrices");
                 changed.push(check_rounded(&golden, Choice::Gpu(Box::new(open())), tiles.clone(), &name));
             }
@@ -398,7 +398,7 @@ fn cooperative_matrices_are_for_training_with_the_key() {
         let model = Model::new(&golden.config, &golden.schema, limits.clone()).unwrap();
         let plan = if training { model.training_plan(70) } else { model.inference_plan(70) };
         let of = |node: &PlannedNode| (node.op.kernel().entry, node.op.overrides()[5..].to_vec());
-        plan.nodes.iter().filter(|node| node.module.shader.matrices).map(of).collect()
+        plan.nodes().iter().filter(|node| node.module.shader.matrices).map(of).collect()
     };
     assert!(products(&golden, true).is_empty());
     golden.config.train.cooperative_matrices = true;
@@ -420,7 +420,7 @@ fn evaluation_is_without_dropout() {
     let names = |golden: &Golden, training: bool| -> Vec<&str> {
         let model = Model::new(&golden.config, &golden.schema, Choice::Cpu.limits()).unwrap();
         let plan = if training { model.training_plan(70) } else { model.inference_plan(70) };
-        plan.nodes.iter().map(|n| n.op.kernel().name).collect()
+        plan.nodes().iter().map(|n| n.op.kernel().name).collect()
     };
     // Two layers of experts and two of towers, forward and backward.
     assert_eq!(names(&golden, true).iter().filter(|n| n.starts_with("dropout")).count(), 8);
@@ -440,7 +440,7 @@ fn experts_are_one_product_with_the_gates_that_read_the_same_input() {
         let model = Model::new(&golden.config, &golden.schema, Choice::Cpu.limits()).unwrap();
         for plan in [model.training_plan(70), model.inference_plan(70)] {
             let of_gates: Vec<_> =
-                plan.nodes.iter().filter(|n| n.label.contains("gates")).map(|n| n.op.kernel().name).collect();
+                plan.nodes().iter().filter(|n| n.label.contains("gates")).map(|n| n.op.kernel().name).collect();
             assert!(!of_gates.is_empty(), "{name}");
             assert!(of_gates.iter().all(|kernel| kernel.ends_with("_with_gates")), "{name}: {of_gates:?}");
         }

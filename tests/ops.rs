@@ -38,15 +38,7 @@ fn every_op_equals_its_twin_on_every_adapter() {
     let cases = cases();
     let cases: Vec<_> = cases.iter().filter(|c| c.name.contains(&only)).collect();
     let wanted: Vec<_> = cases.iter().map(|c| c.on_cpu().unwrap_or_else(|e| panic!("{} on the CPU: {e}", c.name))).collect();
-    // Cases of an op share a device and its pipelines.
-    let mut groups: Vec<Vec<(&Case, &Results)>> = Vec::new();
-    let op = |case: &Case| case.name.split(' ').next().unwrap_or_default().to_string();
-    for (case, wanted) in cases.iter().zip(&wanted) {
-        match groups.last_mut() {
-            Some(group) if op(group[0].0) == op(case) => group.push((case, wanted)),
-            _ => groups.push(vec![(case, wanted)]),
-        }
-    }
+    let cases: Vec<_> = cases.into_iter().zip(&wanted).collect();
     let mut failures = Vec::new();
     for adapter in &adapters {
         let described = adapter.describe();
@@ -56,7 +48,8 @@ fn every_op_equals_its_twin_on_every_adapter() {
         let mut met = vec![false; EXPECTED.len()];
         let mut worst: Vec<(f32, &str)> = Vec::new();
         let start = std::time::Instant::now();
-        for group in groups.iter() {
+        // Cases of an op share a device and its pipelines.
+        for group in cases.chunk_by(|(one, _), (other, _)| one.op == other.op) {
             let group: Vec<_> = group.iter().filter(|(case, _)| case.runs_on(adapter)).collect();
             let members: Vec<_> = group.iter().map(|&&(case, _)| case).collect();
             let mut failed = vec![Vec::new(); group.len()];

@@ -38,7 +38,7 @@ pub fn registers(wanted: Option<&str>, plans: impl FnOnce(Limits) -> Result<Vec<
     let tiles = Tiles { kind: compiler.kind, ..Tiles::SOFTWARE };
     let plans = plans(Limits { binding_bytes: Limits::GUARANTEED_BINDING, tiles })?;
     let mut nodes: BTreeMap<(&str, String, String), &PlannedNode> = BTreeMap::new();
-    for node in plans.iter().flat_map(|plan| &plan.nodes) {
+    for node in plans.iter().flat_map(|plan| plan.nodes()) {
         let constants: Vec<String> = node.op.overrides().iter().map(|(name, value)| format!("{name}={value}")).collect();
         nodes.entry((node.op.kernel().name, node.module.name(), constants.join(" "))).or_insert(node);
     }

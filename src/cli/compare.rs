@@ -33,7 +33,7 @@ pub struct Args {
     /// Go on with the comparison in the folder of --out: finished runs are kept, others go on from their newest checkpoint.
     #[arg(long, requires = "out")]
     pub resume: bool,
-    /// `auto` (a discrete GPU, else an integrated one, else the CPU), `gpu`, `cpu`, or part of an adapter's name.
+    /// `auto` (a hardware GPU, discrete ones first, else the CPU), `gpu`, `cpu`, or part of an adapter's name.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: String,
     /// Override a key of every variant's configuration; a bare word is a string. May be repeated.
@@ -70,7 +70,7 @@ pub fn run(args: &Args) -> Result<u8> {
     let runs =
         suite.seeds.iter().flat_map(|&seed| suite.variants.iter().enumerate().map(move |(v, variant)| (seed, v, variant)));
     for (i, (seed, v, variant)) in runs.enumerate() {
-        let outcome = Job { comparison: &comparison, variant, seed, split: suite.split, device: &args.device }
+        let outcome = Job { comparison: &comparison, variant, seed, split: suite.split, choice: &choice }
             .measured(interrupt, &inner)
             .transpose();
         let Some(outcome) = outcome else {
@@ -110,7 +110,7 @@ struct Job<'a> {
     variant: &'a Variant,
     seed: u64,
     split: Split,
-    device: &'a str,
+    choice: &'a Choice,
 }
 
 impl Job<'_> {
@@ -136,14 +136,14 @@ impl Job<'_> {
         let resumed = run.last().exists() || run.best().exists();
         let batches = batches_per_epoch(dataset.split(Split::Train).len(), run.config().train.batch_size);
         let start = Instant::now();
-        let outcome = train(&mut run, dataset, Choice::new(self.device)?.0, None, interrupt, progress)?;
+        let outcome = train(&mut run, dataset, self.choice.clone(), None, interrupt, progress)?;
         let seconds = start.elapsed().as_secs_f64();
         if outcome.end != End::Finished {
             return Ok(None);
         }
 
         let source = run.dataset(Some(&data))?.split(self.split);
-        let mut session = trained(&run, None, self.device, progress)?;
+        let mut session = trained(&run, None, self.choice.clone(), progress)?;
         let parameters = session.model().parameters();
         let count = |kind| parameters.iter().filter(|p| p.kind == kind).map(|p| p.len() as u64).sum::<u64>();
         let dense = count(ParameterKind::Dense);

@@ -9,15 +9,16 @@ use crate::data::write::Format;
 use crate::device::Choice;
 use crate::device::gpu::{Adapter, HOW_TO_GET_ONE};
 use crate::error::io;
+use crate::metrics::{Evaluation, spearman};
 use crate::report::progress::Progress;
 use crate::train::evaluate::{evaluate, score};
-use crate::train::metrics::{Evaluation, spearman};
 use crate::train::run::Run;
 use crate::train::session::Session;
 use crate::train::trainer::{End, first_steps, train};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// Show the whole way without data or GPU: simulates a log, prepares, trains, evaluates, predicts; then takes the same first steps on
@@ -73,15 +74,16 @@ pub fn run(args: &Args) -> Result<u8> {
     drop(task);
     let loaded = Loaded::read(&log.join("config.toml"), &[])?;
     let (mut run, dataset) = Run::create(&loaded, &out.join("run"), None, None, &progress)?;
-    let outcome = train(&mut run, dataset, choice, None, interrupt, &progress)?;
-    if outcome.end != End::Finished {
+    let outcome = train(&mut run, dataset, choice.clone(), None, interrupt, &progress)?;
+    // What follows is not stopped in its middle: an interrupt ends the process, as a second one does.
+    if outcome.end != End::Finished || interrupt.swap(true, Ordering::Relaxed) {
         let go_on = super::command(&["train", "--resume", &run.folder().to_string_lossy()], &args.device);
         super::print(&format!("interrupted; go on: {go_on}\n"))?;
         return Ok(super::INTERRUPTED);
     }
 
     let dataset = run.dataset(None)?;
-    let mut session = super::evaluate::trained(&run, None, &args.device, &progress)?;
+    let mut session = super::evaluate::trained(&run, None, choice, &progress)?;
     let source = dataset.split(Split::Test);
     let test = evaluate(&mut session, source.clone(), "test", |_| ())?;
     let correlation = tau_correlation(&mut session, source, &log.join("truth_test.parquet"))?;

@@ -81,7 +81,7 @@ fn examine(args: &Args, cases: Vec<Case>) -> Result<()> {
     }
     let task = progress.task("measuring", 2, "rates");
     let Roofs { copy, multiply_add: fma } = Roofs::measure(&choice, &task)?;
-    task.finish();
+    drop(task);
     if args.json {
         print_json(&json!({
             "adapters": adapters.iter().map(Adapter::to_json).collect::<Value>(),
@@ -211,7 +211,7 @@ fn self_test(adapter: &Adapter, cases: Vec<Case>, progress: &Progress) -> Result
         }
         tested.push(result);
     }
-    task.finish();
+    drop(task);
     Ok(tested)
 }
 

@@ -49,7 +49,9 @@ pub fn run(args: &Args) -> Result<()> {
     let progress = Progress::new(args.quiet);
     let run = Run::open(&args.run)?;
     let source = run.dataset(args.data.as_deref())?.split(args.split);
-    let mut session = trained(&run, args.checkpoint.clone(), &args.device, &progress)?;
+    let (choice, line) = Choice::new(&args.device)?;
+    progress.line(line);
+    let mut session = trained(&run, args.checkpoint.clone(), choice, &progress)?;
     let task = progress.task(args.split.name(), source.len() as u64, "rows");
     let evaluation = crate::train::evaluate::evaluate(&mut session, source, args.split.name(), |rows| task.advance(rows))?;
     drop(task);
@@ -57,14 +59,12 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// A session with the trained parameters of a run, for inference.
-pub(super) fn trained(run: &Run, checkpoint: Option<PathBuf>, device: &str, progress: &Progress) -> Result<Session> {
+pub(super) fn trained(run: &Run, checkpoint: Option<PathBuf>, choice: Choice, progress: &Progress) -> Result<Session> {
     let path = match checkpoint {
         Some(path) => path,
         None => run.checkpoint()?.0,
     };
     let checkpoint = Checkpoint::open(&path)?;
-    let (choice, line) = Choice::new(device)?;
-    progress.line(line);
     let mut config = run.config().clone();
     // Nothing is updated, so no room is made for an optimizer's state.
     config.optimizer.embedding.kind = crate::config::EmbeddingRule::Sgd;

@@ -11,7 +11,7 @@ pub mod simulate;
 pub mod train;
 pub mod tune;
 
-use crate::data::aside::abandon;
+use crate::files::aside::abandon;
 use crate::{Error, Result};
 use std::io::Write;
 

@@ -1,12 +1,12 @@
 //! `tauten profile`: where a step's time goes.
 
 use crate::config::Loaded;
-use crate::data::aside::Aside;
 use crate::data::dataset::Dataset;
 use crate::data::prepare::prepare;
-use crate::data::write::replace;
 use crate::device::Choice;
 use crate::device::timeline::Mode;
+use crate::files::aside::Aside;
+use crate::files::replace;
 use crate::profile::{Profile, sweep, train};
 use crate::report::progress::Progress;
 use crate::{Error, Result};
@@ -87,7 +87,7 @@ pub fn run(args: &Args) -> Result<()> {
                 Some(path) => Dataset::open_for(path, &loaded.config)?,
                 None => {
                     aside = Aside::new(&std::env::temp_dir().join("dataset"))?;
-                    prepare(&loaded, &aside.path().join("dataset"), &progress)?
+                    prepare(&loaded, &aside.path().join("dataset"), &progress).map_err(|e| aside.named(e))?
                 }
             };
             train(&loaded.config, &dataset, choice, args.steps as usize, args.mode, &progress)?

@@ -48,7 +48,7 @@ pub fn run(args: &Args) -> Result<()> {
         task.advance(rows - done);
         done = rows;
     })?;
-    task.finish();
+    drop(task);
     super::print(&summary(&truth, args.format))
 }
 

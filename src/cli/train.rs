@@ -1,9 +1,9 @@
 //! `tauten train`: a configuration to a trained model.
 
 use crate::config::Loaded;
-use crate::data::aside::abandon;
 use crate::data::dataset::Dataset;
 use crate::device::Choice;
+use crate::files::aside::abandon;
 use crate::report::progress::{Progress, write_line};
 use crate::train::run::Run;
 use crate::train::session::can_train;
@@ -25,7 +25,7 @@ pub struct Args {
     /// The run's folder, which must not exist [default: runs/NAME-N, NAME the configuration's, N the first that is free].
     #[arg(long, value_name = "RUN", conflicts_with = "resume")]
     pub out: Option<PathBuf>,
-    /// `auto` (a discrete GPU, else an integrated one, else the CPU), `gpu`, `cpu`, or part of an adapter's name.
+    /// `auto` (a hardware GPU, discrete ones first, else the CPU), `gpu`, `cpu`, or part of an adapter's name.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: String,
     /// Override a key of the configuration; a bare word is a string. May be repeated.

@@ -7,6 +7,7 @@
 use super::csv::Csv;
 use super::parquet::Parquet;
 use crate::error::{io, one_line};
+use crate::files::no_text;
 use crate::report::progress::Task;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -183,9 +184,10 @@ impl Reader {
 /// A pattern that is malformed or matches nothing. `what` names the key that holds them, for the error.
 pub fn expand(root: &Path, patterns: &[String], what: &str) -> Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = Vec::new();
+    let escaped = glob::Pattern::escape(root.to_str().ok_or_else(|| no_text(root))?);
     for pattern in patterns {
         // The root is a folder's name, not a pattern: brackets in it stand for themselves.
-        let full = Path::new(&glob::Pattern::escape(&root.to_string_lossy())).join(pattern);
+        let full = Path::new(&escaped).join(pattern);
         let full = full.to_string_lossy();
         let paths = glob::glob(&full).map_err(|e| Error::user(format!("{what}: bad glob `{pattern}`: {}", e.msg)))?;
         let mut found = Vec::new();
@@ -287,6 +289,13 @@ pub(super) fn only(path: &Path, name: &str, mut found: impl Iterator<Item = usiz
 
 /// The error of a column that is not there.
 pub(super) fn no_column(path: &Path, name: &str, names: &[String]) -> Error {
-    let (name, names) = (one_line(name), one_line(&names.join(", ")));
-    Error::user(format!("{}: no column `{name}`; the columns are {names}", path.display()))
+    // Where spaces or commas are a name's own.
+    let quote = |name: &String| if name.trim() != name || name.contains(',') { format!("`{name}`") } else { name.clone() };
+    let quoted: Vec<String> = names.iter().map(quote).collect();
+    let other = match names {
+        [one] if one.contains([';', '\t']) => "; write it with commas between the columns",
+        _ => "",
+    };
+    let (name, names) = (one_line(name), one_line(&quoted.join(", ")));
+    Error::user(format!("{}: no column `{name}`; the columns are {names}{other}", path.display()))
 }

@@ -194,7 +194,7 @@ impl TableWriter {
         let sink = match format {
             Format::Csv => {
                 let mut writer = csv::Writer::from_writer(BufWriter::with_capacity(1 << 16, file));
-                writer.write_record(columns.iter().map(|(name, _)| name)).map_err(|e| io(path)(e.into()))?;
+                writer.write_record(columns.iter().map(|(name, _)| name)).map_err(|e| csv_error(path, e))?;
                 Sink::Csv { writer, field: Vec::new() }
             }
             Format::Parquet => {
@@ -226,9 +226,9 @@ impl TableWriter {
                 for row in 0..rows {
                     for column in &block {
                         column.csv_field(row, field).map_err(io(path))?;
-                        writer.write_field(&field).map_err(|e| io(path)(e.into()))?;
+                        writer.write_field(&field).map_err(|e| csv_error(path, e))?;
                     }
-                    writer.write_record(None::<&[u8]>).map_err(|e| io(path)(e.into()))?;
+                    writer.write_record(None::<&[u8]>).map_err(|e| csv_error(path, e))?;
                 }
             }
             Sink::Parquet { writer, group } => {
@@ -296,6 +296,14 @@ fn write_column<T: DataType, V>(
         column.close()?;
     }
     Ok(())
+}
+
+/// The error of writing CSV to `path`.
+fn csv_error(path: &Path, e: csv::Error) -> Error {
+    match e.into_kind() {
+        csv::ErrorKind::Io(e) => io(path)(e),
+        kind => Error::system(format!("{}: {kind:?}", path.display())),
+    }
 }
 
 /// The error of writing Parquet to `path`.

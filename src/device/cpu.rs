@@ -66,24 +66,26 @@ impl Cpu {
             .map(|plan| {
                 let mut inputs: Vec<Buffer> =
                     plan.inputs.iter().map(|&(_, len)| Buffer::new(len, "inputs")).collect::<Result<_>>()?;
-                let mut pointer = |place: Place| match place {
-                    Place::Input(i, from) => inputs[i][from..].as_mut_ptr(),
-                    Place::State(StateId(i), from) => state[i][from..].as_mut_ptr(),
-                    Place::Slot(i, from) => slots[i][from..].as_mut_ptr(),
+                let mut pointer = |place: Place, words: usize| match place {
+                    Place::Input(i, from) => inputs[i][from..][..words].as_mut_ptr(),
+                    Place::State(StateId(i), from) => state[i][from..][..words].as_mut_ptr(),
+                    Place::Slot(i, from) => slots[i][from..][..words].as_mut_ptr(),
                 };
                 let views = plan
                     .nodes
                     .iter()
                     .map(|n| {
-                        let view =
-                            |a: &PlannedArg| View { words: pointer(a.place), len: a.len, format: a.format, access: a.access };
+                        let view = |a: &PlannedArg| {
+                            let words = pointer(a.place, a.words());
+                            View { words, len: a.len, format: a.format, access: a.access }
+                        };
                         n.args.iter().map(view).collect()
                     })
                     .collect();
                 let outputs = plan
                     .outputs
                     .iter()
-                    .map(|&(place, len)| View { words: pointer(place), len, format: Format::F32, access: Access::Read })
+                    .map(|&(place, len)| View { words: pointer(place, len), len, format: Format::F32, access: Access::Read })
                     .collect();
                 let spare = (0..RING).map(|_| Vec::new()).collect();
                 Ok(Program { plan, inputs, views, outputs, finished: VecDeque::new(), spare, submitted: 0 })
@@ -103,8 +105,9 @@ impl Cpu {
     #[expect(unsafe_code, reason = "binds twins to the buffers that the plan names")]
     fn run_node(&mut self, program: usize, node: usize) {
         let program = &self.programs[program];
-        // SAFETY: the views point into `state`, `inputs` and `slots`, which are never resized and live as long as
-        // the device; `Plan::new` has checked that written arguments overlap no others; `&mut self` keeps everybody else out.
+        // SAFETY: each view lies whole in one of `state`, `inputs` and `slots` (`Cpu::new` slices it), which are never resized and live as
+        // long as the device; `Plan::new` has checked that written arguments overlap no others, and only this crate can change a plan;
+        // `&mut self` keeps everybody else out.
         let mut args = unsafe { Args::new(&program.views[node], &mut self.scratch) };
         program.plan.nodes[node].op.run(&mut args);
     }

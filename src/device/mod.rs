@@ -106,7 +106,7 @@ pub enum Choice {
 impl Choice {
     /// Chooses by `auto`, `gpu`, `cpu`, or part of an adapter's name; says in one line what was taken and why.
     ///
-    /// `auto` takes a discrete GPU, else an integrated one, else the CPU twins; a software adapter only by name.
+    /// `auto` takes a hardware GPU (a discrete one, else an integrated one, else another), else the CPU twins; a software adapter only by name.
     ///
     /// # Errors
     ///
@@ -202,6 +202,14 @@ impl Choice {
         match self {
             Choice::Cpu => cpu::name(),
             Choice::Gpu(adapter) => adapter.describe(),
+        }
+    }
+
+    /// What `--device` names it by.
+    pub fn argument(&self) -> String {
+        match self {
+            Choice::Cpu => "cpu".into(),
+            Choice::Gpu(adapter) => format!("{} on {}", adapter.name(), adapter.backend()),
         }
     }
 

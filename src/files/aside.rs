@@ -20,6 +20,8 @@ const LOCK: &str = "lock";
 const NEW: &str = "new";
 /// The folder that it takes the place of.
 const OLD: &str = "old";
+/// The folder that was to appear, once it is given up.
+const GONE: &str = "gone";
 
 /// What this process has in the making. Held while a folder of it is renamed or removed.
 static OPEN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
@@ -171,6 +173,9 @@ fn remove(folder: &Path, lock: Option<File>) {
     if parts.iter().all(|part| part.exists()) {
         return;
     }
+    // Other threads may still make files there, by its name: one by one they would come as fast as they go.
+    let _ = rename(&parts[0], folder.join(GONE));
+    let parts = [GONE, NEW, OLD].map(|name| folder.join(name));
     if parts.iter().all(|part| !part.exists() || remove_dir_all(part).is_ok()) {
         drop(lock);
         let _ = remove_dir_all(folder);

@@ -10,6 +10,11 @@ use std::io::Write;
 use std::path::Path;
 use tempfile::NamedTempFile;
 
+/// The error of a path that is no UTF-8 where it has to be written as text.
+pub(crate) fn no_text(path: &Path) -> Error {
+    Error::user(format!("{}: this path is not UTF-8; rename the folder", path.display()))
+}
+
 /// A temporary file with the rights of an ordinary new file: it becomes one.
 pub(crate) fn temporary(folder: &Path, prefix: &str) -> std::io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
@@ -34,7 +39,8 @@ fn nameless(e: std::io::Error) -> std::io::Error {
 pub(crate) fn replace(path: &Path, prefix: &str, bytes: &[u8]) -> Result<()> {
     let folder = folder_of(path);
     let mut aside = temporary(folder, prefix).map_err(io(folder))?;
-    aside.write_all(bytes).and_then(|()| aside.as_file().sync_all()).map_err(io(path))?;
+    // Not through the temporary file itself, whose errors have its name.
+    aside.as_file_mut().write_all(bytes).and_then(|()| aside.as_file().sync_all()).map_err(io(path))?;
     aside.persist(path).map_err(|e| io(path)(e.error))?;
     sync_folder(folder)
 }

@@ -62,18 +62,23 @@ impl PlannedNode {
 /// A graph made ready to run: fixed order, every tensor placed.
 pub struct Plan {
     /// The nodes in the order in which they run.
-    pub nodes: Vec<PlannedNode>,
+    pub(crate) nodes: Vec<PlannedNode>,
     /// The inputs with their capacity in words; the host uploads them in this order.
-    pub inputs: Vec<(Input, usize)>,
+    pub(crate) inputs: Vec<(Input, usize)>,
     /// The outputs with their lengths in words, in the order in which the host receives them.
-    pub outputs: Vec<(Place, usize)>,
+    pub(crate) outputs: Vec<(Place, usize)>,
     /// Words of each slot.
-    pub slots: Vec<usize>,
+    pub(crate) slots: Vec<usize>,
     /// Words that the transient tensors would take without sharing.
-    pub transient_words: usize,
+    pub(crate) transient_words: usize,
 }
 
 impl Plan {
+    /// The nodes in the order in which they run.
+    pub fn nodes(&self) -> &[PlannedNode] {
+        &self.nodes
+    }
+
     /// Plans a graph: forward and backward in the order of construction, then the updates.
     pub fn new(graph: Graph) -> Plan {
         let Graph { tensors, mut nodes, outputs, .. } = graph;

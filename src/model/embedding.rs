@@ -70,14 +70,13 @@ impl Embedding {
                 .step_by(most)
                 .map(|first| {
                     let count = most.min(layout.rows - first);
-                    let mut buffer = |what: &str, width: usize| {
-                        (width > 0).then(|| state.add(format!("table {t} rows {first}.. {what}"), count * width))
-                    };
+                    let mut buffer =
+                        |what: &str, width: usize| state.add(format!("table {t} rows {first}.. {what}"), count * width);
                     Buffers {
                         shard: Shard { first, count, of: layout.rows },
-                        rows: buffer("weights", layout.dim).unwrap_or(StateId(0)),
-                        moments: buffer("moments", moment_width(rule, layout.dim)),
-                        steps: buffer("steps", usize::from(rule == EmbeddingRule::Adam)),
+                        rows: buffer("weights", layout.dim),
+                        moments: Some(moment_width(rule, layout.dim)).filter(|&w| w > 0).map(|w| buffer("moments", w)),
+                        steps: (rule == EmbeddingRule::Adam).then(|| buffer("steps", 1)),
                     }
                 })
                 .collect();

@@ -109,9 +109,10 @@ pub struct Model {
     limits: Limits,
 }
 
-/// State of the dense parameters, laid out alike.
+/// State that is not the embedding's; weights, gradients and moments are laid out alike.
 struct DenseState {
     weights: StateId,
+    statistics: StateId,
     gradients: StateId,
     moments: Vec<StateId>,
     health: StateId,
@@ -139,7 +140,8 @@ impl Model {
         let most_columns = limits.binding_bytes / (4 * config.train.batch_size as u64);
         let layouts = table_layouts(&dims, &sizes, usize::try_from(most_columns).unwrap_or(usize::MAX))?;
         let mut state = StateLayout::default();
-        let mut parameters = Parameters::new(state.add("dense weights", 0), state.add("dense statistics", 0));
+        let (weights, statistics) = (state.add("dense weights", 0), state.add("dense statistics", 0));
+        let mut parameters = Parameters::new(weights, statistics);
         let embedding = Embedding::new(config, schema, layouts, &limits, &mut state, &mut parameters)?;
         let encoder = encoder::new(&config.model, (embedding.sets, embedding.columns), &mut parameters);
         let (groups, width) = encoder.shape();
@@ -175,8 +177,8 @@ impl Model {
             )));
         }
         let len = parameters.dense_len();
-        state.buffers[0].len = len;
-        state.buffers[1].len = parameters.statistics_len().max(1);
+        state.buffers[weights.0].len = len;
+        state.buffers[statistics.0].len = parameters.statistics_len().max(1);
         let gradients = state.add("dense gradients", len);
         let names: &[&str] = match config.optimizer.dense.kind {
             DenseRule::Adamw => &["m", "v"],
@@ -201,7 +203,7 @@ impl Model {
         };
         Ok(Model {
             config: config.clone(),
-            dense: DenseState { weights: StateId(0), gradients, moments, health, len, temperature },
+            dense: DenseState { weights, statistics, gradients, moments, health, len, temperature },
             parameters,
             embedding,
             encoder,
@@ -225,6 +227,13 @@ impl Model {
     /// All state buffers.
     pub fn state(&self) -> &StateLayout {
         &self.state
+    }
+
+    /// Bytes of the state that is not the embedding's.
+    pub fn dense_bytes(&self) -> u64 {
+        let DenseState { weights, statistics, gradients, moments, health, .. } = &self.dense;
+        let ids = [weights, statistics, gradients, health].into_iter().chain(moments);
+        ids.map(|id| self.state.buffers[id.0].len as u64 * 4).sum()
     }
 
     /// The learned parameters and the running statistics, in the order of their making: the model without its optimizer.
@@ -321,7 +330,12 @@ impl Model {
         b.graph.scope("losses");
         let of = Logits { tasks: logits, direct: self.predicts_ctcvr(), imputation };
         let uncertainty = self.uncertainty.map(|index| b.parameter(index));
-        let losses = losses::losses(&mut b.graph, of, rows, &self.config.loss, uncertainty);
+        let mut loss = self.config.loss;
+        if loss.cvr_kind == CvrLoss::Dr && self.imputation.is_none() {
+            // Its weight is 0: what is reported is the loss over clicked rows, which needs no imputation.
+            loss.cvr_kind = CvrLoss::Clicked;
+        }
+        let losses = losses::losses(&mut b.graph, of, rows, &loss, uncertainty);
         let part = self.alignment.as_ref().map(|(projection, relatedness)| {
             let settings = &self.config.contrast;
             let projected = projection.forward(&mut b, a);
@@ -347,7 +361,7 @@ impl Model {
         });
         b.graph.scope("losses");
         let health = b.health();
-        let summary = report(&mut b.graph, losses, part, health, rows, &self.config.loss, uncertainty);
+        let summary = report(&mut b.graph, losses, part, health, rows, &loss, uncertainty);
         let mut g = b.graph;
         g.output(summary);
         g.backward();

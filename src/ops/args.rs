@@ -93,7 +93,7 @@ impl<'a> Args<'a> {
     }
 
     /// Number of arguments.
-    #[allow(clippy::len_without_is_empty)]
+    #[allow(clippy::len_without_is_empty, reason = "an op without arguments is none")]
     pub fn len(&self) -> usize {
         self.views.len()
     }

@@ -1,5 +1,6 @@
 //! Checks of ops against their CPU twins: the cases that the tests run on every adapter and `doctor` on the chosen one.
 
+use super::Ids;
 use super::columns::copy;
 use super::tile::{Multiply, Tile};
 use crate::data::batch::SEGMENT;
@@ -81,15 +82,26 @@ impl Setup {
         self.graph.output(values);
     }
 
-    /// The part of the ids of embedding rows in its inputs that is distinct; 1 without any.
-    pub fn distinct_ids(&self) -> f64 {
-        let counts = self.inputs.iter().map(|(input, words)| match input {
-            Input::Ids(_) => [words.len(), words.iter().collect::<HashSet<_>>().len()],
-            Input::Segments(_) => [words.len() / SEGMENT - 1, words[0] as usize],
-            _ => [0; 2],
-        });
-        let [ids, distinct] = counts.fold([0; 2], |[a, b], [c, d]| [a + c, b + d]);
-        if ids == 0 { 1.0 } else { distinct as f64 / ids as f64 }
+    /// The ids in its inputs, by table.
+    pub fn ids(&self) -> Vec<Ids> {
+        let mut all: Vec<Ids> = Vec::new();
+        for (input, words) in &self.inputs {
+            let (Input::Ids(table) | Input::Segments(table) | Input::Chunks(table)) = *input else { continue };
+            all.resize(all.len().max(table + 1), Ids::default());
+            let ids = &mut all[table];
+            match input {
+                Input::Ids(_) => {
+                    (ids.all, ids.distinct) = (words.len() as f64, words.iter().collect::<HashSet<_>>().len() as f64);
+                }
+                Input::Segments(_) => {
+                    let [distinct, chunks] = [words[0], words[1]].map(f64::from);
+                    *ids = Ids { all: (words.len() / SEGMENT - 1) as f64, distinct, chunks, ..*ids };
+                }
+                // Those that are there hold something.
+                _ => ids.chunked = words.as_chunks().0.iter().map(|[start, end]| f64::from(end - start)).sum(),
+            }
+        }
+        all
     }
 
     /// Opens a device with the graph as its one program and the state as it starts.
@@ -339,26 +351,32 @@ impl Case {
         }))
     }
 
-    /// The largest error relative to the tolerance among `got` against the twin's `wanted`.
+    /// The largest error relative to the tolerance among `got` against the twin's `wanted`. Counts and flags must be the same.
     ///
     /// # Errors
     ///
-    /// More than the tolerance: the first ten mismatches with index and both values.
+    /// More than the tolerance: the first ten mismatches with index and both values; other results, or of other lengths.
     pub fn compare(&self, wanted: &[(String, Vec<u32>)], got: &[(String, Vec<u32>)]) -> Result<f32> {
         let root = (self.terms.max(1) as f32).sqrt();
         let mut worst = 0f32;
         let mut wrong = Vec::new();
         let mut count = 0;
+        let shape = |of: &[(String, Vec<u32>)]| of.iter().map(|(name, words)| (name.clone(), words.len())).collect::<Vec<_>>();
+        if shape(wanted) != shape(got) {
+            return Err(Error::system(format!("{}: {:?}, twin {:?}", self.name, shape(got), shape(wanted))));
+        }
         for ((name, wanted), (_, got)) in wanted.iter().zip(got) {
             // Sums of terms as large as the largest value may cancel to anything, so the absolute part goes by the scale.
             let scale = wanted.iter().map(|&w| f32::from_bits(w).abs()).filter(|x| x.is_finite()).fold(0.0, f32::max);
+            // No integer that is counted here is large enough to be a normal number.
+            let counts = scale < f32::MIN_POSITIVE;
             for (i, (&w, &g)) in wanted.iter().zip(got).enumerate() {
                 if w == g {
                     continue;
                 }
                 let (w, g) = (f32::from_bits(w), f32::from_bits(g));
                 let error = (w - g).abs() / (root * self.rel * (w.abs() + 0.25 * scale) + f32::MIN_POSITIVE);
-                if error <= 1.0 {
+                if error <= 1.0 && (!counts || w.abs() == g.abs()) {
                     worst = worst.max(error);
                 } else {
                     count += 1;
@@ -422,6 +440,23 @@ pub fn integers(seed: u64, n: usize, bound: u32) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[allow(clippy::unwrap_used, reason = "a test that fails says where")]
+    fn counts_are_the_same_and_numbers_nearly() {
+        let case = &cases()[0];
+        let compare = |wanted: &[u32], got: &[u32]| {
+            let result = |words: &[u32]| [("state".to_string(), words.to_vec())];
+            case.compare(&result(wanted), &result(got))
+        };
+        let bits = f32::to_bits;
+        assert_eq!(compare(&[7, 0], &[7, bits(-0.0)]).unwrap(), 0.0);
+        assert!(compare(&[bits(1.0), 0], &[bits(1.0) + 1, 1]).unwrap() > 0.0);
+        for (wanted, got) in [(&[1, 0], &[0, 0]), (&[0, 0], &[0, 1]), (&[bits(1.0), 0], &[bits(1.1), 0])] {
+            assert!(compare(wanted, got).is_err());
+        }
+        assert!(compare(&[1, 0], &[1]).is_err() && compare(&[1], &[1, 0]).is_err());
+    }
 
     #[test]
     #[allow(clippy::unwrap_used, reason = "a test that fails says where")]

@@ -20,8 +20,8 @@ static FINISH: Kernel = Params::kernel("clip_finish", SOURCE, "finish", &[(3, Ac
 
 /// Parts of the sum of squares, a workgroup each.
 const PARTS: usize = 256;
-/// Larger gradients count as this, so that no sum of squares becomes infinite.
-const LARGEST: f32 = 1e14;
+/// Larger gradients count as this, here and in the update, so that no sum of squares becomes infinite.
+pub(super) const LARGEST: f32 = 1e14;
 
 /// `[1]`: min(1, most / (norm + 1e-6)) of all `gradients` together, as PyTorch's `clip_grad_norm_` has it; `most` is above 0. Runs
 /// with the updates, when all gradients are there.

@@ -5,9 +5,9 @@ use super::columns::take;
 use super::gather::{Columns, Shard};
 use super::memory::{prefetch, turns_ahead, with_floats};
 use super::vector::{dot, exp2};
-use super::{Access, Args, Dispatch, Kernel, Shader, Variant, cost, fold, params, shader};
+use super::{Access, Args, Cost, CostOfIds, Dispatch, Kernel, Shader, Variant, fold, params, shader};
 use crate::config::{EmbeddingOptimizer, EmbeddingRule};
-use crate::data::batch::{CHUNK, PIECE, TableBatch};
+use crate::data::batch::{CHUNK, PIECE, SEGMENT, TableBatch};
 use crate::graph::{Graph, Input, Step, TensorId};
 use crate::processor::vectorised;
 use bytemuck::Zeroable;
@@ -57,8 +57,8 @@ params! {
     }
 }
 
-const SOURCE: Shader = shader!(stored "by_one", "embedding_update");
-const BY_FOUR: Shader = shader!(stored "by_four", "embedding_update");
+const SOURCE: Shader = shader!(stored "by_one", "step", "embedding_update");
+const BY_FOUR: Shader = shader!(stored "by_four", "step", "embedding_update");
 static CHUNK_SUMS: Kernel = Params::kernel(
     "embedding_chunk_sums",
     SOURCE,
@@ -164,21 +164,23 @@ pub fn embedding_update(
     let rows_a_group = 256 / lanes;
     // A chunk's pieces are summed side by side, as many as a workgroup has room for.
     let chunks_a_group = 256 / (lanes * (CHUNK / PIECE).min(256 / lanes));
-    let words = occurrences * shape.dim;
+    // An occurrence is its place in the list and its gradient, a segment and a chunk are what says where theirs lie.
+    let sum = [shape.dim + 1, shape.dim];
+    let none = CostOfIds { table, share: 1.0, ..CostOfIds::default() };
     let op = Dispatch {
         kernel: &CHUNK_SUMS,
         params: params(Shard { first: 0, count: 0, of: 0 }),
         workgroups: fold(most_chunks(occurrences).div_ceil(chunks_a_group)),
-        cost: cost(words, words),
+        cost: Cost::default().with_ids(CostOfIds { chunked: sum, chunk: [2 + shape.dim, 0], ..none }),
         twin: chunk_sums,
     };
     g.push_update(Variant::by(unit, BY_FOUR, op), &[dx, segments, listed, chunks, sums]);
     for state in shards {
-        let (kernel, twin, words_a_row): (_, fn(&Params, &mut Args), _) = match optimizer.kind {
-            EmbeddingRule::Adam => (&ADAM, adam, 6 * shape.dim + 2),
-            EmbeddingRule::Adagrad => (&ADAGRAD, adagrad, 4 * shape.dim),
-            EmbeddingRule::RowwiseAdagrad => (&ROWWISE_ADAGRAD, rowwise_adagrad, 2 * shape.dim + 2),
-            EmbeddingRule::Sgd => (&SGD, sgd, 2 * shape.dim),
+        let (kernel, twin, words, flops): (_, fn(&Params, &mut Args), _, _) = match optimizer.kind {
+            EmbeddingRule::Adam => (&ADAM, adam, 6 * shape.dim + 2, 12 * shape.dim),
+            EmbeddingRule::Adagrad => (&ADAGRAD, adagrad, 4 * shape.dim, 6 * shape.dim),
+            EmbeddingRule::RowwiseAdagrad => (&ROWWISE_ADAGRAD, rowwise_adagrad, 2 * shape.dim + 2, 4 * shape.dim),
+            EmbeddingRule::Sgd => (&SGD, sgd, 2 * shape.dim, 2 * shape.dim),
         };
         let mut args = vec![dx, sums, segments, listed, health, step, state.table];
         args.extend(state.moments);
@@ -187,7 +189,12 @@ pub fn embedding_update(
             kernel,
             params: params(state.shard),
             workgroups: fold(occurrences.div_ceil(rows_a_group)),
-            cost: state.shard.cost(cost(words + occurrences, words).with_table(words_a_row, occurrences, state.shard.of)),
+            cost: state.shard.cost(Cost::default().with_ids(CostOfIds {
+                distinct: [SEGMENT + words, flops],
+                alone: sum,
+                chunk: [shape.dim, shape.dim],
+                ..none
+            })),
             twin,
         };
         g.push_update(Variant::by(unit, BY_FOUR, op), &args);

@@ -3,8 +3,8 @@
 use super::check::{Case, integers, normals};
 use super::columns::copy;
 use super::memory::{prefetch, turns_ahead};
-use super::{Access, Args, Cost, Dispatch, Kernel, Shader, Variant, cost, fold, params, shader, unit};
-use crate::graph::{Arg, Graph, TensorId};
+use super::{Access, Args, Cost, CostOfIds, Dispatch, Kernel, Shader, Variant, cost, fold, params, shader, unit};
+use crate::graph::{Arg, Graph, Input, Source, TensorId};
 use rayon::prelude::*;
 
 /// Columns of x that an op writes.
@@ -65,11 +65,13 @@ const BY_FOUR: Shader = shader!(stored "by_four", "gather");
 static GATHER: Kernel =
     Params::kernel("gather", SOURCE, "gather", &[(1, Access::Read), (2, Access::Read), (3, Access::Update)]).stored(&[], &[3]);
 
-/// Writes the rows of one shard of a table to x: table [count, D], ids [B, F], x [B, X].
+/// Writes the rows of one shard of a table to x: table [count, D], ids [B, F], which are an [`Input::Ids`], x [B, X].
 pub fn gather(g: &mut Graph, table: TensorId, ids: TensorId, x: TensorId, shape: Columns, shard: Shard) {
     let format = g.get(x).format;
+    let Source::Input(Input::Ids(number)) = g.get(ids).source else { unreachable!("ids are an input") };
     g.push_rows(shape.rows, &[Arg::Whole(table), Arg::Rows(ids), Arg::Rows(x)], |block| {
         let words = block.rows * shape.features * shape.dim;
+        let distinct = CostOfIds { table: number, distinct: [shape.dim, 0], ..CostOfIds::default() };
         let dispatch = Dispatch {
             kernel: &GATHER,
             params: Params {
@@ -85,8 +87,8 @@ pub fn gather(g: &mut Graph, table: TensorId, ids: TensorId, x: TensorId, shape:
             workgroups: fold((words / shape.unit()).div_ceil(256)),
             cost: shard.cost(
                 cost(words + block.rows * shape.features, 0)
-                    .with_table(shape.dim, block.rows * shape.features, shard.of)
-                    .stored(words, format),
+                    .stored(words, format)
+                    .with_ids(CostOfIds { share: block.rows as f64 / shape.rows as f64, ..distinct }),
             ),
             twin: run_gather,
         };
@@ -136,7 +138,7 @@ pub fn cases() -> Vec<Case> {
         let name = format!("gather {rows} rows, {features} x {dim}, {numeric} numeric, shards {shards:?}");
         cases.push(Case::new(name, 1, move |s| {
             let total: usize = shards.iter().sum();
-            let ids = s.input(&integers(1, rows * features, total as u32));
+            let ids = s.input_as(Input::Ids(0), &integers(1, rows * features, total as u32));
             let columns = features * dim + numeric;
             let x = s.graph.activation("x", rows * columns);
             let mut first = 0;
@@ -155,7 +157,7 @@ pub fn cases() -> Vec<Case> {
     }
     cases.push(Case::new("gather with more than 65,535 workgroups", 1, |s| {
         let (rows, features, dim) = (4099, 1, 4097);
-        let ids = s.input(&integers(1, rows, 3));
+        let ids = s.input_as(Input::Ids(0), &integers(1, rows, 3));
         let table = s.state_tensor("table", &normals(2, 3 * dim, 1.0));
         let x = s.graph.activation("x", rows * dim);
         let shape = Columns { rows, columns: dim, offset: 0, features, dim };

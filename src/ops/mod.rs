@@ -194,35 +194,68 @@ impl Kernel {
 pub struct Cost {
     /// Bytes read and written.
     pub bytes: f64,
-    /// Those of them that are rows of embedding tables, each occurrence of an id counted.
-    pub table_bytes: f64,
-    /// What these would be of all rows.
-    pub table_most: f64,
     /// Floating-point operations.
     pub flops: f64,
+    /// What comes to these by the ids of a minibatch.
+    pub of_ids: Option<CostOfIds>,
+}
+
+/// What a dispatch costs by the ids of a minibatch: words and operations, each.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct CostOfIds {
+    /// The embedding table, by its number.
+    pub table: usize,
+    /// Of each distinct id: its row, moved once however often it occurs.
+    pub distinct: [usize; 2],
+    /// Of each occurrence that lies in no chunk.
+    pub alone: [usize; 2],
+    /// Of each occurrence that lies in a chunk.
+    pub chunked: [usize; 2],
+    /// Of each chunk.
+    pub chunk: [usize; 2],
+    /// The part of them that is this dispatch's.
+    pub share: f64,
+}
+
+/// How many ids of a table a minibatch holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Ids {
+    /// Occurrences of ids.
+    pub all: f64,
+    /// Distinct ones.
+    pub distinct: f64,
+    /// Occurrences in chunks of frequent rows.
+    pub chunked: f64,
+    /// Chunks.
+    pub chunks: f64,
 }
 
 impl Cost {
-    /// The same with so many words of its own for each of `occurrences` of the `rows` rows of an embedding table.
+    /// The same, and what comes to it by ids.
     #[must_use]
-    pub fn with_table(self, words: usize, occurrences: usize, rows: usize) -> Cost {
-        let [table_bytes, table_most] = [occurrences, rows].map(|n| (n * words) as f64 * 4.0);
-        Cost { bytes: self.bytes + table_bytes, table_bytes, table_most, ..self }
+    pub fn with_ids(self, of_ids: CostOfIds) -> Cost {
+        Cost { of_ids: Some(of_ids), ..self }
     }
 
     /// So many times the same.
     #[must_use]
     pub fn times(self, factor: f64) -> Cost {
-        let Cost { bytes, table_bytes, table_most, flops } = self;
-        let [bytes, table_bytes, table_most, flops] = [bytes, table_bytes, table_most, flops].map(|n| n * factor);
-        Cost { bytes, table_bytes, table_most, flops }
+        let of_ids = self.of_ids.map(|ids| CostOfIds { share: ids.share * factor, ..ids });
+        Cost { bytes: self.bytes * factor, flops: self.flops * factor, of_ids }
     }
 
-    /// The same where of the ids of a minibatch this part is distinct: a row that occurs more often is moved once.
+    /// The same where a minibatch holds these ids, by table.
     #[must_use]
-    pub fn with_distinct(self, part: f64) -> Cost {
-        let table_bytes = (self.table_bytes * part).min(self.table_most);
-        Cost { bytes: self.bytes - self.table_bytes + table_bytes, table_bytes, ..self }
+    pub fn of(self, ids: &[Ids]) -> Cost {
+        let Some((each, ids)) = self.of_ids.and_then(|each| Some((each, ids.get(each.table)?))) else { return self };
+        let counted = [
+            (each.distinct, ids.distinct),
+            (each.alone, ids.all - ids.chunked),
+            (each.chunked, ids.chunked),
+            (each.chunk, ids.chunks),
+        ];
+        let [words, flops] = [0, 1].map(|i| each.share * counted.iter().map(|(each, n)| each[i] as f64 * n).sum::<f64>());
+        Cost { bytes: self.bytes + 4.0 * words, flops: self.flops + flops, of_ids: None }
     }
 
     /// The same where `numbers` of its numbers are stored in `format`.

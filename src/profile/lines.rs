@@ -3,7 +3,7 @@
 use super::roofs::{Bound, Roofs};
 use crate::device::timeline::{Activity, Mode, Span};
 use crate::graph::{Phase, Plan, PlannedNode};
-use crate::ops::Cost;
+use crate::ops::{Cost, Ids};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 
@@ -99,9 +99,9 @@ impl Node {
         plan.nodes.iter().map(Node::new).collect()
     }
 
-    /// Counts rows of embedding tables once each: of the ids of a minibatch this part is distinct.
-    pub fn count_distinct(nodes: &mut [Node], part: f64) {
-        nodes.iter_mut().for_each(|node| node.cost = node.cost.with_distinct(part));
+    /// Counts what goes by ids, of which a minibatch holds these, by table.
+    pub fn count_ids(nodes: &mut [Node], ids: &[Ids]) {
+        nodes.iter_mut().for_each(|node| node.cost = node.cost.of(ids));
     }
 
     /// `2048x4x320x128`.

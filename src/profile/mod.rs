@@ -15,10 +15,12 @@ pub mod trace;
 pub mod tune;
 
 use crate::config::Config;
+use crate::data::batch::Minibatch;
 use crate::data::dataset::{Dataset, Split};
 use crate::device::gpu::Adapter;
 use crate::device::timeline::{Activity, Clock, Mode, Span, Timeline};
 use crate::device::{Choice, RING};
+use crate::ops::Ids;
 use crate::report::progress::Progress;
 use crate::train::session::Memory;
 use crate::train::trainer::Steps;
@@ -36,6 +38,8 @@ const TURNS: usize = 4;
 const BUSY: f64 = 0.8;
 /// Part of the time that a kernel near its roof needs at the most, in percent.
 const NEAR: f64 = 60.0;
+/// Microseconds of work below which a dispatch is mostly its beginning and end.
+const LITTLE_US: f64 = 10.0;
 
 /// A profile: everything that is printed and written.
 #[derive(Debug, Serialize)]
@@ -139,14 +143,40 @@ pub struct Recorded {
     measured: Vec<Span>,
     /// Seconds in which the device worked while measured steps ran, whichever step it was at.
     busy: f64,
-    /// Ids of the minibatches, and how many of them are distinct within theirs.
-    ids: [usize; 2],
+    /// Ids of all minibatches, by table.
+    ids: Vec<Ids>,
+    /// How many minibatches these are of.
+    minibatches: usize,
     missing: Option<String>,
     error_us: Option<f64>,
     unusable: usize,
 }
 
 impl Recorded {
+    /// Counts the ids of a minibatch.
+    fn count(&mut self, batch: &Minibatch) {
+        self.minibatches += 1;
+        self.ids.resize(batch.tables.len(), Ids::default());
+        for (ids, table) in self.ids.iter_mut().zip(&batch.tables) {
+            ids.all += table.ids.len() as f64;
+            ids.distinct += (table.segments.len() - 1) as f64;
+            ids.chunked += table.chunks.iter().map(|[start, end]| f64::from(end - start)).sum::<f64>();
+            ids.chunks += table.chunks.len() as f64;
+        }
+    }
+
+    /// The ids of a minibatch on average, by table.
+    fn ids(&self) -> Vec<Ids> {
+        let mean = |n: f64| n / self.minibatches.max(1) as f64;
+        let of = |ids: &Ids| Ids {
+            all: mean(ids.all),
+            distinct: mean(ids.distinct),
+            chunked: mean(ids.chunked),
+            chunks: mean(ids.chunks),
+        };
+        self.ids.iter().map(of).collect()
+    }
+
     /// Takes a timeline in; `is_measured` says of each interval whether it counts.
     fn add(&mut self, timeline: Timeline, is_measured: impl Fn(&Span) -> bool) {
         match timeline.clock {
@@ -196,7 +226,7 @@ pub fn train(
     let choice = choice.with_timestamps();
     let task = progress.task("measuring", 2, "roofs");
     let roofs = Roofs::measure(&choice, &task)?;
-    task.finish();
+    drop(task);
     let mut trained = Steps::open(config, dataset, choice.clone(), &mut |line| progress.line(line))?;
     let turns = TURNS.min(steps);
     let sizes: Vec<usize> = (0..turns).map(|i| steps * (i + 1) / turns - steps * i / turns).collect();
@@ -218,10 +248,10 @@ pub fn train(
         timed.extend(with);
         task.advance(2 * (size + LEAD) as u64);
     }
-    task.finish();
+    drop(task);
     ratios.sort_by(f64::total_cmp);
-    let [ids, distinct] = recorded.ids;
-    Node::count_distinct(&mut recorded.nodes, distinct as f64 / ids.max(1) as f64);
+    let ids = recorded.ids();
+    Node::count_ids(&mut recorded.nodes, &ids);
     let kernels = lines::lines(&recorded.nodes, &recorded.measured, mode, &roofs);
     let seconds: f64 = timed.iter().sum();
     let none = || Error::system("no step was measured");
@@ -243,7 +273,7 @@ pub fn train(
         advice: String::new(),
     };
     let stored = (rows * dataset.split(Split::Train).row_bytes()) as f64;
-    step.advice = advice(&step, &kernels, mode, stored);
+    step.advice = advice(&step, &kernels, mode, stored, &choice.argument());
     Ok(recorded.profile(&choice, mode, roofs, kernels, Some(step)))
 }
 
@@ -264,10 +294,7 @@ fn turn(steps: &mut Steps, n: usize, mode: Option<Mode>, recorded: &mut Recorded
         let (batch, built) = steps.minibatch()?;
         spans.push(Span { step, activity: Activity::Build, start: built.start, end: built.end });
         spans.push(Span { step, activity: Activity::Data, start, end: Instant::now() });
-        for table in &batch.tables {
-            recorded.ids[0] += table.ids.len();
-            recorded.ids[1] += table.segments.len() - 1;
-        }
+        recorded.count(&batch);
         steps.start(batch)?;
     }
     let end = Instant::now();
@@ -308,18 +335,25 @@ fn disk_bytes() -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("read_bytes: ")?.parse().ok())
 }
 
-/// One line: what holds the step back, and what to do. `stored` bytes of a minibatch lie in the dataset.
-fn advice(step: &Step, kernels: &[Line], mode: Mode, stored: f64) -> String {
+/// One line: what holds the step back, and what to do. `stored` bytes of a minibatch lie in the dataset; `--device` names the device as `device`.
+fn advice(step: &Step, kernels: &[Line], mode: Mode, stored: f64, device_name: &str) -> String {
     let share = |wanted: &[Activity]| step.host.iter().filter(|l| wanted.contains(&l.activity)).map(|l| l.share).sum::<f64>();
     let data = share(&[Activity::Data]);
-    let host = share(&[Activity::Upload, Activity::Encode, Activity::Submit, Activity::Readback]);
-    // Where the device gives no time, the host's waiting for it is the least that it works.
-    let device = step.device_busy.unwrap_or_else(|| share(&[Activity::Wait]));
+    let timed = step.device_busy.is_some();
+    let host =
+        share(&[Activity::Upload, Activity::Encode, Activity::Readback]) + if timed { share(&[Activity::Submit]) } else { 0.0 };
+    // Where the device gives no time, the host's waiting for it is the least that it works; some drivers work while they are handed what to do.
+    let device = step.device_busy.unwrap_or_else(|| share(&[Activity::Wait, Activity::Submit]));
     let percent = |x: f64| format!("{:.0} %", 100.0 * x);
     if device >= BUSY || device >= data + host {
         let busy = match step.device_busy {
             Some(busy) => format!("the device holds the step back, it works {} of it", percent(busy.min(1.0))),
-            None => format!("the device holds the step back, the host waits for it {} of the step", percent(device)),
+            None => {
+                format!(
+                    "the device or its driver holds the step back: submitting and waiting take {} of the step",
+                    percent(device)
+                )
+            }
         };
         let Some((top, share)) = kernels.first().and_then(|top| Some((top, top.share?))) else {
             return format!("{busy}; a smaller model, or a faster device, makes it shorter");
@@ -337,12 +371,19 @@ fn advice(step: &Step, kernels: &[Line], mode: Mode, stored: f64) -> String {
             Bound::Compute => "multiply-add",
         };
         let most = format!("{busy}, {} of that in {name} {shape} at {roof:.1} % of the {bound} roof", percent(share));
+        let floor = top.times.map_or(f64::INFINITY, |times| times.median_us * roof / 100.0);
         return if roof >= NEAR {
-            format!("{most}, which is near it: less work (a smaller model or minibatch) or a faster device makes it shorter")
+            format!("{most}, which is near it: less work (a smaller model) or a faster device makes it shorter")
+        } else if floor < LITTLE_US {
+            format!(
+                "{most}, of which it could do with {floor:.1} µs: so little work does not fill a device; a larger train.batch_size gives each of \
+                 the {} dispatches more to do",
+                step.dispatches
+            )
         } else {
             // Some kernels alone are of sizes that the table does not have.
             let alone = sweep::check(name, std::slice::from_ref(shape)).map_or(String::new(), |()| format!(" --shape {shape}"));
-            format!("{most}: there is room, look at it alone with --kernel \"{name}\"{alone}")
+            format!("{most}: there is room, look at it alone with --kernel \"{name}\"{alone} --device \"{device_name}\"")
         };
     }
     if data >= host {
@@ -352,6 +393,10 @@ fn advice(step: &Step, kernels: &[Line], mode: Mode, stored: f64) -> String {
                 "the disk holds the step back: {waits}, and {:.1} MiB of each are read from it; put the dataset on a faster disk or \
                  leave it more memory to stay in",
                 bytes / f64::from(1 << 20)
+            ),
+            _ if share(&[Activity::Build]) / (step.builders as f64) < data / 2.0 => format!(
+                "the host holds the step back: {waits}, which take less to build than to hand over; a larger train.batch_size makes \
+                 fewer of them"
             ),
             known => {
                 let who = if known.is_some() { "the host holds" } else { "the host or the disk holds" };
@@ -420,17 +465,28 @@ mod tests {
     #[test]
     fn advice_names_what_holds_the_step_back() {
         let (detailed, cheap) = (Mode::Detailed, Mode::Cheap);
-        let of = |step: Step, flops: f64, mode| advice(&step, &top(flops, mode), mode, 1000.0);
+        let of = |step: Step, flops: f64, mode| advice(&step, &top(flops, mode), mode, 1000.0, "cpu");
         let busy = || step(Some(0.9), &[(Activity::Data, 0.2)], None);
-        insta::assert_snapshot!(of(busy(), 9e5, detailed), @"the device holds the step back, it works 90 % of it, 100 % of that in linear 7 at 90.0 % of the multiply-add roof, which is near it: less work (a smaller model or minibatch) or a faster device makes it shorter");
-        insta::assert_snapshot!(of(busy(), 1e5, detailed), @r#"the device holds the step back, it works 90 % of it, 100 % of that in linear 7 at 10.0 % of the multiply-add roof: there is room, look at it alone with --kernel "linear""#);
+        insta::assert_snapshot!(of(busy(), 9e5, detailed), @"the device holds the step back, it works 90 % of it, 100 % of that in linear 7 at 90.0 % of the multiply-add roof, which is near it: less work (a smaller model) or a faster device makes it shorter");
+        insta::assert_snapshot!(of(busy(), 1e5, detailed), @r#"the device holds the step back, it works 90 % of it, 100 % of that in linear 7 at 10.0 % of the multiply-add roof: there is room, look at it alone with --kernel "linear" --device "cpu""#);
         insta::assert_snapshot!(of(busy(), 1e5, cheap), @"the device holds the step back, it works 90 % of it, 100 % of that in the forward phase; --mode detailed says in which kernels");
         let unknown = step(None, &[(Activity::Wait, 0.95), (Activity::Encode, 0.04)], None);
-        insta::assert_snapshot!(advice(&unknown, &[], detailed, 1000.0), @"the device holds the step back, the host waits for it 95 % of the step; a smaller model, or a faster device, makes it shorter");
-        let waits = |disk| step(Some(0.2), &[(Activity::Data, 0.6), (Activity::Encode, 0.1), (Activity::Submit, 0.1)], disk);
+        insta::assert_snapshot!(advice(&unknown, &[], detailed, 1000.0, "cpu"), @"the device or its driver holds the step back: submitting and waiting take 95 % of the step; a smaller model, or a faster device, makes it shorter");
+        let driver = step(None, &[(Activity::Wait, 0.01), (Activity::Submit, 0.94), (Activity::Encode, 0.04)], None);
+        insta::assert_snapshot!(advice(&driver, &[], detailed, 1000.0, "cpu"), @"the device or its driver holds the step back: submitting and waiting take 95 % of the step; a smaller model, or a faster device, makes it shorter");
+        insta::assert_snapshot!(of(busy(), 1e3, detailed), @"the device holds the step back, it works 90 % of it, 100 % of that in linear 7 at 0.1 % of the multiply-add roof, of which it could do with 1.0 µs: so little work does not fill a device; a larger train.batch_size gives each of the 42 dispatches more to do");
+        let handed = step(Some(0.2), &[(Activity::Build, 0.03), (Activity::Data, 0.6), (Activity::Encode, 0.1)], Some(0.0));
+        insta::assert_snapshot!(of(handed, 1e5, detailed), @"the host holds the step back: the step waits 60 % of its time for minibatches, which take less to build than to hand over; a larger train.batch_size makes fewer of them");
+        let waits = |disk| {
+            step(
+                Some(0.2),
+                &[(Activity::Build, 0.6), (Activity::Data, 0.6), (Activity::Encode, 0.1), (Activity::Submit, 0.1)],
+                disk,
+            )
+        };
         insta::assert_snapshot!(of(waits(Some(0.0)), 1e5, detailed), @"the host holds the step back: the step waits 60 % of its time for minibatches, which one thread builds; leave a core to it");
         insta::assert_snapshot!(of(waits(None), 1e5, detailed), @"the host or the disk holds the step back: the step waits 60 % of its time for minibatches, which one thread builds; leave a core to it");
-        insta::assert_snapshot!(of(Step { builders: 4, ..waits(Some(0.0)) }, 1e5, detailed), @"the host holds the step back: the step waits 60 % of its time for minibatches, which 4 threads build; leave them cores");
+        insta::assert_snapshot!(of(Step { builders: 2, ..waits(Some(0.0)) }, 1e5, detailed), @"the host holds the step back: the step waits 60 % of its time for minibatches, which 2 threads build; leave them cores");
         insta::assert_snapshot!(of(waits(Some(3e6)), 1e5, detailed), @"the disk holds the step back: the step waits 60 % of its time for minibatches, and 2.9 MiB of each are read from it; put the dataset on a faster disk or leave it more memory to stay in");
         let encodes = step(Some(0.2), &[(Activity::Data, 0.1), (Activity::Encode, 0.4), (Activity::Submit, 0.3)], Some(3e6));
         insta::assert_snapshot!(of(encodes, 1e5, detailed), @"the host holds the step back: 70 % of it goes into uploading, encoding and submitting 42 dispatches; a larger train.batch_size gives the device more to do in each");

@@ -520,11 +520,11 @@ fn record(choice: &Choice, limits: Limits, steps: usize, build: impl FnOnce(&mut
     let mut setup = Setup::default();
     setup.graph = Graph::new(limits);
     build(&mut setup);
-    let distinct = setup.distinct_ids();
+    let ids = setup.ids();
     let mut nodes = Vec::new();
     let (mut device, inputs) = setup.open(|state, plans| {
         nodes = plans.iter().flat_map(Node::all).collect();
-        Node::count_distinct(&mut nodes, distinct);
+        Node::count_ids(&mut nodes, &ids);
         choice.clone().open(&state.buffers, plans)
     })?;
     let bytes: Vec<&[u8]> = inputs.iter().map(|words| bytemuck::cast_slice(words)).collect();
@@ -595,7 +595,7 @@ pub fn sweep(kernels: &[(&str, &[String])], choice: Choice, steps: usize, progre
     let choice = choice.with_timestamps();
     let task = progress.task("measuring", 2, "roofs");
     let roofs = Roofs::measure(&choice, &task)?;
-    task.finish();
+    drop(task);
     let names: Vec<&str> = kernels.iter().map(|kernel| kernel.0).collect();
     let task = progress.task(&names.join(", "), runs.len() as u64, "shapes");
     let mut all = Recorded::default();
@@ -605,9 +605,15 @@ pub fn sweep(kernels: &[(&str, &[String])], choice: Choice, steps: usize, progre
         let (nodes, mut timeline) = record(&choice, choice.limits(), steps, |setup| (family.build)(setup, &shape))?;
         let of_kernel = lines(&nodes, &timeline.spans, Mode::Detailed, &roofs).into_iter().filter(|l| l.name == name);
         let before = found.len();
-        found.extend(of_kernel.map(|line| Line { share: None, ..line }));
+        let sizes = shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x");
+        found.extend(of_kernel.map(|line| {
+            // Sizes of the dispatch that are not those that were asked for would not tell one from the other.
+            if check(name, std::slice::from_ref(&line.shape)).is_ok() {
+                return Line { share: None, ..line };
+            }
+            Line { share: None, shape: sizes.clone(), dimensions: family.dimensions.into(), ..line }
+        }));
         if found.len() == before {
-            let sizes = shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x");
             return Err(Error::user(format!(
                 "--shape {sizes}: {name} is not run at so small a size on this device; take larger sizes"
             )));

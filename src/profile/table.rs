@@ -138,11 +138,11 @@ impl Profile {
 
 impl Step {
     fn head(&self, mode: Mode) -> String {
-        let (what, ms) = match mode {
-            Mode::Cheap => ("cheap, an interval a phase", 1e-3),
-            Mode::Detailed => ("detailed, an interval a dispatch", 1e-3),
+        let what = match mode {
+            Mode::Cheap => "cheap, an interval a phase",
+            Mode::Detailed => "detailed, an interval a dispatch",
         };
-        let (recorded, plain) = (self.recorded.median_us * ms, self.plain.median_us * ms);
+        let [recorded, plain] = [&self.recorded, &self.plain].map(|times| times.median_us * 1e-3);
         let signed = |x: f64| format!("{:+.1} %", 100.0 * x);
         let [least, most] = self.overhead_range.map(signed);
         format!(

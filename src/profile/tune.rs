@@ -202,7 +202,7 @@ pub fn tune(adapter: &Adapter, all: &[Work], steps: usize, progress: &Progress) 
             findings.push(Finding { tuned, best_us: best * 1e6, fixed, fixed_us: fixed_time * 1e6, measured });
         }
     }
-    task.finish();
+    drop(task);
     Ok(findings)
 }
 

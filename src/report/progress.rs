@@ -107,9 +107,6 @@ impl Task {
         }
     }
 
-    /// Ends the task and removes its bar.
-    pub fn finish(self) {}
-
     fn amount(&self, n: u64) -> String {
         match self.unit {
             "bytes" => HumanBytes(n).to_string(),

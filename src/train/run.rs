@@ -18,7 +18,7 @@ use crate::data::encode::Encoding;
 use crate::data::prepare::prepare;
 use crate::error::io;
 use crate::files::aside::Aside;
-use crate::files::{lock_folder, replace};
+use crate::files::{lock_folder, no_text, replace};
 use crate::model::Schema;
 use crate::report::progress::Progress;
 use crate::{Error, Result};
@@ -64,7 +64,11 @@ impl Run {
         progress: &Progress,
     ) -> Result<(Run, Dataset)> {
         refuse_existing(out)?;
-        let absolute = |path: &Path| std::path::absolute(path).map_err(io(path));
+        let absolute = |path: &Path| {
+            let absolute = std::path::absolute(path).map_err(io(path))?;
+            // The record has it as text.
+            if absolute.to_str().is_some() { Ok(absolute) } else { Err(no_text(&absolute)) }
+        };
         let init = init.map(absolute).transpose()?;
         if let Some(path) = &init {
             // A wrong name should not wait for the data.

@@ -406,13 +406,7 @@ pub struct Memory {
 
 impl Memory {
     fn of(model: &Model, plans: &[Plan]) -> Memory {
-        let dense: u64 = model
-            .state()
-            .buffers
-            .iter()
-            .filter(|b| b.name.starts_with("dense") || b.name == "health")
-            .map(|b| b.len as u64 * 4)
-            .sum();
+        let dense = model.dense_bytes();
         Memory {
             tables: model.state().bytes() - dense,
             dense,

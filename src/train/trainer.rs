@@ -4,7 +4,7 @@ use super::checkpoint::{self, Best, Checkpoint, Progress as State, Sequence};
 use super::evaluate::evaluate;
 use super::run::{Run, schema};
 use super::session::{Memory, Role, Session, mib};
-use crate::config::{Config, Monitor, ScheduleKind, Temperature};
+use crate::config::{Config, Encoder, Monitor, ScheduleKind, Temperature};
 use crate::data::batch::{Minibatch, RowSource};
 use crate::data::dataset::{Dataset, Rows, Split, SplitInfo};
 use crate::data::prefetch::{Position, Prefetch, batches_per_epoch};
@@ -203,7 +203,8 @@ fn timed<T>(seconds: &mut f64, f: impl FnOnce() -> T) -> T {
 struct Losses {
     ctr: f64,
     ctcvr: f64,
-    cvr: f64,
+    /// None where the second logit is not that of CVR.
+    cvr: Option<f64>,
     contrast: f64,
     total: f64,
     tau: f64,
@@ -446,9 +447,13 @@ impl Trainer<'_> {
             Ok(None) => "it did not appear again when the step was run anew".into(),
             Err(e) => return e,
         };
-        let checkpoint = match Checkpoint::open(&self.run.last()).and_then(|c| c.progress()) {
-            Ok(state) => format!("the last good checkpoint is {} of step {}", self.run.last().display(), state.step),
-            Err(_) => "there is no checkpoint yet".into(),
+        let of = |path: &Path| Some((path.display().to_string(), Checkpoint::open(path).ok()?.progress().ok()?.step));
+        let (last, best) = (of(&self.run.last()), of(&self.run.best()));
+        let good = |checkpoint: &Option<(String, u64)>| checkpoint.clone().filter(|&(_, of)| of < step);
+        let checkpoint = match (good(&last).or_else(|| good(&best)), last) {
+            (Some((path, step)), _) => format!("the last good checkpoint is {path} of step {step}"),
+            (None, Some((path, _))) => format!("{path} already holds the parameters that give it"),
+            (None, None) => "there is no checkpoint yet".into(),
         };
         Error::user(format!(
             "step {} (epoch {}): the loss is NaN or infinite, {found}; {checkpoint}; {}",
@@ -462,10 +467,11 @@ impl Trainer<'_> {
         self.task = None;
         let source = Arc::clone(&self.valid);
         let task = self.progress.task("valid", source.len() as u64, "rows");
-        let valid = evaluate(&mut self.session, source, "valid", |rows| task.advance(rows))?;
+        let step = self.state.step;
+        let valid = evaluate(&mut self.session, source, "valid", |rows| task.advance(rows))
+            .map_err(|e| e.context(format_args!("step {step}: valid")))?;
         drop(task);
         let value = monitor(self.config.train.monitor, &valid).ok_or_else(|| {
-            let step = self.state.step;
             Error::user(format!(
                 "step {step}: valid has no train.monitor, against what its manifest says; prepare the data again"
             ))
@@ -500,13 +506,13 @@ impl Trainer<'_> {
             _ => format!(" tau {:.4}, pairing top-1 {:.4};", losses.tau, losses.pairing_top1),
         };
         self.progress.line(format!(
-            "epoch {} step {}: loss {:.4} (ctr {:.4}, ctcvr {:.4}, cvr {:.4}, contrast {:.4}{relatedness});{pairing} valid AUC ctr {}, cvr {}, ctcvr {}{}; {:.0} rows/s ({}), {}",
+            "epoch {} step {}: loss {:.4} (ctr {:.4}, ctcvr {:.4}, cvr {}, contrast {:.4}{relatedness});{pairing} valid AUC ctr {}, cvr {}, ctcvr {}{}; {:.0} rows/s ({}), {}",
             line.epoch,
             line.step,
             losses.total,
             losses.ctr,
             losses.ctcvr,
-            losses.cvr,
+            number(losses.cvr),
             losses.contrast,
             number(valid.ctr.auc),
             number(valid.cvr.auc),
@@ -534,6 +540,7 @@ impl Trainer<'_> {
     fn losses(&self) -> Losses {
         let n = self.state.summed.max(1) as f64;
         let [ctr, ctcvr, cvr, contrast, total, tau, relatedness, pairing_top1] = self.state.sums.map(|sum| sum / n);
+        let cvr = (self.config.model.encoder != Encoder::Aitm).then_some(cvr);
         Losses { ctr, ctcvr, cvr, contrast, total, tau, relatedness, pairing_top1 }
     }
 
