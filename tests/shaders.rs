@@ -1,5 +1,7 @@
 //! Every shader: valid for naga, for Tint and in SPIR-V, translatable to MSL and HLSL, within the limits that WebGPU
 //! guarantees; and every kernel of the host laid out as its shader says.
+//!
+//! `TAUTEN_HLSL=FOLDER` keeps the HLSL of every kernel there, for DX12's own compilers (tests/hlsl/).
 
 use naga::back::{self, PipelineConstants};
 use naga::valid::{Capabilities, GlobalUse, ModuleInfo, ValidationFlags, Validator};
@@ -7,6 +9,7 @@ use naga::{
     AddressSpace, Block, Expression, Function, Handle, Module, ShaderStage, Statement, StorageAccess, StructMember, TypeInner,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem::offset_of;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -250,14 +253,39 @@ fn translate(used: &Used, validator: bool) -> Result<(), String> {
     if matrices {
         return Ok(());
     }
+    let source = used.source.text();
+    // DX12's older compiler knows the first of these alone.
+    let (shader_model, profile) = match (source.starts_with("enable f16;"), by_subgroups(&source)) {
+        (false, false) => (back::hlsl::ShaderModel::V5_1, "cs_5_1"),
+        (false, true) => (back::hlsl::ShaderModel::V6_0, "cs_6_0"),
+        (true, _) => (back::hlsl::ShaderModel::V6_2, "cs_6_2"),
+    };
     let pipeline = back::hlsl::PipelineOptions { entry_point: Some((ShaderStage::Compute, entry)) };
-    let options = back::hlsl::Options::default();
+    // As release builds have it (device/gpu/pipelines.rs).
+    let options = back::hlsl::Options {
+        shader_model,
+        restrict_indexing: false,
+        force_loop_bounding: false,
+        zero_initialize_workgroup_memory: false,
+        ..Default::default()
+    };
     let mut text = String::new();
-    back::hlsl::Writer::new(&mut text, &options, &pipeline).write(&module, &info, None).map_err(|e| format!("HLSL: {e}"))?;
+    let names = back::hlsl::Writer::new(&mut text, &options, &pipeline)
+        .write(&module, &info, None)
+        .map_err(|e| format!("HLSL: {e}"))?
+        .entry_point_names;
     // Namespaces of DX12's newer compiler, which naga takes for names like others.
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if let Some(name) = text.split(|c| !word(c)).find(|name| ["dx", "vk"].contains(name)) {
         return Err(format!("HLSL: {name} is no name that DX12's newer compiler takes"));
+    }
+    if let Some(folder) = std::env::var_os("TAUTEN_HLSL") {
+        let Some(Ok(name)) = names.first() else { return Err("HLSL: no entry point".into()) };
+        let mut hasher = DefaultHasher::new();
+        (used.describe(), profile).hash(&mut hasher);
+        let file = format!("{}-{:016x}.hlsl", used.kernel.name.replace(' ', "_"), hasher.finish());
+        let text = format!("// {profile} {name}\n// {}\n{text}", used.describe());
+        std::fs::write(Path::new(&folder).join(file), text).map_err(|e| format!("TAUTEN_HLSL: {e}"))?;
     }
     Ok(())
 }

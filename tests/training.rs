@@ -425,12 +425,21 @@ fn a_loss_that_is_not_finite_stops_the_run() {
     let error = diverged("nan", "cpu", &["--set", "optimizer.dense.lr=1e30"]);
     assert!(error.starts_with("error: step 2 (epoch 1): the loss is NaN or infinite, first in linear"), "{error}");
     assert!(error.contains("; there is no checkpoint yet; lower optimizer.dense.lr, optimizer.embedding.lr"), "{error}");
-    let saved = ["--set", "optimizer.embedding.lr=1e38", "--set", "train.checkpoint_every=1"];
-    let error = diverged("nan-embedding", "cpu", &saved);
-    assert!(error.contains("the loss is NaN or infinite, first in "), "{error}");
-    assert!(error.contains("; the last good checkpoint is RUN/last.safetensors of step 1; "), "{error}");
-    assert_eq!(checkpoint_step("nan-embedding"), Some(1));
-    // Moments overflow where the loss does not: no checkpoint is written that none could go on with.
+    // A checkpoint is called good where a loss has been computed with its parameters.
+    let saved = ["--set", "optimizer.dense.lr=1e30", "--set", "train.checkpoint_every=1"];
+    let error = diverged("nan-saved", "cpu", &saved);
+    assert!(error.contains("; RUN/last.safetensors already holds the parameters that give it; lower "), "{error}");
+    assert_eq!(checkpoint_step("nan-saved"), Some(1));
+    train("nan-resumed", "cpu", &["--set", "optimizer.dense.lr=1e30", "--max-steps", "0"]);
+    let error =
+        tauten(&["train", "--resume", &path("nan-resumed"), "--device", "cpu", "-q"]).err.replace(&path("nan-resumed"), "RUN");
+    assert!(error.starts_with("error: step 2 (epoch 1): the loss is NaN or infinite, first in linear"), "{error}");
+    assert!(error.contains("; the last good checkpoint is RUN/last.safetensors of step 0; lower "), "{error}");
+    // Nor is one written of what no loss can be computed with.
+    let error =
+        diverged("nan-embedding", "cpu", &["--set", "optimizer.embedding.lr=1e38", "--set", "train.checkpoint_every=1"]);
+    assert!(error.starts_with("error: RUN/last.safetensors: cannot be written at step 1: `embedding."), "{error}");
+    // Moments overflow where the loss does not.
     let error = diverged("infinite-moments", "cpu", &["--set", "loss.ctr=1e25", "--max-steps", "2"]);
     assert!(error.starts_with("error: RUN/last.safetensors: cannot be written at step 2: `optimizer."), "{error}");
     assert!(error.contains("` holds a NaN or an infinity; lower optimizer.dense.lr, "), "{error}");
