@@ -335,7 +335,7 @@ fn disk_bytes() -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("read_bytes: ")?.parse().ok())
 }
 
-/// One line: what holds the step back, and what to do. `stored` bytes of a minibatch lie in the dataset; `--device` names the device as `device`.
+/// One line: what holds the step back, and what to do. `stored` bytes of a minibatch lie in the dataset; `--device` takes `device_name`.
 fn advice(step: &Step, kernels: &[Line], mode: Mode, stored: f64, device_name: &str) -> String {
     let share = |wanted: &[Activity]| step.host.iter().filter(|l| wanted.contains(&l.activity)).map(|l| l.share).sum::<f64>();
     let data = share(&[Activity::Data]);
@@ -376,7 +376,7 @@ fn advice(step: &Step, kernels: &[Line], mode: Mode, stored: f64, device_name: &
             format!("{most}, which is near it: less work (a smaller model) or a faster device makes it shorter")
         } else if floor < LITTLE_US {
             format!(
-                "{most}, of which it could do with {floor:.1} µs: so little work does not fill a device; a larger train.batch_size gives each of \
+                "{most}, and needs {floor:.1} µs at the least: so little work does not fill a device; a larger train.batch_size gives each of \
                  the {} dispatches more to do",
                 step.dispatches
             )
@@ -474,7 +474,7 @@ mod tests {
         insta::assert_snapshot!(advice(&unknown, &[], detailed, 1000.0, "cpu"), @"the device or its driver holds the step back: submitting and waiting take 95 % of the step; a smaller model, or a faster device, makes it shorter");
         let driver = step(None, &[(Activity::Wait, 0.01), (Activity::Submit, 0.94), (Activity::Encode, 0.04)], None);
         insta::assert_snapshot!(advice(&driver, &[], detailed, 1000.0, "cpu"), @"the device or its driver holds the step back: submitting and waiting take 95 % of the step; a smaller model, or a faster device, makes it shorter");
-        insta::assert_snapshot!(of(busy(), 1e3, detailed), @"the device holds the step back, it works 90 % of it, 100 % of that in linear 7 at 0.1 % of the multiply-add roof, of which it could do with 1.0 µs: so little work does not fill a device; a larger train.batch_size gives each of the 42 dispatches more to do");
+        insta::assert_snapshot!(of(busy(), 1e3, detailed), @"the device holds the step back, it works 90 % of it, 100 % of that in linear 7 at 0.1 % of the multiply-add roof, and needs 1.0 µs at the least: so little work does not fill a device; a larger train.batch_size gives each of the 42 dispatches more to do");
         let handed = step(Some(0.2), &[(Activity::Build, 0.03), (Activity::Data, 0.6), (Activity::Encode, 0.1)], Some(0.0));
         insta::assert_snapshot!(of(handed, 1e5, detailed), @"the host holds the step back: the step waits 60 % of its time for minibatches, which take less to build than to hand over; a larger train.batch_size makes fewer of them");
         let waits = |disk| {
