@@ -137,7 +137,8 @@ fn check(config: &Config, profile: &Profile, mode: Mode) {
     }
     assert!(text.contains("overhead ") && text.contains("mode: "), "{text}");
     let advice = &profile.step.as_ref().unwrap().advice;
-    assert!(["the device holds", "the host holds", "the disk holds"].iter().any(|a| advice.starts_with(a)), "{advice}");
+    let who = ["the device", "the device or its driver", "the host", "the disk", "the host or the disk"];
+    assert!(who.iter().any(|who| advice.starts_with(&format!("{who} holds the step back"))), "{advice}");
     assert!(text.trim_end().ends_with(advice.as_str()) && !advice.contains('\n'));
 
     check_trace(&profile.to_trace());

@@ -261,23 +261,24 @@ fn translate(used: &Used, validator: bool) -> Result<(), String> {
         (true, _) => (back::hlsl::ShaderModel::V6_2, "cs_6_2"),
     };
     let pipeline = back::hlsl::PipelineOptions { entry_point: Some((ShaderStage::Compute, entry)) };
-    // As release builds have it (device/gpu/pipelines.rs).
-    let options = back::hlsl::Options {
-        shader_model,
-        restrict_indexing: false,
-        force_loop_bounding: false,
-        zero_initialize_workgroup_memory: false,
-        ..Default::default()
-    };
-    let mut text = String::new();
-    let names = back::hlsl::Writer::new(&mut text, &options, &pipeline)
-        .write(&module, &info, None)
-        .map_err(|e| format!("HLSL: {e}"))?
-        .entry_point_names;
-    // Namespaces of DX12's newer compiler, which naga takes for names like others.
-    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    if let Some(name) = text.split(|c| !word(c)).find(|name| ["dx", "vk"].contains(name)) {
-        return Err(format!("HLSL: {name} is no name that DX12's newer compiler takes"));
+    let (mut text, mut names) = (String::new(), Vec::new());
+    // With naga's checks and, at last, without, as release builds have it (device/gpu/pipelines.rs).
+    for checks in [true, false] {
+        let options = back::hlsl::Options {
+            shader_model,
+            restrict_indexing: checks,
+            force_loop_bounding: checks,
+            zero_initialize_workgroup_memory: false,
+            ..Default::default()
+        };
+        text.clear();
+        let written = back::hlsl::Writer::new(&mut text, &options, &pipeline).write(&module, &info, None);
+        names = written.map_err(|e| format!("HLSL: {e}"))?.entry_point_names;
+        // Namespaces of DX12's newer compiler, which naga takes for names like others.
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if let Some(name) = text.split(|c| !word(c)).find(|name| ["dx", "vk"].contains(name)) {
+            return Err(format!("HLSL: {name} is no name that DX12's newer compiler takes"));
+        }
     }
     if let Some(folder) = std::env::var_os("TAUTEN_HLSL") {
         let Some(Ok(name)) = names.first() else { return Err("HLSL: no entry point".into()) };

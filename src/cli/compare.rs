@@ -1,6 +1,6 @@
 //! `tauten compare`: variants of a configuration under several seeds, side by side.
 
-use super::evaluate::trained;
+use super::evaluate::{checkpoint, trained};
 use super::train::{free_folder, on_interrupt};
 use crate::Result;
 use crate::compare::folder::{Comparison, Measured};
@@ -143,7 +143,7 @@ impl Job<'_> {
         }
 
         let source = run.dataset(Some(&data))?.split(self.split);
-        let mut session = trained(&run, None, self.choice.clone(), progress)?;
+        let mut session = trained(&run, &checkpoint(&run, None)?, self.choice.clone(), progress)?;
         let parameters = session.model().parameters();
         let count = |kind| parameters.iter().filter(|p| p.kind == kind).map(|p| p.len() as u64).sum::<u64>();
         let dense = count(ParameterKind::Dense);

@@ -1,5 +1,6 @@
 //! `tauten demo`: the whole way on a simulated log.
 
+use super::evaluate::{checkpoint, trained};
 use crate::config::Loaded;
 use crate::data::batch::RowSource;
 use crate::data::dataset::{Dataset, Split};
@@ -83,7 +84,7 @@ pub fn run(args: &Args) -> Result<u8> {
     }
 
     let dataset = run.dataset(None)?;
-    let mut session = super::evaluate::trained(&run, None, choice, &progress)?;
+    let mut session = trained(&run, &checkpoint(&run, None)?, choice, &progress)?;
     let source = dataset.split(Split::Test);
     let test = evaluate(&mut session, source.clone(), "test", |_| ())?;
     let correlation = tau_correlation(&mut session, source, &log.join("truth_test.parquet"))?;

@@ -8,7 +8,7 @@ use crate::report::progress::Progress;
 use crate::train::checkpoint::Checkpoint;
 use crate::train::run::{Run, schema};
 use crate::train::session::{Role, Session};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Measure a trained model on a split of its dataset: AUC, log loss and calibration of CTR (all rows), CVR (clicked rows) and CTCVR
 /// (all rows), and the temperatures.
@@ -49,22 +49,26 @@ pub fn run(args: &Args) -> Result<()> {
     let progress = Progress::new(args.quiet);
     let run = Run::open(&args.run)?;
     let source = run.dataset(args.data.as_deref())?.split(args.split);
+    let checkpoint = checkpoint(&run, args.checkpoint.as_deref())?;
     let (choice, line) = Choice::new(&args.device)?;
     progress.line(line);
-    let mut session = trained(&run, args.checkpoint.clone(), choice, &progress)?;
+    let mut session = trained(&run, &checkpoint, choice, &progress)?;
     let task = progress.task(args.split.name(), source.len() as u64, "rows");
     let evaluation = crate::train::evaluate::evaluate(&mut session, source, args.split.name(), |rows| task.advance(rows))?;
     drop(task);
     if args.json { super::print_json(&evaluation) } else { super::print(&evaluation.to_string()) }
 }
 
+/// The checkpoint that was named, or the run's own.
+pub(super) fn checkpoint(run: &Run, named: Option<&Path>) -> Result<Checkpoint> {
+    match named {
+        Some(path) => Checkpoint::open(path),
+        None => Checkpoint::open(&run.checkpoint()?.0),
+    }
+}
+
 /// A session with the trained parameters of a run, for inference.
-pub(super) fn trained(run: &Run, checkpoint: Option<PathBuf>, choice: Choice, progress: &Progress) -> Result<Session> {
-    let path = match checkpoint {
-        Some(path) => path,
-        None => run.checkpoint()?.0,
-    };
-    let checkpoint = Checkpoint::open(&path)?;
+pub(super) fn trained(run: &Run, checkpoint: &Checkpoint, choice: Choice, progress: &Progress) -> Result<Session> {
     let mut config = run.config().clone();
     // Nothing is updated, so no room is made for an optimizer's state.
     config.optimizer.embedding.kind = crate::config::EmbeddingRule::Sgd;
@@ -73,6 +77,6 @@ pub(super) fn trained(run: &Run, checkpoint: Option<PathBuf>, choice: Choice, pr
     let schema = schema(&run.encoding()?);
     let mut session = Session::open(&config, &schema, choice, &roles, &mut |line| progress.line(line))?;
     checkpoint.load(&mut session, false)?;
-    progress.line(format!("parameters: {}", path.display()));
+    progress.line(format!("parameters: {}", checkpoint.name()));
     Ok(session)
 }

@@ -1,5 +1,6 @@
 //! `tauten predict`: scores for new rows.
 
+use super::evaluate::{checkpoint, trained};
 use crate::data::batch::{BatchBuilder, Minibatch, RowBlock, RowSource};
 use crate::data::encode::{Encoded, Encoding};
 use crate::data::input::{Block, Kind, Reader, for_each_block};
@@ -88,9 +89,10 @@ pub(super) fn predict(args: &Args) -> Result<u64> {
     let header: Vec<(&str, Column)> = args.keep.iter().map(String::as_str).chain(ADDED).zip(columns.iter().cloned()).collect();
 
     let mut writer = TableWriter::create(&args.out, &header)?;
+    let checkpoint = checkpoint(&run, args.checkpoint.as_deref())?;
     let (choice, line) = Choice::new(&args.device)?;
     progress.line(line);
-    let session = super::evaluate::trained(&run, args.checkpoint.clone(), choice, &progress)?;
+    let session = trained(&run, &checkpoint, choice, &progress)?;
     let mut scorer = Scorer::new(session, encoding)?;
     let total = args.inputs.iter().filter_map(|p| std::fs::metadata(p).ok()).map(|m| m.len()).sum();
     let task = progress.task("predicting", total, "bytes");

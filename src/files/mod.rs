@@ -12,7 +12,7 @@ use tempfile::NamedTempFile;
 
 /// The error of a path that is no UTF-8 where it has to be written as text.
 pub(crate) fn no_text(path: &Path) -> Error {
-    Error::user(format!("{}: this path is not UTF-8; rename the folder", path.display()))
+    Error::user(format!("{}: this path is not UTF-8; rename what in it is not", path.display()))
 }
 
 /// A temporary file with the rights of an ordinary new file: it becomes one.
@@ -48,7 +48,7 @@ pub(crate) fn replace(path: &Path, prefix: &str, bytes: &[u8]) -> Result<()> {
 /// Makes renames within a folder last; only Unix can and needs to.
 pub(crate) fn sync_folder(dir: &Path) -> Result<()> {
     if cfg!(unix) {
-        std::fs::File::open(dir).and_then(|f| f.sync_all()).map_err(io(dir))?;
+        File::open(dir).and_then(|f| f.sync_all()).map_err(io(dir))?;
     }
     Ok(())
 }

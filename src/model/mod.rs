@@ -262,7 +262,7 @@ impl Model {
     }
 
     /// Whether the second logit of training is that of CTCVR, not of CVR.
-    fn predicts_ctcvr(&self) -> bool {
+    pub fn predicts_ctcvr(&self) -> bool {
         self.config.model.encoder == config::Encoder::Aitm
     }
 

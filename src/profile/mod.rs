@@ -339,11 +339,12 @@ fn disk_bytes() -> Option<u64> {
 fn advice(step: &Step, kernels: &[Line], mode: Mode, stored: f64, device_name: &str) -> String {
     let share = |wanted: &[Activity]| step.host.iter().filter(|l| wanted.contains(&l.activity)).map(|l| l.share).sum::<f64>();
     let data = share(&[Activity::Data]);
-    let timed = step.device_busy.is_some();
-    let host =
-        share(&[Activity::Upload, Activity::Encode, Activity::Readback]) + if timed { share(&[Activity::Submit]) } else { 0.0 };
+    let submit = share(&[Activity::Submit]);
     // Where the device gives no time, the host's waiting for it is the least that it works; some drivers work while they are handed what to do.
-    let device = step.device_busy.unwrap_or_else(|| share(&[Activity::Wait, Activity::Submit]));
+    let device = step.device_busy.unwrap_or_else(|| share(&[Activity::Wait]) + submit);
+    let (submits, submitting) =
+        if step.device_busy.is_some() { (submit, ", encoding and submitting") } else { (0.0, " and encoding") };
+    let host = share(&[Activity::Upload, Activity::Encode, Activity::Readback]) + submits;
     let percent = |x: f64| format!("{:.0} %", 100.0 * x);
     if device >= BUSY || device >= data + host {
         let busy = match step.device_busy {
@@ -409,8 +410,8 @@ fn advice(step: &Step, kernels: &[Line], mode: Mode, stored: f64, device_name: &
         };
     }
     format!(
-        "the host holds the step back: {} of it goes into uploading, encoding and submitting {} dispatches; a larger train.batch_size \
-         gives the device more to do in each",
+        "the host holds the step back: {} of it goes into uploading{submitting} {} dispatches; a larger train.batch_size gives the \
+         device more to do in each",
         percent(host),
         step.dispatches
     )

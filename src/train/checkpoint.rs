@@ -217,6 +217,11 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// The file's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     fn tensors(&self) -> Result<SafeTensors<'_>> {
         SafeTensors::deserialize(&self.file)
             .map_err(|e| Error::user(format!("{}: no safetensors file, or a damaged one: {e}", self.name)))

@@ -4,7 +4,7 @@ use super::checkpoint::{self, Best, Checkpoint, Progress as State, Sequence};
 use super::evaluate::evaluate;
 use super::run::{Run, schema};
 use super::session::{Memory, Role, Session, mib};
-use crate::config::{Config, Encoder, Monitor, ScheduleKind, Temperature};
+use crate::config::{Config, Monitor, ScheduleKind, Temperature};
 use crate::data::batch::{Minibatch, RowSource};
 use crate::data::dataset::{Dataset, Rows, Split, SplitInfo};
 use crate::data::prefetch::{Position, Prefetch, batches_per_epoch};
@@ -448,9 +448,9 @@ impl Trainer<'_> {
             Err(e) => return e,
         };
         let of = |path: &Path| Some((path.display().to_string(), Checkpoint::open(path).ok()?.progress().ok()?.step));
-        let (last, best) = (of(&self.run.last()), of(&self.run.best()));
-        let good = |checkpoint: &Option<(String, u64)>| checkpoint.clone().filter(|&(_, of)| of < step);
-        let checkpoint = match (good(&last).or_else(|| good(&best)), last) {
+        // The newest first. One of this step gave the loss.
+        let all: Vec<(String, u64)> = [self.run.last(), self.run.best()].iter().filter_map(|path| of(path)).collect();
+        let checkpoint = match (all.iter().find(|(_, of)| *of < step), all.first()) {
             (Some((path, step)), _) => format!("the last good checkpoint is {path} of step {step}"),
             (None, Some((path, _))) => format!("{path} already holds the parameters that give it"),
             (None, None) => "there is no checkpoint yet".into(),
@@ -540,7 +540,7 @@ impl Trainer<'_> {
     fn losses(&self) -> Losses {
         let n = self.state.summed.max(1) as f64;
         let [ctr, ctcvr, cvr, contrast, total, tau, relatedness, pairing_top1] = self.state.sums.map(|sum| sum / n);
-        let cvr = (self.config.model.encoder != Encoder::Aitm).then_some(cvr);
+        let cvr = (!self.session.model().predicts_ctcvr()).then_some(cvr);
         Losses { ctr, ctcvr, cvr, contrast, total, tau, relatedness, pairing_top1 }
     }
 

@@ -13,6 +13,7 @@ set -euo pipefail
 [ $# -ge 1 ] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 dlls="$(cd "$1" && pwd)"
 part="${2:-}"
+part="${part// /_}"
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 target="${CARGO_TARGET_DIR:-target}"
 folder="$target/hlsl"
@@ -27,4 +28,6 @@ x86_64-w64-mingw32-g++ -std=c++17 -O1 -static tests/hlsl/compile.cpp -o "$folder
 export WINEDLLOVERRIDES=d3dcompiler_47=n WINEPREFIX="$target/hlsl-wine" WINEDEBUG=-all
 WINEPREFIX="$(mkdir -p "$WINEPREFIX" && cd "$WINEPREFIX" && pwd)"
 cd "$folder"
-wine compile.exe "$(winepath -w "$dlls")" *"$part"*.hlsl
+files=(*"$part"*.hlsl)
+[ -e "${files[0]}" ] || { echo "no kernel has $part in its name" >&2; exit 2; }
+wine compile.exe "$(winepath -w "$dlls")" "${files[@]}"
