@@ -55,8 +55,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<u8> {
     let progress = Progress::new(args.quiet);
     let suite = Suite::read(&args.suite, &args.set)?;
-    let (choice, line) = Choice::new(&args.device)?;
-    progress.line(line);
+    let choice = super::choose(&args.device, &progress)?;
     suite.variants.iter().try_for_each(|variant| can_train(&variant.loaded.config, &choice))?;
     let interrupt = on_interrupt()?;
     let out = args.out.clone().unwrap_or_else(|| free_folder("compare", &args.suite));

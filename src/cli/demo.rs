@@ -56,8 +56,7 @@ const STEPS: u64 = 5;
 pub fn run(args: &Args) -> Result<u8> {
     let progress = Progress::new(args.quiet);
     let start = Instant::now();
-    let (choice, line) = Choice::new(&args.device)?;
-    progress.line(line);
+    let choice = super::choose(&args.device, &progress)?;
     let out = args.out.clone().unwrap_or_else(free_folder);
     // Simulating looks at the log's folder alone.
     if out.exists() && std::fs::read_dir(&out).map_err(io(&out))?.next().is_some() {

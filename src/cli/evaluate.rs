@@ -50,8 +50,7 @@ pub fn run(args: &Args) -> Result<()> {
     let run = Run::open(&args.run)?;
     let source = run.dataset(args.data.as_deref())?.split(args.split);
     let checkpoint = checkpoint(&run, args.checkpoint.as_deref())?;
-    let (choice, line) = Choice::new(&args.device)?;
-    progress.line(line);
+    let choice = super::choose(&args.device, &progress)?;
     let mut session = trained(&run, &checkpoint, choice, &progress)?;
     let task = progress.task(args.split.name(), source.len() as u64, "rows");
     let evaluation = crate::train::evaluate::evaluate(&mut session, source, args.split.name(), |rows| task.advance(rows))?;

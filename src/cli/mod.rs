@@ -11,7 +11,9 @@ pub mod simulate;
 pub mod train;
 pub mod tune;
 
+use crate::device::Choice;
 use crate::files::aside::abandon;
+use crate::report::progress::Progress;
 use crate::{Error, Result};
 use std::io::Write;
 
@@ -69,6 +71,13 @@ fn abandon_on_interrupt() -> Result<()> {
         std::process::exit(INTERRUPTED.into());
     };
     ctrlc::set_handler(interrupted).map_err(|e| Error::system(format!("cannot listen for interrupts: {e}")))
+}
+
+/// The device that `--device` asks for; a line of the progress names it.
+fn choose(device: &str, progress: &Progress) -> Result<Choice> {
+    let (choice, line) = Choice::new(device)?;
+    progress.line(line);
+    Ok(choice)
 }
 
 /// A command to go on with as a shell takes it: `words`, then the device where one was asked for.

@@ -5,7 +5,7 @@ use crate::data::batch::{BatchBuilder, Minibatch, RowBlock, RowSource};
 use crate::data::encode::{Encoded, Encoding};
 use crate::data::input::{Block, Kind, Reader, for_each_block};
 use crate::data::write::{Column, TableWriter};
-use crate::device::{Choice, RING};
+use crate::device::RING;
 use crate::report::progress::Progress;
 use crate::train::evaluate::Scores;
 use crate::train::run::Run;
@@ -90,8 +90,7 @@ pub(super) fn predict(args: &Args) -> Result<u64> {
 
     let mut writer = TableWriter::create(&args.out, &header)?;
     let checkpoint = checkpoint(&run, args.checkpoint.as_deref())?;
-    let (choice, line) = Choice::new(&args.device)?;
-    progress.line(line);
+    let choice = super::choose(&args.device, &progress)?;
     let session = trained(&run, &checkpoint, choice, &progress)?;
     let mut scorer = Scorer::new(session, encoding)?;
     let total = args.inputs.iter().filter_map(|p| std::fs::metadata(p).ok()).map(|m| m.len()).sum();

@@ -3,7 +3,6 @@
 use crate::config::Loaded;
 use crate::data::dataset::Dataset;
 use crate::data::prepare::prepare;
-use crate::device::Choice;
 use crate::device::timeline::Mode;
 use crate::files::aside::Aside;
 use crate::files::replace;
@@ -74,12 +73,12 @@ pub fn run(args: &Args) -> Result<()> {
         (Some(kernel), _) => {
             sweep::check(kernel, &args.shape)?;
             ready()?;
-            sweep::sweep(&[(kernel, &args.shape)], choose(args, &progress)?, args.steps as usize, &progress)?
+            sweep::sweep(&[(kernel, &args.shape)], super::choose(&args.device, &progress)?, args.steps as usize, &progress)?
         }
         (None, Some(config)) => {
             // The configuration comes first: a mistake in it should not wait for a device or for data.
             let loaded = Loaded::read(config, &args.set)?;
-            let choice = choose(args, &progress)?;
+            let choice = super::choose(&args.device, &progress)?;
             ready()?;
             super::abandon_on_interrupt()?;
             let aside;
@@ -115,12 +114,6 @@ fn make(out: &Path) -> Result<()> {
         Some(name) => Err(refuse(format!("{name} is a folder there"))),
         None => Ok(()),
     }
-}
-
-fn choose(args: &Args, progress: &Progress) -> Result<Choice> {
-    let (choice, line) = Choice::new(&args.device)?;
-    progress.line(line);
-    Ok(choice)
 }
 
 fn write(profile: &Profile, out: &Path) -> Result<()> {

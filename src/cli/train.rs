@@ -2,7 +2,6 @@
 
 use crate::config::Loaded;
 use crate::data::dataset::Dataset;
-use crate::device::Choice;
 use crate::files::aside::abandon;
 use crate::report::progress::{Progress, write_line};
 use crate::train::run::Run;
@@ -58,8 +57,7 @@ pub fn run(args: &Args) -> Result<u8> {
     // The configuration comes first: a mistake in it should not wait for a device or for data.
     let loaded = args.config.as_ref().map(|path| load(path, args)).transpose()?;
     let resumed = args.resume.as_ref().map(|folder| resumed(folder, args.data.as_deref(), loaded.as_ref())).transpose()?;
-    let (choice, line) = Choice::new(&args.device)?;
-    progress.line(line);
+    let choice = super::choose(&args.device, &progress)?;
     let interrupt = on_interrupt()?;
     let (mut run, dataset) = match (resumed, loaded) {
         (Some(resumed), _) => resumed,

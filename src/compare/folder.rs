@@ -15,7 +15,7 @@ use crate::data::dataset::{Dataset, Difference, Split};
 use crate::data::prepare::prepare;
 use crate::error::io;
 use crate::files::aside::Aside;
-use crate::files::{lock_folder, replace};
+use crate::files::{lock_folder, replace, replace_json};
 use crate::metrics::Evaluation;
 use crate::report::progress::Progress;
 use crate::train::checkpoint::ASIDE;
@@ -122,7 +122,7 @@ impl Comparison {
         drop(dataset);
         let mut record = Record { split: suite.split, fingerprint: Some(fingerprint), variants: Vec::new() };
         record.add(suite);
-        write(&aside.path().join(RECORD), &record)?;
+        replace_json(&aside.path().join(RECORD), ASIDE, &record)?;
         aside.finish()?;
         Ok(Comparison { folder: out.to_path_buf(), record, _lock: lock_folder(out, BUSY)? })
     }
@@ -187,7 +187,7 @@ impl Comparison {
             return refuse(format!("made with another dataset than {} (its fingerprint differs);", dataset.display()));
         }
         record.add(suite);
-        write(&path, &record)?;
+        replace_json(&path, ASIDE, &record)?;
         Ok(Comparison { folder: folder.to_path_buf(), record, _lock: lock })
     }
 
@@ -227,7 +227,7 @@ impl Comparison {
     ///
     /// A file that cannot be written.
     pub fn keep(run: &Path, measured: &Measured) -> Result<()> {
-        write(&run.join(RESULT), measured)
+        replace_json(&run.join(RESULT), ASIDE, measured)
     }
 
     /// Writes the table as Markdown, CSV and JSON.
@@ -238,7 +238,7 @@ impl Comparison {
     pub fn write(&self, table: &Table) -> Result<()> {
         replace(&self.folder.join("table.md"), ASIDE, table.to_markdown().as_bytes())?;
         replace(&self.folder.join("table.csv"), ASIDE, &table.to_csv()?)?;
-        write(&self.folder.join("table.json"), table)
+        replace_json(&self.folder.join("table.json"), ASIDE, table)
     }
 }
 
@@ -246,11 +246,6 @@ impl Comparison {
 fn read<T: for<'de> Deserialize<'de>>(path: &Path, remedy: &str) -> Result<T> {
     let text = std::fs::read(path).map_err(io(path))?;
     serde_json::from_slice(&text).map_err(|e| Error::user(format!("{}: damaged: {e}; {remedy}", path.display())))
-}
-
-fn write(path: &Path, value: &impl Serialize) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Error::system(format!("{}: {e}", path.display())))?;
-    replace(path, ASIDE, (text + "\n").as_bytes())
 }
 
 /// The first key in which two configurations differ.

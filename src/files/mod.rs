@@ -5,6 +5,7 @@ pub(crate) mod aside;
 use crate::error::io;
 use crate::{Error, Result};
 use memmap2::Mmap;
+use serde::Serialize;
 use std::fs::{File, TryLockError};
 use std::io::Write;
 use std::path::Path;
@@ -43,6 +44,12 @@ pub(crate) fn replace(path: &Path, prefix: &str, bytes: &[u8]) -> Result<()> {
     aside.as_file_mut().write_all(bytes).and_then(|()| aside.as_file().sync_all()).map_err(io(path))?;
     aside.persist(path).map_err(|e| io(path)(e.error))?;
     sync_folder(folder)
+}
+
+/// Makes `value`, as indented JSON, the file `path`, as [`replace`] does.
+pub(crate) fn replace_json(path: &Path, prefix: &str, value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::system(format!("{}: {e}", path.display())))?;
+    replace(path, prefix, (text + "\n").as_bytes())
 }
 
 /// Makes renames within a folder last; only Unix can and needs to.

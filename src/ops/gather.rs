@@ -66,12 +66,14 @@ static GATHER: Kernel =
     Params::kernel("gather", SOURCE, "gather", &[(1, Access::Read), (2, Access::Read), (3, Access::Update)]).stored(&[], &[3]);
 
 /// Writes the rows of one shard of a table to x: table [count, D], ids [B, F], which are an [`Input::Ids`], x [B, X].
+///
+/// # Panics
+/// On ids that are another tensor, which a model never makes.
 pub fn gather(g: &mut Graph, table: TensorId, ids: TensorId, x: TensorId, shape: Columns, shard: Shard) {
     let format = g.get(x).format;
     let Source::Input(Input::Ids(number)) = g.get(ids).source else { unreachable!("ids are an input") };
     g.push_rows(shape.rows, &[Arg::Whole(table), Arg::Rows(ids), Arg::Rows(x)], |block| {
         let words = block.rows * shape.features * shape.dim;
-        let distinct = CostOfIds { table: number, distinct: [shape.dim, 0], ..CostOfIds::default() };
         let dispatch = Dispatch {
             kernel: &GATHER,
             params: Params {
@@ -85,11 +87,12 @@ pub fn gather(g: &mut Graph, table: TensorId, ids: TensorId, x: TensorId, shape:
                 pad: 0,
             },
             workgroups: fold((words / shape.unit()).div_ceil(256)),
-            cost: shard.cost(
-                cost(words + block.rows * shape.features, 0)
-                    .stored(words, format)
-                    .with_ids(CostOfIds { share: block.rows as f64 / shape.rows as f64, ..distinct }),
-            ),
+            cost: shard.cost(cost(words + block.rows * shape.features, 0).stored(words, format).with_ids(CostOfIds {
+                table: number,
+                distinct: [shape.dim, 0],
+                share: block.rows as f64 / shape.rows as f64,
+                ..CostOfIds::default()
+            })),
             twin: run_gather,
         };
         Variant::by(shape.unit(), BY_FOUR, dispatch)

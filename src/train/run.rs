@@ -18,7 +18,7 @@ use crate::data::encode::Encoding;
 use crate::data::prepare::prepare;
 use crate::error::io;
 use crate::files::aside::Aside;
-use crate::files::{lock_folder, no_text, replace};
+use crate::files::{lock_folder, no_text, replace, replace_json};
 use crate::model::Schema;
 use crate::report::progress::Progress;
 use crate::{Error, Result};
@@ -89,11 +89,10 @@ impl Run {
         let encoding = fresh.join("encoding");
         std::fs::create_dir(&encoding).map_err(io(&encoding))?;
         dataset.encoding().save(&encoding)?;
-        let text = serde_json::to_string_pretty(&record).map_err(|e| Error::system(format!("{RECORD}: {e}")))?;
-        for (name, text) in [("config.toml", loaded.config.to_toml()?), (RECORD, text + "\n"), ("metrics.jsonl", String::new())]
-        {
+        for (name, text) in [("config.toml", loaded.config.to_toml()?), ("metrics.jsonl", String::new())] {
             replace(&fresh.join(name), ASIDE, text.as_bytes())?;
         }
+        replace_json(&fresh.join(RECORD), ASIDE, &record)?;
         let (folder, config) = (out.to_path_buf(), loaded.config.clone());
         Ok((Run { folder, config, record, aside: Some(aside), lock: None }, dataset))
     }

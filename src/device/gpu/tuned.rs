@@ -3,7 +3,7 @@
 
 use super::user_folder;
 use crate::error::io;
-use crate::files::{folder_of, replace, temporary};
+use crate::files::{folder_of, replace_json, temporary};
 use crate::ops::tile::Tuned;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -73,8 +73,7 @@ pub fn make_room(file: &Path) -> Result<()> {
 /// What the file system reports.
 pub fn write(file: &Path, choices: &Choices) -> Result<()> {
     make_room(file)?;
-    let text = serde_json::to_string_pretty(choices).map_err(|e| Error::system(format!("{}: {e}", file.display())))?;
-    replace(file, ASIDE, (text + "\n").as_bytes())
+    replace_json(file, ASIDE, choices)
 }
 
 #[cfg(test)]
